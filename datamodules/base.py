@@ -1,0 +1,169 @@
+"""What every data set of ours can do: splits of utterances, and loaders of batches over them."""
+
+import hashlib
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from lightning.pytorch import LightningDataModule
+
+from datamodules.audio import AudioCache
+from datamodules.augment import SLOWEST
+from datamodules.batch import Utterance
+from datamodules.loader import SpeechLoader, UtteranceDataset
+from datamodules.sampler import AudioBatchSampler, OrderedBatchSampler
+from qat.errors import UserError
+
+_log = logging.getLogger(__name__)
+_CACHE_LIMIT_S = 3 * 3600.0
+
+
+class SpeechDataModule(LightningDataModule, ABC):
+    """Speech with transcripts, in the splits "train", "dev" and one or more test splits.
+
+    Subclasses set `test_splits` and implement `read_split`.
+
+    Args:
+        max_batch_s: seconds of audio in a training or validation batch at most, padding included.
+        num_buckets: utterances of similar length are batched together; this many classes of length at most.
+        num_workers: processes that decode audio; 0 decodes in the training process.
+        augment: vary speed, room, noise and gain of the training audio; evaluation and calibration never see it.
+        seed: order of the batches and all augmentation follow from (seed, epoch).
+        max_train_utterances: train on this many, evenly spaced over the split; null uses all.
+        max_test_utterances: the same for dev and each test split.
+        cache: keep decoded audio in memory, up to three hours of it, divided by the number of workers.
+    """
+
+    def __init__(
+        self,
+        max_batch_s: float = 60.0,
+        num_buckets: int = 20,
+        num_workers: int = 0,
+        augment: bool = False,
+        seed: int = 0,
+        max_train_utterances: int | None = None,
+        max_test_utterances: int | None = None,
+        cache: bool = False,
+    ) -> None:
+        super().__init__()
+        _check_positive(
+            max_batch_s=max_batch_s,
+            num_buckets=num_buckets,
+            max_train_utterances=max_train_utterances,
+            max_test_utterances=max_test_utterances,
+        )
+        if num_workers < 0:
+            raise UserError(f"num_workers is {num_workers}; allowed are integers from 0")
+        self.max_batch_s = max_batch_s
+        self.num_buckets = num_buckets
+        self.num_workers = num_workers
+        self.augment = augment
+        self.seed = seed
+        self.max_train_utterances = max_train_utterances
+        self.max_test_utterances = max_test_utterances
+        self.test_splits: list[str] = []
+        self._cache = AudioCache(_CACHE_LIMIT_S / max(1, num_workers) if cache else 0.0)
+        self._read: dict[str, list[Utterance]] = {}
+
+    @abstractmethod
+    def read_split(self, split: str) -> list[Utterance]:
+        """Reads and checks the whole of "train", "dev" or a test split; called once per split.
+
+        Raises:
+            UserError: one line that names the file, the place in it, the value and what is allowed.
+        """
+
+    def utterances(self, split: str) -> list[Utterance]:
+        """The utterances of "train", "dev" or one of `test_splits`, in manifest order, after the limits.
+
+        Raises:
+            UserError: the split is unknown, cannot be read, or is empty.
+        """
+        allowed = ["train", "dev", *self.test_splits]
+        if split not in allowed:
+            raise UserError(f"unknown split {split!r}; allowed are {', '.join(allowed)}")
+        if split not in self._read:
+            everything = self.read_split(split)
+            if not everything:
+                raise UserError(f"split {split!r} has no utterances; allowed is at least one")
+            limit = self.max_train_utterances if split == "train" else self.max_test_utterances
+            self._read[split] = evenly_spaced(everything, limit)
+        return self._read[split]
+
+    def train_dataloader(self) -> SpeechLoader:
+        """Batches of at most `max_batch_s`, new ones each epoch; each rank gets its own, equally many."""
+        utterances = self.utterances("train")
+        # the bound uses the slowest speed for all, so that the number of batches is the same in every epoch
+        stretch = 1.0 / SLOWEST if self.augment else 1.0
+        sampler = AudioBatchSampler(
+            [u.duration_s * stretch for u in utterances], self.max_batch_s, self.num_buckets, seed=self.seed
+        )
+        dataset = UtteranceDataset(utterances, self._cache, augment_seed=self.seed if self.augment else None)
+        return SpeechLoader(dataset, sampler, self.num_workers)
+
+    def val_dataloader(self) -> SpeechLoader:
+        """The dev split in fixed batches of similar length; the ranks' shards are disjoint and may differ in size."""
+        utterances = self.utterances("dev")
+        durations = [u.duration_s for u in utterances]
+        bound = max(self.max_batch_s, *durations)
+        sampler = AudioBatchSampler(durations, bound, self.num_buckets, shuffle=False, even=False)
+        return SpeechLoader(UtteranceDataset(utterances, self._cache), sampler, self.num_workers)
+
+    def test_dataloader(self) -> list[SpeechLoader]:
+        """One loader per test split, one utterance per batch, in manifest order; ranks take every n-th utterance."""
+        return [self.loader(self.utterances(split), shard=True) for split in self.test_splits]
+
+    def loader(self, utterances: Sequence[Utterance], batch_size: int = 1, shard: bool = False) -> SpeechLoader:
+        """Loads `utterances` in the given order, as they are.
+
+        Args:
+            utterances: any utterances, for instance those for calibration.
+            batch_size: utterances per batch, at least 1.
+            shard: let each rank load its part; otherwise every rank loads all.
+        """
+        sampler = OrderedBatchSampler(len(utterances), batch_size, shard)
+        return SpeechLoader(UtteranceDataset(utterances, self._cache), sampler, self.num_workers)
+
+    def calibration_utterances(self, count: int, seed: int) -> list[Utterance]:
+        """Draws `count` different training utterances; fewer, with a word in the log, when there are not as many."""
+        if count < 1:
+            raise UserError(f"calibration_utterances is {count}; allowed are integers from 1")
+        utterances = self.utterances("train")
+        if count > len(utterances):
+            _log.info(f"calibration asked for {count} utterances; the train split has {len(utterances)}, using all")
+        order = torch.randperm(len(utterances), generator=torch.Generator().manual_seed(seed))
+        return [utterances[i] for i in order[:count].tolist()]
+
+    def split_fingerprint(self, split: str) -> str:
+        """SHA-256 over ids and texts of `utterances(split)`, so that a report says which test set it means."""
+        digest = hashlib.sha256()
+        for utterance in self.utterances(split):
+            digest.update(f"{utterance.id}\t{utterance.text}\n".encode())
+        return digest.hexdigest()
+
+    def describe(self) -> str:
+        """One line per split: utterances, hours, words."""
+        return "\n".join(
+            describe_split(split, self.utterances(split)) for split in ["train", "dev", *self.test_splits]
+        )
+
+
+def evenly_spaced(utterances: list[Utterance], limit: int | None) -> list[Utterance]:
+    """At most `limit` utterances, evenly spaced: the same ones for every seed, from all parts of the manifest."""
+    if limit is None or limit >= len(utterances):
+        return utterances
+    return [utterances[i * len(utterances) // limit] for i in range(limit)]
+
+
+def describe_split(split: str, utterances: Sequence[Utterance]) -> str:
+    """Utterances, hours and words of a split, in one line."""
+    hours = sum(u.duration_s for u in utterances) / 3600
+    words = sum(len(u.text.split()) for u in utterances)
+    return f"{split}: {len(utterances)} utterances, {hours:.2f} h, {words} words"
+
+
+def _check_positive(**fields: float | None) -> None:
+    for field, value in fields.items():
+        if value is not None and not value > 0:
+            raise UserError(f"{field} is {value}; allowed are numbers above 0")

@@ -1,0 +1,78 @@
+"""What a data module yields: one utterance's description, and a zero-padded batch of them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One line of a manifest.
+
+    Attributes:
+        id: unique within its split.
+        audio: file that holds exactly this utterance.
+        text: normalised reference, a-z, apostrophe and space.
+        duration_s: seconds of audio, greater than 0.
+        speaker: speaker label, "" when unknown.
+        source: where the recording comes from, "" when unknown.
+        license: licence of the recording, "" when unknown.
+    """
+
+    id: str
+    audio: Path
+    text: str
+    duration_s: float
+    speaker: str = ""
+    source: str = ""
+    license: str = ""
+
+
+@dataclass
+class Batch:
+    """A zero-padded batch.
+
+    Attributes:
+        signal: audio at 16 kHz `(B, S)`, float32 in [-1, 1], zero after each utterance's end.
+        lengths: true number of samples `(B,)`, int64.
+        texts: references, in batch order.
+        ids: utterance ids, in batch order.
+    """
+
+    signal: Tensor
+    lengths: Tensor
+    texts: list[str]
+    ids: list[str]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
+        """Returns the batch with its tensors on `device`."""
+        signal = self.signal.to(device, non_blocking=non_blocking)
+        return Batch(signal, self.lengths.to(device, non_blocking=non_blocking), self.texts, self.ids)
+
+    def pin_memory(self) -> "Batch":
+        """Returns the batch in page-locked memory; the loader calls this when the trainer has a GPU."""
+        return Batch(self.signal.pin_memory(), self.lengths.pin_memory(), self.texts, self.ids)
+
+
+def collate(items: list[tuple[Utterance, Tensor]]) -> Batch:
+    """Pads the signals of `items` with zeros to the longest.
+
+    Args:
+        items: at least one pair of an utterance and its signal `(S_i,)`.
+
+    >>> batch = collate([
+    ...     (Utterance("a", Path("a.wav"), "one", 0.1), torch.ones(2)),
+    ...     (Utterance("b", Path("b.wav"), "two", 0.1), torch.ones(3)),
+    ... ])
+    >>> batch.signal.tolist(), batch.lengths.tolist(), batch.texts
+    ([[1.0, 1.0, 0.0], [1.0, 1.0, 1.0]], [2, 3], ['one', 'two'])
+    """
+    utterances, signals = zip(*items, strict=True)
+    lengths = torch.tensor([signal.numel() for signal in signals], dtype=torch.int64)
+    padded = torch.nn.utils.rnn.pad_sequence(list(signals), batch_first=True)
+    return Batch(padded, lengths, [u.text for u in utterances], [u.id for u in utterances])

@@ -1,0 +1,145 @@
+"""LibriSpeech (Panayotov et al. 2015) in its official layout: LibriSpeech/SUBSET/SPEAKER/CHAPTER/*.flac and .trans.txt."""
+
+import shutil
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torchaudio
+
+from datamodules.audio import read_duration
+from datamodules.base import SpeechDataModule
+from datamodules.batch import Utterance
+from datamodules.text import check_text, normalise
+from qat.errors import UserError
+
+FOLDER = "LibriSpeech"
+TRAIN_SUBSETS = ("train-clean-100", "train-clean-360", "train-other-500")
+DEV_SUBSETS = ("dev-clean", "dev-other")
+TEST_SUBSETS = ("test-clean", "test-other")
+
+
+class LibriSpeechDataModule(SpeechDataModule):
+    """The LibriSpeech corpus; its test splits carry the names of their subsets.
+
+    Args:
+        root: folder that has, or will get, the folder LibriSpeech.
+        train_subsets: subsets to train and calibrate on.
+        dev_subset: subset to choose checkpoints by.
+        test_subsets: subsets to report on, each by itself.
+        download: fetch missing subsets (6 GB for train-clean-100) with torchaudio, which checks their checksums.
+        kwargs: see `SpeechDataModule`.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        train_subsets: Sequence[str] = ("train-clean-100",),
+        dev_subset: str = "dev-clean",
+        test_subsets: Sequence[str] = TEST_SUBSETS,
+        download: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        _check_subsets("train_subsets", train_subsets, TRAIN_SUBSETS)
+        _check_subsets("dev_subset", [dev_subset], DEV_SUBSETS)
+        _check_subsets("test_subsets", test_subsets, TEST_SUBSETS)
+        self.root = Path(root)
+        self.download = download
+        self.test_splits = list(test_subsets)
+        self._subsets = {"train": list(train_subsets), "dev": [dev_subset], **{name: [name] for name in test_subsets}}
+
+    def prepare_data(self) -> None:
+        """Fetches the missing subsets when `download` is set; Lightning calls this on one process per machine."""
+        for subset in {name for names in self._subsets.values() for name in names}:
+            self._subset_folder(subset)
+
+    def read_split(self, split: str) -> list[Utterance]:
+        """Reads the split's subsets, in order of speaker, chapter and utterance."""
+        return [u for subset in self._subsets[split] for u in read_subset(self._subset_folder(subset))]
+
+    def _subset_folder(self, subset: str) -> Path:
+        folder = self.root / FOLDER / subset
+        if folder.is_dir():
+            return folder
+        if not self.download:
+            raise UserError(
+                f"root is {str(self.root)!r}, where {FOLDER}/{subset} is missing; allowed is a folder with the "
+                "official layout, or download: true"
+            )
+        return download_subset(self.root, subset)
+
+
+def read_subset(folder: Path) -> list[Utterance]:
+    """Reads every transcript below a subset's folder.
+
+    Raises:
+        UserError: there is no transcript, or one names a recording that is missing, or has no text.
+    """
+    transcripts = sorted(folder.glob("*/*/*.trans.txt"), key=_numbers)
+    if not transcripts:
+        raise UserError(f"{folder}: has no SPEAKER/CHAPTER/*.trans.txt; allowed is LibriSpeech's official layout")
+    lines = [entry for transcript in transcripts for entry in _read_transcript(transcript)]
+    with ThreadPoolExecutor(max_workers=8) as pool:  # a header is a wait for the disk, 28,539 times in 100 hours
+        durations = list(pool.map(read_duration, [audio for audio, _ in lines]))
+    return [
+        Utterance(
+            audio.stem, audio, text, duration_s, speaker=audio.parts[-3], source=folder.name, license="CC BY 4.0"
+        )
+        for (audio, text), duration_s in zip(lines, durations, strict=True)
+    ]
+
+
+def download_subset(root: Path, subset: str) -> Path:
+    """Downloads and unpacks a subset beside its final place, then renames it: what is there is whole.
+
+    An interrupted call keeps the checked archive and unpacks it anew the next time.
+
+    Returns:
+        The subset's folder.
+
+    Raises:
+        UserError: the download, its checksum or unpacking failed.
+    """
+    part = root / f"{subset}.part"
+    shutil.rmtree(part / FOLDER, ignore_errors=True)
+    part.mkdir(parents=True, exist_ok=True)
+    try:
+        torchaudio.datasets.LIBRISPEECH(part, url=subset, download=True)
+    except (OSError, RuntimeError, EOFError) as error:
+        raise UserError(f"download of {subset} to {part} failed: {' '.join(str(error).split())}") from error
+    target = root / FOLDER / subset
+    target.parent.mkdir(exist_ok=True)
+    (part / FOLDER / subset).rename(target)
+    shutil.rmtree(part)
+    return target
+
+
+def _read_transcript(path: Path) -> list[tuple[Path, str]]:
+    """Recordings and texts of one chapter."""
+    entries = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        name, _, text = line.strip().partition(" ")
+        where = f"{path}, line {number}, id {name!r}"
+        audio = path.parent / f"{name}.flac"
+        if not audio.is_file():
+            raise UserError(f"{where}: audio file not found: {audio}")
+        entries.append((audio, check_text(normalise(text), where)))
+    return entries
+
+
+def _numbers(path: Path) -> tuple[int, ...]:
+    """Speaker and chapter as numbers, so that 84 comes before 1089."""
+    return tuple(int(part) if part.isdigit() else -1 for part in path.parts[-3:-1])
+
+
+def _check_subsets(field: str, subsets: Sequence[str], allowed: Sequence[str]) -> None:
+    unknown = [name for name in subsets if name not in allowed]
+    if unknown or not subsets or isinstance(subsets, str):
+        shown = unknown[0] if unknown and not isinstance(subsets, str) else subsets
+        raise UserError(f"{field} is {shown!r}; allowed are {', '.join(allowed)}")
+    if len(set(subsets)) < len(subsets):
+        raise UserError(f"{field} is {list(subsets)!r}, which names a subset twice; allowed is each once")

@@ -1,0 +1,88 @@
+"""The data set behind every loader, and a loader that resumes in the middle of an epoch."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from datamodules.audio import AudioCache
+from datamodules.augment import augment
+from datamodules.batch import Batch, Utterance, collate
+from datamodules.sampler import AudioBatchSampler, Key, OrderedBatchSampler
+from qat.errors import UserError
+
+
+class UtteranceDataset(Dataset[tuple[Utterance, Tensor]]):
+    """Decodes an utterance by (epoch, index).
+
+    Args:
+        utterances: what the index counts.
+        cache: where decoded audio is kept.
+        augment_seed: None leaves the audio as it is; an integer augments, keyed by (seed, epoch, id).
+    """
+
+    def __init__(self, utterances: Sequence[Utterance], cache: AudioCache, augment_seed: int | None = None) -> None:
+        self._utterances, self._cache, self._augment_seed = utterances, cache, augment_seed
+
+    def __getitem__(self, key: Key) -> tuple[Utterance, Tensor]:
+        epoch, index = key
+        utterance = self._utterances[index]
+        signal = self._cache.load(utterance.audio)
+        if self._augment_seed is not None:
+            signal = augment(signal, self._augment_seed, epoch, utterance.id)
+        return utterance, signal
+
+    def __len__(self) -> int:
+        return len(self._utterances)
+
+
+class SpeechLoader(DataLoader[Any]):
+    """A loader of `Batch`.
+
+    It starts lazily, because Lightning asks for the iterator before it sets the epoch, and it saves and restores its
+    position, because Lightning keeps the state of a loader that has `state_dict` and `load_state_dict`.
+    """
+
+    def __init__(
+        self, dataset: UtteranceDataset, batch_sampler: AudioBatchSampler | OrderedBatchSampler, num_workers: int = 0
+    ) -> None:
+        super().__init__(
+            dataset,
+            batch_sampler=batch_sampler,
+            num_workers=num_workers,
+            collate_fn=collate,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=num_workers > 0,  # each worker keeps the audio that it has decoded
+        )
+        self._batches = batch_sampler
+        self._state = {"epoch": 0, "position": 0, "length": 0}
+        self._resume: dict[str, int] | None = None
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        epoch = getattr(self._batches, "epoch", 0)
+        start = self._take_resume_position(epoch)
+        self._state = {"epoch": epoch, "position": start, "length": len(self)}
+        if isinstance(self._batches, AudioBatchSampler):
+            self._batches.start = start
+        try:
+            for batch in super().__iter__():
+                self._state["position"] += 1
+                yield batch
+        except UserError as error:  # a worker process wraps it into a traceback of many lines
+            raise UserError(str(error).strip().splitlines()[-1].removeprefix("qat.errors.UserError: ")) from None
+
+    def _take_resume_position(self, epoch: int) -> int:
+        saved, self._resume = self._resume, None
+        if saved is None or saved["epoch"] != epoch or saved["length"] != len(self):
+            return 0
+        return saved["position"]
+
+    def state_dict(self) -> dict[str, int]:
+        """Epoch, number of batches that were handed out in it, and how many it has."""
+        return dict(self._state)
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """The next iteration, if it is over the same epoch, goes on after the batches that were handed out."""
+        self._resume = dict(state)

@@ -1,0 +1,285 @@
+"""Command line of train.py: presets, run folder, resume, one-line errors, help in one screen."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from datamodules.base import SpeechDataModule
+from qat.callbacks import Calibrate, FinalEvaluation, FoldBatchNorm, PlainProgress
+from qat.errors import UserError
+from qat.models import CTCModule, read_checkpoint
+from qat.models.ctc import model_path
+from qat.recipe import Recipe
+from qat.report.evaluation import EvaluationOptions
+from qat.report.wandb_log import wandb_logger
+
+ROOT = Path(__file__).resolve().parent.parent
+PRESETS = ROOT / "configs" / "qat"
+DEFAULT_CONFIG = ROOT / "configs" / "mini_crdnn.yaml"
+RUN_VARIABLE = "SPEECH_QAT_RUN"
+
+HELP = """usage: python train.py [--config FILE] [--qat PRESET] [--run NAME] [--ckpt_path last|best|PATH] [options]
+
+  --config FILE            what to train on what (default configs/mini_crdnn.yaml; see configs/)
+  --qat PRESET             {presets}
+                           or a YAML file of your own; later flags win:
+  --qat.weight_bits N      2 to 8, null keeps weights float        --qat.activation_bits N   likewise
+  --qat.rounding R         nearest, stochastic                     --qat.learn_scale BOOL    learned scales
+  --qat.weight_observer O  max, mse, percentile, entropy           --qat.activation_observer O
+  --qat.reduce_range R     auto, true, false: 7-bit weights where the CPU lacks VNNI
+  --qat.rules LIST         ordered rules for groups or layer names (first match wins)
+  --run NAME               run folder checkpoints/NAME (default MODEL-PRESET-TIME)
+  --ckpt_path P            resume: last, best, or a file
+  --model.* --data.* --trainer.*    fields of the model, the data module and Lightning's Trainer
+  --evaluation.* --wandb.*          how the report is measured; Weights & Biases
+  --seed_everything N      seed of everything
+  --help_all               every option with its type, default and meaning
+"""
+
+
+@dataclass(frozen=True)
+class WandbOptions:
+    """Weights & Biases logging.
+
+    Args:
+        enabled: log there at all (offline when no key is set; CSV is always written).
+        project: project name.
+        group: group of comparable runs; None takes the configuration's name.
+        offline: True never uses the network, False always, None decides by the key.
+    """
+
+    enabled: bool = True
+    project: str = "speech-qat"
+    group: str | None = None
+    offline: bool | None = None
+
+
+class OneLineParser(LightningArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise the first telling line of the message as a `UserError`."""
+        raise UserError(one_line(message))
+
+
+class SpeechCLI(LightningCLI):
+    """Builds model, data and trainer from configuration files and flags."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Our own arguments beside Lightning's."""
+        parser.add_argument("--run", type=str | None, default=None, help="name of the run folder")
+        parser.add_argument("--ckpt_path", type=str | None, default=None, help="last, best or a checkpoint")
+        parser.add_class_arguments(Recipe, "qat")
+        parser.add_class_arguments(EvaluationOptions, "evaluation")
+        parser.add_class_arguments(WandbOptions, "wandb")
+        parser.link_arguments("qat", "model.init_args.recipe", compute_fn=recipe_builtins)
+
+    def before_instantiate_classes(self) -> None:
+        """Claim the run folder before anything expensive is built."""
+        self.run_folder = claim_run_folder(self.config)
+        self.config["run"] = self.run_folder.name
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Trainer with our loggers and callbacks in front of the configured ones."""
+        options = self.config_init["trainer"]
+        bar = sys.stderr.isatty() and options.get("enable_progress_bar") is not False
+        ours: list[Callback] = [FoldBatchNorm(), Calibrate(self.run_folder)]
+        if self.config["trainer"]["enable_checkpointing"] is not False:
+            ours.append(checkpoint_callback(self.run_folder))
+        ours += [TQDMProgressBar() if bar else PlainProgress(), LearningRateMonitor("step")]
+        if self.config["evaluation"]["enabled"]:
+            ours.append(FinalEvaluation(self.run_folder, self.config_init["evaluation"]))
+        theirs = options.get("callbacks") or []
+        theirs = list(theirs) if isinstance(theirs, list) else [theirs]
+        return super().instantiate_trainer(
+            logger=self.loggers(),
+            callbacks=ours + theirs,
+            enable_progress_bar=bar,
+            default_root_dir=str(self.run_folder),
+            use_distributed_sampler=False,
+            **kwargs,
+        )
+
+    def loggers(self) -> list[Logger]:
+        """CSV always; Weights & Biases when it can be had."""
+        loggers: list[Logger] = [CSVLogger(str(self.run_folder.parent), name=self.run_folder.name, version="")]
+        options = self.config_init["wandb"]
+        if options["enabled"]:
+            logger = wandb_logger(
+                self.run_folder,
+                project=options["project"],
+                name=self.run_folder.name,
+                group=options["group"] or self.config["model"]["class_path"].rpartition(".")[2],
+                config=self.plain_config(),
+                offline=options["offline"],
+            )
+            loggers += [logger] if logger is not None else []
+        return loggers
+
+    def plain_config(self) -> dict[str, Any]:
+        """The whole configuration as nested builtins."""
+        text = self.parser.dump(self.config, skip_link_targets=True, skip_none=False, format="yaml")
+        config = yaml.safe_load(text)
+        config.pop("config", None)
+        return config
+
+    def save_config(self) -> None:
+        """Write `config.yaml` into the run folder (rank zero, atomically)."""
+        if rank_zero_only.rank != 0:
+            return
+        part = self.run_folder / "config.yaml.part"
+        part.write_text(yaml.safe_dump(self.plain_config(), sort_keys=False))
+        part.replace(self.run_folder / "config.yaml")
+
+    def resume_path(self) -> str | None:
+        """The checkpoint to resume from, checked against this run's model and recipe."""
+        choice = self.config["ckpt_path"]
+        if choice is None:
+            return None
+        path = self.run_folder / f"{choice}.ckpt" if choice in ("last", "best") else Path(choice)
+        if not path.is_file():
+            raise UserError(f"--ckpt_path {choice}: {self.run_folder if choice in ('last', 'best') else path} "
+                            f"holds no {path.name}")
+        check_same_run(self.model, path)
+        return str(path)
+
+
+def build_cli(args: Sequence[str]) -> SpeechCLI:
+    """Parse `args` (never changing `sys.argv`, which Lightning runs again for every DDP process) and build."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
+        return SpeechCLI(
+            CTCModule,
+            SpeechDataModule,
+            save_config_callback=None,
+            seed_everything_default=1,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            parser_class=OneLineParser,
+            args=expand_presets(args),
+            run=False,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+        )
+
+
+def expand_presets(args: Sequence[str]) -> list[str]:
+    """`--qat NAME` -> `--qat configs/qat/NAME.yaml`; the default configuration where none is named.
+
+    Raises:
+        UserError: the preset is neither known nor a file.
+    """
+    expanded: list[str] = []
+    pending = iter(args)
+    for item in pending:
+        name, equals, value = item.partition("=")
+        if name != "--qat":
+            expanded.append(item)
+            continue
+        expanded += ["--qat", preset_path(value if equals else next(pending, ""))]
+    if not any(item in ("--config", "-c") or item.startswith("--config=") for item in expanded):
+        expanded = ["--config", str(DEFAULT_CONFIG), *expanded]
+    return expanded
+
+
+def preset_names() -> list[str]:
+    """Names that `--qat` takes."""
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+def preset_path(name: str) -> str:
+    """File of a preset, or the user's own YAML file."""
+    if name in preset_names():
+        return str(PRESETS / f"{name}.yaml")
+    if name.endswith((".yaml", ".yml")) and Path(name).is_file():
+        return name
+    raise UserError(f"--qat {name!r}: neither a preset ({', '.join(preset_names())}) nor a YAML file")
+
+
+def recipe_builtins(recipe: Any) -> dict[str, Any]:
+    """The parsed recipe as builtins, which every checkpoint can carry."""
+    values = recipe.as_dict() if hasattr(recipe, "as_dict") else dict(recipe)
+    return Recipe.from_dict(values).to_dict()
+
+
+def claim_run_folder(config: Any) -> Path:
+    """Create `checkpoints/NAME`, refusing one that holds another run.
+
+    Raises:
+        UserError: the folder is in use, or cannot be written.
+    """
+    name = config["run"] or os.environ.get(RUN_VARIABLE if "LOCAL_RANK" in os.environ else "", "")
+    if not name:
+        model = config["model"]["class_path"].rpartition(".")[2].removesuffix("Module").lower()
+        name = f"{model}-{config['qat']['preset']}-{time.strftime('%Y%m%d-%H%M%S')}"
+    os.environ[RUN_VARIABLE] = name
+    folder = Path(name) if os.sep in name else Path("checkpoints") / name
+    if rank_zero_only.rank != 0:
+        return folder
+    if config["ckpt_path"] is None and folder.is_dir() and any(folder.iterdir()):
+        raise UserError(f"--run {name}: {folder} already holds a run; choose another name or resume it with "
+                        f"--ckpt_path last")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"--run {name}: {folder} cannot be written ({error.strerror})") from None
+    return folder
+
+
+def checkpoint_callback(folder: Path) -> ModelCheckpoint:
+    """Keeps `best.ckpt` (lowest dev WER) and `last.ckpt`."""
+    return ModelCheckpoint(
+        dirpath=folder, filename="best", monitor="val/wer", mode="min", save_last=True, enable_version_counter=False
+    )
+
+
+def check_same_run(model: CTCModule, path: Path) -> None:
+    """Refuse a checkpoint of another model or recipe.
+
+    Raises:
+        UserError: naming the field and both values.
+    """
+    checkpoint = read_checkpoint(path)
+    if checkpoint["model"] != model_path(model):
+        raise UserError(f"{path}: holds a {checkpoint['model']}, and this run builds a {model_path(model)}")
+    stored, ours = checkpoint["hyper_parameters"], dict(model.hparams)
+    for key in sorted(set(stored) | set(ours)):
+        if stored.get(key) != ours.get(key):
+            theirs, mine = difference(stored.get(key), ours.get(key))
+            raise UserError(f"{path}: its {key} is {theirs}, and this run's is {mine}")
+
+
+def difference(first: Any, second: Any) -> tuple[str, str]:
+    """Two values as text; of two mappings only the entries that differ."""
+    if isinstance(first, dict) and isinstance(second, dict):
+        keys = [key for key in sorted(set(first) | set(second)) if first.get(key) != second.get(key)]
+        return (
+            ", ".join(f"{key}={first.get(key)!r}" for key in keys),
+            ", ".join(f"{key}={second.get(key)!r}" for key in keys),
+        )
+    return repr(first), repr(second)
+
+
+def one_line(message: str) -> str:
+    """The telling part of a parser's message on one line."""
+    lines = [line.strip(" -\t") for line in str(message).splitlines() if line.strip(" -\t")]
+    text = " ".join(lines[:3]) if lines else "bad arguments"
+    return text if len(text) <= 400 else text[:397] + "..."
+

@@ -1,0 +1,85 @@
+"""Tiny models and a tiny corpus that every test may share."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("WANDB_MODE", "offline")
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+import soundfile  # noqa: E402
+import torch  # noqa: E402
+
+from qat.models import CRDNNModule, CTCModule, Wav2Vec2Module  # noqa: E402
+from qat.recipe import Recipe  # noqa: E402
+
+ROOT = Path(__file__).resolve().parent.parent
+
+TINY_CRDNN: dict[str, Any] = {
+    "n_mels": 8,
+    "cnn_channels": [4, 4],
+    "cnn_pooling": [2, 2],
+    "time_pooling_size": 3,
+    "rnn_layers": 2,
+    "rnn_neurons": 8,
+    "dnn_blocks": 2,
+    "dnn_neurons": 8,
+}
+TINY_WAV2VEC2: dict[str, Any] = {
+    "config": {
+        "conv_dim": [8, 8, 8, 8, 8, 8, 8],
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_conv_pos_embeddings": 8,
+        "num_conv_pos_embedding_groups": 4,
+        "do_stable_layer_norm": True,
+        "apply_spec_augment": False,
+        "layerdrop": 0.0,
+    }
+}
+
+
+def build(kind: str, recipe: Recipe | None = None, **arguments: Any) -> CTCModule:
+    """A tiny model of either kind with seeded weights."""
+    torch.manual_seed(0)
+    if kind == "crdnn":
+        return CRDNNModule(recipe=recipe, **{**TINY_CRDNN, **arguments})
+    return Wav2Vec2Module(recipe=recipe, **{**TINY_WAV2VEC2, **arguments})
+
+
+def noise(batch: int, seconds: float, seed: int = 0) -> torch.Tensor:
+    """Seeded noise `(B, S)` at 16 kHz."""
+    generator = torch.Generator().manual_seed(seed)
+    return 0.1 * torch.randn(batch, int(16_000 * seconds), generator=generator)
+
+
+@pytest.fixture(params=["crdnn", "wav2vec2"])
+def kind(request: pytest.FixtureRequest) -> str:
+    """Either model."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def tiny_manifests(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A user's own corpus: 12 train, 4 dev, 4 + 4 test utterances of half a second to 1.2 s, as JSONL manifests."""
+    folder = tmp_path_factory.mktemp("corpus")
+    rng = np.random.default_rng(0)
+    words = ["turn", "on", "the", "light", "call", "home", "one", "two"]
+    manifests: dict[str, Path] = {}
+    for split, count in {"train": 12, "dev": 4, "test_a": 4, "test_b": 4}.items():
+        lines = []
+        for index in range(count):
+            name = f"{split}-{index}"
+            samples = 0.1 * rng.standard_normal(rng.integers(8_000, 19_000))
+            soundfile.write(folder / f"{name}.wav", samples, 16_000)
+            text = " ".join(rng.choice(words, size=3)) + f" {split.replace('_', ' ')} " + "x" * (index + 1)
+            lines.append(json.dumps({"id": name, "audio": f"{name}.wav", "text": text}))
+        manifests[split] = folder / f"{split}.jsonl"
+        manifests[split].write_text("\n".join(lines) + "\n")
+    return manifests

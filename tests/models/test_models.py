@@ -1,0 +1,185 @@
+"""Both models: padding, decoding, loss, folding, loading, the recipe's reach."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from transformers import Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor, Wav2Vec2ForCTC
+
+from qat.errors import UserError
+from qat.layers import quant_layers
+from qat.models import CRDNNModule, Wav2Vec2Module, load_module, read_checkpoint
+from qat.models.checkpoint import save_module
+from qat.models.crdnn import normalise_features
+from qat.models.folding import fold_and_check
+from qat.models.wav2vec2 import masked_group_norm
+from qat.recipe import Recipe
+from tests.conftest import TINY_WAV2VEC2, build, noise
+
+
+def padded_batch() -> tuple[torch.Tensor, torch.Tensor]:
+    signal, lengths = noise(3, 1.5), torch.tensor([24_000, 17_000, 9_000])
+    for row, length in enumerate(lengths.tolist()):
+        signal[row, length:] = 0
+    return signal, lengths
+
+
+@torch.no_grad()
+def test_an_utterance_reads_the_same_alone_and_in_a_padded_batch(kind: str) -> None:
+    model = build(kind).eval()
+    signal, lengths = padded_batch()
+    together, frames = model(signal, lengths)
+    for row, length in enumerate(lengths.tolist()):
+        alone, count = model(signal[row : row + 1, :length], lengths[row : row + 1])
+        assert int(count) == int(frames[row]) == alone.shape[1]
+        # SpeechBrain's convolutions mirror the last frames at the true end, where the batch has padding.
+        edge = 4 if kind == "crdnn" else 0
+        kept = int(count) - edge
+        tolerance = 2e-2 if kind == "crdnn" else 1e-5  # the LSTM carries that edge backwards
+        torch.testing.assert_close(together[row, :kept], alone[0, :kept], atol=tolerance, rtol=0)
+
+
+@torch.no_grad()
+def test_our_wav2vec2_forward_equals_hugging_face() -> None:
+    model = build("wav2vec2").eval()
+    assert isinstance(model, Wav2Vec2Module)
+    signal, lengths = noise(2, 1.0), torch.tensor([16_000, 16_000])
+    theirs = model.hf(model.features(signal, lengths)[0]).logits
+    torch.testing.assert_close(model(signal, lengths)[0], theirs, atol=1e-5, rtol=0)  # other order of sums
+
+
+def test_masked_group_norm_equals_group_norm_without_padding() -> None:
+    norm, x = nn.GroupNorm(6, 6), torch.randn(2, 6, 50)
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    torch.testing.assert_close(masked_group_norm(x, torch.tensor([50, 50]), norm), norm(x), atol=1e-5, rtol=1e-5)
+
+
+def test_feature_normalisation_ignores_padding() -> None:
+    x = torch.randn(2, 30, 5)
+    alone, _ = normalise_features(x[1:, :20], torch.tensor([20]))
+    together, _ = normalise_features(x, torch.tensor([30, 20]))
+    torch.testing.assert_close(together[1:, :20], alone, atol=1e-6, rtol=0)
+    assert together[1, 20:].abs().max() == 0
+
+
+def test_greedy_decoding_merges_repeats_and_drops_blanks() -> None:
+    model = build("crdnn")
+    text = [" ", "h", "h", "<blank>", "e", "l", "<blank>", "l", "o", " ", " "]
+    labels = torch.tensor([model.vocabulary.index(item) for item in text])
+    assert model.labels_to_text(labels) == "hello"
+
+
+def test_text_outside_the_vocabulary_is_refused() -> None:
+    with pytest.raises(UserError, match="'7'.*vocabulary"):
+        build("crdnn").labels("room 7")
+
+
+def test_every_weight_is_quantized_by_default(kind: str) -> None:
+    model = build(kind, Recipe(preset="deterministic"))
+    kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.LSTM)
+    plain = [name for name, layer in model.named_modules() if isinstance(layer, kinds)]
+    assert [name for name, _ in quant_layers(model)] == plain
+    assert not model.swap_report.skipped
+
+
+def test_groups_cover_every_quantized_layer(kind: str) -> None:
+    from fnmatch import fnmatch
+
+    model = build(kind, Recipe(preset="deterministic"))
+    for name, _ in quant_layers(model):
+        owners = [g for g, patterns in model.groups.items() if any(fnmatch(name, p) for p in patterns)]
+        assert len(owners) == 1, name
+
+
+def test_folding_keeps_the_float_output_and_counts(kind: str) -> None:
+    model = build(kind)
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm1d):
+            layer.running_mean.normal_()
+            layer.running_var.uniform_(0.5, 2)
+    line = fold_and_check(model)
+    assert line.startswith("folded 2 of 2" if kind == "crdnn" else "folded 0 of 0")
+    assert not any(isinstance(layer, nn.BatchNorm1d) for layer in model.modules())
+
+
+def test_saved_module_loads_equal_with_weights_only(kind: str, tmp_path: Path) -> None:
+    model = build(kind, Recipe(preset="ptq_max")).eval()
+    model.fold_batch_norm()
+    save_module(model, tmp_path / "model.ckpt")
+    torch.load(tmp_path / "model.ckpt", weights_only=True)
+    loaded = load_module(tmp_path / "model.ckpt")
+    signal, lengths = padded_batch()
+    assert torch.equal(loaded(signal, lengths)[0], model(signal, lengths)[0])
+    assert loaded.recipe == model.recipe
+
+
+def test_corrupt_and_foreign_checkpoints_are_one_clear_line(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.ckpt"
+    broken.write_bytes(b"not a checkpoint")
+    with pytest.raises(UserError, match=r"broken\.ckpt: not a readable checkpoint"):
+        read_checkpoint(broken)
+    torch.save({"weights": 1}, tmp_path / "other.ckpt")
+    with pytest.raises(UserError, match="not a checkpoint of speech-qat"):
+        read_checkpoint(tmp_path / "other.ckpt")
+    with pytest.raises(UserError, match="no such checkpoint"):
+        read_checkpoint(tmp_path / "absent.ckpt")
+
+
+def test_starting_from_another_model_is_refused(tmp_path: Path) -> None:
+    save_module(build("wav2vec2"), tmp_path / "w.ckpt")
+    with pytest.raises(UserError, match="Wav2Vec2Module.*CRDNNModule"):
+        build("crdnn", init_from=str(tmp_path / "w.ckpt"))
+    save_module(build("crdnn", rnn_neurons=10), tmp_path / "c.ckpt")
+    with pytest.raises(UserError, match=r"c\.ckpt: init_from does not fit"):
+        build("crdnn", init_from=str(tmp_path / "c.ckpt"))
+
+
+def test_float_start_gives_the_quantized_model_the_same_function(kind: str, tmp_path: Path) -> None:
+    model = build(kind).eval()
+    save_module(model, tmp_path / "float.ckpt")
+    torch.manual_seed(99)
+    arguments = {"init_from": str(tmp_path / "float.ckpt")}
+    quantized = build(kind, Recipe(preset="stochastic"), **arguments).eval()
+    signal, lengths = padded_batch()
+    assert torch.equal(quantized(signal, lengths)[0], model(signal, lengths)[0])
+
+
+def test_wav2vec2_reads_a_hugging_face_folder_with_its_processor(tmp_path: Path) -> None:
+    donor = build("wav2vec2")
+    config = donor.hf.config
+    config.vocab_size = 31
+    torch.manual_seed(1)
+    Wav2Vec2ForCTC(config).save_pretrained(tmp_path)
+    letters = ["<pad>", "<s>", "</s>", "|", *"ETAONIHSRDLUMWCFGYPBVK'XJQZ"]
+    (tmp_path / "vocab.json").write_text(str({c: i for i, c in enumerate(letters)}).replace('"', "@").replace(
+        "'", '"').replace('@"@', '"\'"'))
+    Wav2Vec2CTCTokenizer(str(tmp_path / "vocab.json"), unk_token="</s>").save_pretrained(tmp_path)
+    Wav2Vec2FeatureExtractor(do_normalize=True).save_pretrained(tmp_path)
+    model = Wav2Vec2Module(pretrained=str(tmp_path)).eval()
+    assert model.vocabulary[: len(letters)] == letters and model.blank == 0
+    assert model.labels("to be") == [letters.index(c) for c in "TO|BE"]
+    assert model.labels_to_text(torch.tensor(model.labels("to be"))) == "to be"
+    theirs = Wav2Vec2ForCTC.from_pretrained(tmp_path).eval()
+    signal, lengths = noise(1, 1.0), torch.tensor([16_000])
+    with torch.no_grad():
+        expected = theirs(model.features(signal, lengths)[0]).logits
+        torch.testing.assert_close(model(signal, lengths)[0], expected, atol=1e-5, rtol=0)
+        save_module(model, tmp_path / "m.ckpt")  # rebuilds without the folder
+        assert torch.equal(load_module(tmp_path / "m.ckpt")(signal, lengths)[0], model(signal, lengths)[0])
+
+
+def test_unknown_wav2vec2_field_and_folder_are_refused() -> None:
+    with pytest.raises(UserError, match="'hiden_size' is not a field"):
+        Wav2Vec2Module(config={**TINY_WAV2VEC2["config"], "hiden_size": 3})
+    with pytest.raises(UserError, match="neither a local folder nor a hub model"):
+        Wav2Vec2Module(pretrained="/nonexistent/folder")
+
+
+def test_crdnn_lstm_may_run_in_one_direction() -> None:
+    model = build("crdnn", rnn_bidirectional=False, rnn_layers=1)
+    assert isinstance(model, CRDNNModule)
+    assert model(noise(1, 0.5), torch.tensor([8_000]))[0].shape[-1] == len(model.vocabulary)

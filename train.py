@@ -1,0 +1,27 @@
+"""Train, calibrate or fine-tune a recogniser from a configuration, then report on its integer file."""
+
+import sys
+
+from qat.errors import UserError
+
+
+def train(args: list[str]) -> None:
+    """Parse, fit, evaluate (the `FinalEvaluation` callback), print."""
+    from qat import cli
+
+    if not {"-h", "--help"}.isdisjoint(args):
+        print(cli.HELP.format(presets=", ".join(cli.preset_names())))
+        return
+    run = cli.build_cli(["--help" if item == "--help_all" else item for item in args])
+    checkpoint = run.resume_path()
+    run.save_config()
+    print(f"run folder: {run.run_folder}", flush=True)
+    run.trainer.fit(run.model, datamodule=run.datamodule, ckpt_path=checkpoint)
+
+
+if __name__ == "__main__":
+    try:
+        train(sys.argv[1:])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
