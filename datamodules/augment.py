@@ -13,7 +13,7 @@ from torch import Tensor
 from datamodules.audio import SAMPLE_RATE
 
 SPEEDS = {0.9: (9, 10), 1.0: (1, 1), 1.1: (11, 10)}
-"""Speed to resampling ratio (from, to); the three speeds of Ko et al. 2015, "Audio augmentation for speech recognition"."""
+"""Speed: resampling ratio (from, to). After Ko et al. 2015, "Audio augmentation for speech recognition"."""
 SLOWEST = min(SPEEDS)
 _BLOCK = 16_384  # fastest for responses of 0.1 to 0.4 s
 _BANK_SAMPLES = 1 << 19  # 33 s of each noise, drawn once: longer utterances hear it repeat
@@ -35,16 +35,16 @@ def augment(signal: Tensor, seed: int, epoch: int, utterance_id: str) -> Tensor:
     draw = torch.rand(9, generator=generator).tolist()
     signal = change_speed(signal, sorted(SPEEDS)[int(draw[0] * len(SPEEDS))])
     if draw[1] < 1 / 3:
-        response = room_response(0.1 + 0.3 * draw[2], direct_to_reverberant_db=12.0 * draw[3], generator=generator)
-        signal = add_room(signal, response)
+        signal = add_room(signal, room_response(0.1 + 0.3 * draw[2], 12.0 * draw[3], generator))
     if draw[4] < 1 / 2:
-        noise = noise_like(signal.numel(), "pink" if draw[5] < 1 / 2 else "white", offset=int(draw[6] * _BANK_SAMPLES))
+        color = "pink" if draw[5] < 1 / 2 else "white"
+        noise = noise_like(signal.numel(), color, offset=int(draw[6] * _BANK_SAMPLES))
         signal = add_noise(signal, noise, snr_db=10.0 + 20.0 * draw[7])
     return change_gain(signal, gain_db=12.0 * draw[8] - 6.0)
 
 
 def keyed_generator(*key: int | str) -> torch.Generator:
-    """A CPU generator seeded by a hash of `key`: equal keys give equal draws, on every process and after a resume."""
+    """A CPU generator seeded by a hash of `key`: equal keys give equal draws in any process."""
     digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little", signed=True))
 
@@ -56,7 +56,10 @@ def change_speed(signal: Tensor, speed: float) -> Tensor:
     1000
     """
     source, target = SPEEDS[speed]
-    return signal if source == target else _resampler(source, target)(signal)
+    if source == target:
+        return signal
+    changed: Tensor = _resampler(source, target)(signal)
+    return changed
 
 
 @lru_cache
@@ -106,7 +109,7 @@ def convolve(signal: Tensor, response: Tensor) -> Tensor:
     count = -(-signal.numel() // step)
     blocks = torch.nn.functional.pad(signal, (0, count * step - signal.numel())).view(count, step)
     wet = torch.fft.irfft(torch.fft.rfft(blocks, size) * torch.fft.rfft(response, size), size)
-    head, tail = wet[:, :step].clone(), wet[:-1, step:]  # a tail is shorter than a block: it reaches the next one only
+    head, tail = wet[:, :step].clone(), wet[:-1, step:]  # a tail reaches only the next block
     head[1:, : tail.shape[1]] += tail
     return head.reshape(-1)[: signal.numel()]
 
@@ -130,7 +133,7 @@ def change_gain(signal: Tensor, gain_db: float) -> Tensor:
 
 
 def noise_like(count: int, color: str, offset: int) -> Tensor:
-    """`count` samples of unit-variance "white" or "pink" noise out of a bank of 33 s, from `offset` on, wrapping."""
+    """`count` samples of unit-variance "white" or "pink" noise: a bank of 33 s from `offset` on, wrapping."""
     bank = _noise_bank(color)
     first = bank[offset : offset + count]
     if first.numel() == count:

@@ -16,7 +16,7 @@ from datamodules.sampler import AudioBatchSampler, OrderedBatchSampler
 from qat.errors import UserError
 
 _log = logging.getLogger(__name__)
-_CACHE_LIMIT_S = 3 * 3600.0
+_CACHE_LIMIT_S = 4 * 3600.0
 
 
 class SpeechDataModule(LightningDataModule, ABC):
@@ -28,11 +28,11 @@ class SpeechDataModule(LightningDataModule, ABC):
         max_batch_s: seconds of audio in a training or validation batch at most, padding included.
         num_buckets: utterances of similar length are batched together; this many classes of length at most.
         num_workers: processes that decode audio; 0 decodes in the training process.
-        augment: vary speed, room, noise and gain of the training audio; evaluation and calibration never see it.
+        augment: vary speed, room, noise and gain of the training audio; never for evaluation, calibration.
         seed: order of the batches and all augmentation follow from (seed, epoch).
         max_train_utterances: train on this many, evenly spaced over the split; null uses all.
         max_test_utterances: the same for dev and each test split.
-        cache: keep decoded audio in memory, up to three hours of it, divided by the number of workers.
+        cache: keep decoded audio in memory, up to four hours of it (460 MB), split over the workers.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class SpeechDataModule(LightningDataModule, ABC):
         return SpeechLoader(dataset, sampler, self.num_workers)
 
     def val_dataloader(self) -> SpeechLoader:
-        """The dev split in fixed batches of similar length; the ranks' shards are disjoint and may differ in size."""
+        """The dev split in fixed batches of similar length; ranks have disjoint shards, maybe unequal."""
         utterances = self.utterances("dev")
         durations = [u.duration_s for u in utterances]
         bound = max(self.max_batch_s, *durations)
@@ -111,10 +111,12 @@ class SpeechDataModule(LightningDataModule, ABC):
         return SpeechLoader(UtteranceDataset(utterances, self._cache), sampler, self.num_workers)
 
     def test_dataloader(self) -> list[SpeechLoader]:
-        """One loader per test split, one utterance per batch, in manifest order; ranks take every n-th utterance."""
+        """One loader per test split: single utterances in manifest order; ranks take every n-th."""
         return [self.loader(self.utterances(split), shard=True) for split in self.test_splits]
 
-    def loader(self, utterances: Sequence[Utterance], batch_size: int = 1, shard: bool = False) -> SpeechLoader:
+    def loader(
+        self, utterances: Sequence[Utterance], batch_size: int = 1, shard: bool = False
+    ) -> SpeechLoader:
         """Loads `utterances` in the given order, as they are.
 
         Args:
@@ -126,17 +128,17 @@ class SpeechDataModule(LightningDataModule, ABC):
         return SpeechLoader(UtteranceDataset(utterances, self._cache), sampler, self.num_workers)
 
     def calibration_utterances(self, count: int, seed: int) -> list[Utterance]:
-        """Draws `count` different training utterances; fewer, with a word in the log, when there are not as many."""
+        """Draws `count` different training utterances; all, and the log says so, when there are fewer."""
         if count < 1:
             raise UserError(f"calibration_utterances is {count}; allowed are integers from 1")
         utterances = self.utterances("train")
         if count > len(utterances):
-            _log.info(f"calibration asked for {count} utterances; the train split has {len(utterances)}, using all")
+            _log.info(f"calibration: {count} utterances asked for, train has {len(utterances)}: using all")
         order = torch.randperm(len(utterances), generator=torch.Generator().manual_seed(seed))
         return [utterances[i] for i in order[:count].tolist()]
 
     def split_fingerprint(self, split: str) -> str:
-        """SHA-256 over ids and texts of `utterances(split)`, so that a report says which test set it means."""
+        """SHA-256 over ids and texts of `utterances(split)`: says in a report which test set it means."""
         digest = hashlib.sha256()
         for utterance in self.utterances(split):
             digest.update(f"{utterance.id}\t{utterance.text}\n".encode())
@@ -150,7 +152,7 @@ class SpeechDataModule(LightningDataModule, ABC):
 
 
 def evenly_spaced(utterances: list[Utterance], limit: int | None) -> list[Utterance]:
-    """At most `limit` utterances, evenly spaced: the same ones for every seed, from all parts of the manifest."""
+    """At most `limit` utterances, evenly spaced: from all parts of the manifest, the same for every seed."""
     if limit is None or limit >= len(utterances):
         return utterances
     return [utterances[i * len(utterances) // limit] for i in range(limit)]

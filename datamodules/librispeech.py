@@ -1,4 +1,4 @@
-"""LibriSpeech (Panayotov et al. 2015) in its official layout: LibriSpeech/SUBSET/SPEAKER/CHAPTER/*.flac and .trans.txt."""
+"""LibriSpeech (Panayotov et al. 2015): LibriSpeech/SUBSET/SPEAKER/CHAPTER/{*.flac,*.trans.txt}."""
 
 import shutil
 from collections.abc import Sequence
@@ -24,11 +24,11 @@ class LibriSpeechDataModule(SpeechDataModule):
     """The LibriSpeech corpus; its test splits carry the names of their subsets.
 
     Args:
-        root: folder that has, or will get, the folder LibriSpeech.
+        root: the folder LibriSpeech, or the folder that has it or will get it.
         train_subsets: subsets to train and calibrate on.
         dev_subset: subset to choose checkpoints by.
         test_subsets: subsets to report on, each by itself.
-        download: fetch missing subsets (6 GB for train-clean-100) with torchaudio, which checks their checksums.
+        download: fetch missing subsets (6 GB for train-clean-100) with torchaudio, which checks checksums.
         kwargs: see `SpeechDataModule`.
     """
 
@@ -46,12 +46,15 @@ class LibriSpeechDataModule(SpeechDataModule):
         _check_subsets("dev_subset", [dev_subset], DEV_SUBSETS)
         _check_subsets("test_subsets", test_subsets, TEST_SUBSETS)
         self.root = Path(root)
+        inside = self.root.name == FOLDER and not (self.root / FOLDER).is_dir()
+        self._home = self.root if inside else self.root / FOLDER
         self.download = download
         self.test_splits = list(test_subsets)
-        self._subsets = {"train": list(train_subsets), "dev": [dev_subset], **{name: [name] for name in test_subsets}}
+        self._subsets = {"train": list(train_subsets), "dev": [dev_subset]}
+        self._subsets |= {name: [name] for name in test_subsets}
 
     def prepare_data(self) -> None:
-        """Fetches the missing subsets when `download` is set; Lightning calls this on one process per machine."""
+        """Fetches missing subsets when `download` is set; Lightning calls this once per machine."""
         for subset in {name for names in self._subsets.values() for name in names}:
             self._subset_folder(subset)
 
@@ -60,15 +63,15 @@ class LibriSpeechDataModule(SpeechDataModule):
         return [u for subset in self._subsets[split] for u in read_subset(self._subset_folder(subset))]
 
     def _subset_folder(self, subset: str) -> Path:
-        folder = self.root / FOLDER / subset
+        folder = self._home / subset
         if folder.is_dir():
             return folder
         if not self.download:
             raise UserError(
-                f"root is {str(self.root)!r}, where {FOLDER}/{subset} is missing; allowed is a folder with the "
-                "official layout, or download: true"
+                f"root is {str(self.root)!r}, but {folder} is missing; "
+                "allowed is a folder with the official layout, or download: true"
             )
-        return download_subset(self.root, subset)
+        return download_subset(self._home, subset)
 
 
 def read_subset(folder: Path) -> list[Utterance]:
@@ -79,19 +82,17 @@ def read_subset(folder: Path) -> list[Utterance]:
     """
     transcripts = sorted(folder.glob("*/*/*.trans.txt"), key=_numbers)
     if not transcripts:
-        raise UserError(f"{folder}: has no SPEAKER/CHAPTER/*.trans.txt; allowed is LibriSpeech's official layout")
+        raise UserError(f"{folder}: has no SPEAKER/CHAPTER/*.trans.txt; allowed is the official layout")
     lines = [entry for transcript in transcripts for entry in _read_transcript(transcript)]
-    with ThreadPoolExecutor(max_workers=8) as pool:  # a header is a wait for the disk, 28,539 times in 100 hours
+    with ThreadPoolExecutor(max_workers=8) as pool:  # 28,539 waits for the disk in 100 hours of audio
         durations = list(pool.map(read_duration, [audio for audio, _ in lines]))
     return [
-        Utterance(
-            audio.stem, audio, text, duration_s, speaker=audio.parts[-3], source=folder.name, license="CC BY 4.0"
-        )
+        Utterance(audio.stem, audio, text, duration_s, audio.parts[-3], folder.name, "CC BY 4.0")
         for (audio, text), duration_s in zip(lines, durations, strict=True)
     ]
 
 
-def download_subset(root: Path, subset: str) -> Path:
+def download_subset(home: Path, subset: str) -> Path:
     """Downloads and unpacks a subset beside its final place, then renames it: what is there is whole.
 
     An interrupted call keeps the checked archive and unpacks it anew the next time.
@@ -102,16 +103,14 @@ def download_subset(root: Path, subset: str) -> Path:
     Raises:
         UserError: the download, its checksum or unpacking failed.
     """
-    part = root / f"{subset}.part"
+    part = home / f"{subset}.part"
     shutil.rmtree(part / FOLDER, ignore_errors=True)
     part.mkdir(parents=True, exist_ok=True)
     try:
         torchaudio.datasets.LIBRISPEECH(part, url=subset, download=True)
     except (OSError, RuntimeError, EOFError) as error:
         raise UserError(f"download of {subset} to {part} failed: {' '.join(str(error).split())}") from error
-    target = root / FOLDER / subset
-    target.parent.mkdir(exist_ok=True)
-    (part / FOLDER / subset).rename(target)
+    target = (part / FOLDER / subset).rename(home / subset)
     shutil.rmtree(part)
     return target
 

@@ -23,7 +23,9 @@ class UtteranceDataset(Dataset[tuple[Utterance, Tensor]]):
         augment_seed: None leaves the audio as it is; an integer augments, keyed by (seed, epoch, id).
     """
 
-    def __init__(self, utterances: Sequence[Utterance], cache: AudioCache, augment_seed: int | None = None) -> None:
+    def __init__(
+        self, utterances: Sequence[Utterance], cache: AudioCache, augment_seed: int | None = None
+    ) -> None:
         self._utterances, self._cache, self._augment_seed = utterances, cache, augment_seed
 
     def __getitem__(self, key: Key) -> tuple[Utterance, Tensor]:
@@ -41,12 +43,15 @@ class UtteranceDataset(Dataset[tuple[Utterance, Tensor]]):
 class SpeechLoader(DataLoader[Any]):
     """A loader of `Batch`.
 
-    It starts lazily, because Lightning asks for the iterator before it sets the epoch, and it saves and restores its
-    position, because Lightning keeps the state of a loader that has `state_dict` and `load_state_dict`.
+    It starts lazily, because Lightning asks for the iterator before it sets the epoch. It saves and restores
+    its position: Lightning keeps the state of a loader that has `state_dict` and `load_state_dict`.
     """
 
     def __init__(
-        self, dataset: UtteranceDataset, batch_sampler: AudioBatchSampler | OrderedBatchSampler, num_workers: int = 0
+        self,
+        dataset: UtteranceDataset,
+        batch_sampler: AudioBatchSampler | OrderedBatchSampler,
+        num_workers: int = 0,
     ) -> None:
         super().__init__(
             dataset,
@@ -71,7 +76,8 @@ class SpeechLoader(DataLoader[Any]):
                 self._state["position"] += 1
                 yield batch
         except UserError as error:  # a worker process wraps it into a traceback of many lines
-            raise UserError(str(error).strip().splitlines()[-1].removeprefix("qat.errors.UserError: ")) from None
+            last_line = str(error).strip().splitlines()[-1]
+            raise UserError(last_line.removeprefix("qat.errors.UserError: ")) from None
 
     def _take_resume_position(self, epoch: int) -> int:
         saved, self._resume = self._resume, None
@@ -84,5 +90,5 @@ class SpeechLoader(DataLoader[Any]):
         return dict(self._state)
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """The next iteration, if it is over the same epoch, goes on after the batches that were handed out."""
+        """The next iteration, if it is of the same epoch, goes on after the batches handed out."""
         self._resume = dict(state)

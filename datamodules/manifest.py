@@ -13,14 +13,15 @@ from datamodules.text import check_text, normalise
 from qat.errors import UserError
 
 _ALIASES = {"audio": ("audio", "wav", "path"), "text": ("text", "transcript")}
+_ALLOWED_JSON = "allowed is one JSON object per line"
 _OPTIONAL = ("speaker", "source", "license")
 
 
 class ManifestDataModule(SpeechDataModule):
     """Splits listed in `.jsonl` (or `.json`) and `.csv` (or `.tsv`) files.
 
-    Each line has `id`, `audio` (or `wav`, `path`) and `text` (or `transcript`); `duration_s` is read from the audio
-    file's header when it is missing; `speaker`, `source` and `license` are optional.
+    Each line has `id`, `audio` (or `wav`, `path`) and `text` (or `transcript`); `duration_s` is read from the
+    audio file's header when it is missing; `speaker`, `source` and `license` are optional.
 
     Args:
         train: manifest to train and calibrate on.
@@ -64,9 +65,9 @@ def read_manifest(path: Path, audio_root: Path | None = None) -> list[Utterance]
         Its utterances in file order, at least one, texts normalised.
 
     Raises:
-        UserError: naming the file, the line and what is wrong: a file that is missing, empty or of another kind, a
-            line that is not JSON, a missing field, a duplicate id, a missing audio file, a duration that is not
-            above 0, a text with characters outside the alphabet.
+        UserError: naming file, line and what is wrong: a file that is missing, empty or of another kind,
+            a line that is not JSON, a missing field, a duplicate id, a missing audio file, a duration that is
+            not above 0, a text with characters outside the alphabet.
     """
     if not path.is_file():
         raise UserError(f"{path}: manifest not found")
@@ -76,7 +77,10 @@ def read_manifest(path: Path, audio_root: Path | None = None) -> list[Utterance]
     for where, row in _read_rows(path):
         utterance = _to_utterance(row, where, root)
         if utterance.id in seen:
-            raise UserError(f"{where}: duplicate id {utterance.id!r}, first used in {seen[utterance.id]}; ids must differ")
+            first = seen[utterance.id]
+            raise UserError(
+                f"{where}, id {utterance.id!r}: duplicate id, first used in {first}; ids must differ"
+            )
         seen[utterance.id] = where.removeprefix(f"{path}, ")
         utterances.append(utterance)
     if not utterances:
@@ -93,7 +97,7 @@ def _read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         elif suffix in (".csv", ".tsv"):
             yield from _read_csv(path, "," if suffix == ".csv" else "\t")
         else:
-            raise UserError(f"{path}: unknown kind of manifest {suffix!r}; allowed are .jsonl, .json, .csv and .tsv")
+            raise UserError(f"{path}: unknown kind of manifest; allowed are .jsonl, .json, .csv and .tsv")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: is not UTF-8 text (byte {error.start})") from error
 
@@ -107,10 +111,10 @@ def _read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             try:
                 row = json.loads(line)
             except json.JSONDecodeError as error:
-                raise UserError(f"{where}: is not JSON ({error.msg}); allowed is one JSON object per line") from error
+                raise UserError(f"{where}: is not JSON ({error.msg}); {_ALLOWED_JSON}") from error
             if not isinstance(row, dict):
-                raise UserError(f"{where}: is a JSON {type(row).__name__}; allowed is one JSON object per line")
-            yield where, row
+                raise UserError(f"{where}: is a JSON {type(row).__name__}; {_ALLOWED_JSON}")
+            yield where, {key: value for key, value in row.items() if value is not None}
 
 
 def _read_csv(path: Path, delimiter: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -120,7 +124,7 @@ def _read_csv(path: Path, delimiter: str) -> Iterator[tuple[str, dict[str, Any]]
             for row in reader:
                 where = f"{path}, line {reader.line_num}"
                 if None in row:
-                    raise UserError(f"{where}: has more fields than the header; quote texts that contain {delimiter!r}")
+                    raise UserError(f"{where}: has more fields than the header (unquoted {delimiter!r}?)")
                 yield where, {key.strip(): value for key, value in row.items() if value not in (None, "")}
         except csv.Error as error:
             raise UserError(f"{path}, line {reader.line_num}: is not CSV ({error})") from error
@@ -133,16 +137,17 @@ def _to_utterance(row: dict[str, Any], where: str, root: Path) -> Utterance:
     if not audio.is_file():
         raise UserError(f"{where}: audio file not found: {audio}")
     text = check_text(normalise(str(_field(row, "text", where))), where)
-    duration_s = _duration(row["duration_s"], where) if row.get("duration_s") is not None else read_duration(audio)
+    duration_s = _duration(row["duration_s"], where) if "duration_s" in row else read_duration(audio)
     return Utterance(name, audio, text, duration_s, **{key: str(row.get(key, "")) for key in _OPTIONAL})
 
 
 def _field(row: dict[str, Any], field: str, where: str) -> Any:
     names = _ALIASES.get(field, (field,))
     for name in names:
-        if row.get(name) is not None:
+        if name in row:
             return row[name]
-    raise UserError(f"{where}: field {' or '.join(map(repr, names))} is missing; it has {', '.join(row) or 'none'}")
+    wanted, present = " or ".join(map(repr, names)), ", ".join(row) or "none"
+    raise UserError(f"{where}: field {wanted} is missing; its fields are {present}")
 
 
 def _duration(value: Any, where: str) -> float:

@@ -1,4 +1,4 @@
-"""The small corpus that is embedded in the repository, for tests, tutorials and machines without a data set."""
+"""The small corpus that is embedded in the repository."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ MINI_FOLDER = Path(__file__).parent / "mini"
 
 
 class MiniDataModule(SpeechDataModule):
-    """The embedded corpus: three test splits, with speakers seen in training, unseen ones, and real recordings.
+    """The embedded corpus; it tests on speakers seen in training, unseen speakers, and real recordings.
 
     Args:
         cache: keep decoded audio in memory; the corpus is small enough.

@@ -3,6 +3,7 @@
 The batches themselves come from SpeechBrain's `DynamicBatchSampler`.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
@@ -16,6 +17,7 @@ from qat.errors import UserError
 Key = tuple[int, int]
 """(epoch, index): the epoch travels with the index, so that worker processes augment for the right epoch."""
 
+logging.getLogger("speechbrain.dataio.sampler").setLevel(logging.WARNING)  # it reports every epoch
 _BATCHES_PER_BUCKET = 4  # fewer would leave many half-filled last batches in a small corpus
 
 
@@ -40,8 +42,8 @@ def bucket_boundaries(durations: Sequence[float], max_batch_s: float, num_bucket
 def split_to_multiple(batches: list[list[int]], world: int) -> list[list[int]]:
     """Splits the fullest batches in two until their number is a multiple of `world`.
 
-    Every rank then takes equally many steps, and no utterance is dropped or seen twice. Only a corpus with fewer
-    utterances than `world` (rounded up) has to repeat some.
+    Every rank then takes equally many steps, and no utterance is dropped or seen twice. Only when every batch
+    is down to one utterance are some repeated.
 
     >>> split_to_multiple([[1, 2, 3, 4], [5, 6], [7]], world=2)
     [[1, 2], [5, 6], [7], [3, 4]]
@@ -67,7 +69,7 @@ class AudioBatchSampler(Sampler[list[Key]]):
         num_buckets: utterances of one bucket have similar lengths; small corpora use fewer.
         shuffle: new batches each epoch (training), or one fixed order (evaluation).
         seed: (seed, epoch) determines the batches.
-        even: give each rank equally many batches by splitting some (training); otherwise shards are what they are.
+        even: give each rank equally many batches by splitting some (training); else shards may differ.
 
     Raises:
         UserError: an utterance alone is longer than `max_batch_s`, or there is no utterance.
@@ -86,8 +88,8 @@ class AudioBatchSampler(Sampler[list[Key]]):
             raise UserError("there is no utterance to make batches of")
         if max(durations) > max_batch_s:
             raise UserError(
-                f"max_batch_s is {max_batch_s:g}, but an utterance needs {max(durations):.2f} s; allowed is at least "
-                "the longest utterance (with room for slower speech when augment is on)"
+                f"max_batch_s is {max_batch_s:g}, but an utterance needs {max(durations):.2f} s; allowed is "
+                "at least the longest utterance (with room for slower speech when augment is on)"
             )
         self._batches = DynamicBatchSampler(
             range(len(durations)),
@@ -96,7 +98,7 @@ class AudioBatchSampler(Sampler[list[Key]]):
             lengths_list=list(durations),
             shuffle=shuffle,
             batch_ordering="random" if shuffle else "ascending",
-            seed=seed * 1_000_003,  # SpeechBrain adds the epoch: seed 1 must not repeat seed 0 one epoch later
+            seed=seed * 1_000_003,  # SpeechBrain adds the epoch; seed 1 is not seed 0 one epoch later
         )
         self._even = even
         self.epoch = 0
@@ -114,7 +116,7 @@ class AudioBatchSampler(Sampler[list[Key]]):
 
     def batches(self) -> list[list[int]]:
         """This rank's batches of the current epoch, as indices."""
-        # SpeechBrain reshuffles when its iterator is exhausted, so it is never asked for more than its batches
+        # SpeechBrain reshuffles when its iterator is exhausted: ask for no more than its batches
         batches = list(islice(iter(self._batches), len(self._batches)))
         rank, world = rank_and_world()
         if self._even:
@@ -133,7 +135,7 @@ class AudioBatchSampler(Sampler[list[Key]]):
 
 
 class OrderedBatchSampler(Sampler[list[Key]]):
-    """Yields consecutive utterances in the given order, `batch_size` at a time; ranks may take every n-th batch.
+    """Yields consecutive utterances, `batch_size` at a time; ranks may take every n-th batch.
 
     Args:
         count: number of utterances.

@@ -5,7 +5,7 @@ import re
 from qat.errors import UserError
 
 ALPHABET = " 'abcdefghijklmnopqrstuvwxyz"
-"""Space, apostrophe, a to z. Index 0 of a model's vocabulary is the CTC blank, so `ALPHABET[i]` is index `i + 1`."""
+"""Space, apostrophe, a to z. A model's index 0 is the CTC blank, so `ALPHABET[i]` is index `i + 1`."""
 
 _ALLOWED = frozenset(ALPHABET)
 
@@ -37,8 +37,8 @@ def check_text(text: str, where: str) -> str:
     for character in text:
         if character not in _ALLOWED:
             raise UserError(
-                f"{where}: text {_shorten(text)!r} has the character {character!r}, which is outside the vocabulary; "
-                "allowed are a-z, apostrophe and space (spell out digits, leave out punctuation)"
+                f"{where}: text {_shorten(text)!r} has the character {character!r}, which is outside the "
+                "vocabulary; allowed are a-z, apostrophe and space (spell out digits, leave out punctuation)"
             )
     if not text.strip():
         raise UserError(f"{where}: text is empty; allowed is at least one letter")

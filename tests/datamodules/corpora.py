@@ -1,0 +1,56 @@
+"""Tiny corpora on disk for the tests of the data modules."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from datamodules.audio import SAMPLE_RATE
+
+WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+
+
+def sine(duration_s: float, frequency_hz: float = 440.0, rate: int = SAMPLE_RATE) -> np.ndarray:
+    """A sine `(S,)` of amplitude 0.5."""
+    time_s = np.arange(round(duration_s * rate)) / rate
+    return (0.5 * np.sin(2 * np.pi * frequency_hz * time_s)).astype(np.float32)
+
+
+def write_audio(path: Path, samples: np.ndarray, rate: int = SAMPLE_RATE, subtype: str = "") -> Path:
+    """Writes WAV, FLAC or Ogg Opus, by suffix."""
+    subtype = subtype or {".wav": "PCM_16", ".flac": "PCM_16", ".ogg": "OPUS"}[path.suffix]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, samples, rate, subtype=subtype)
+    return path
+
+
+def write_jsonl(path: Path, rows: Sequence[dict[str, object]]) -> Path:
+    """One JSON object per line."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def write_split(folder: Path, split: str, count: int, suffix: str = ".wav") -> Path:
+    """`count` utterances of 0.3 to 1.2 s and their manifest."""
+    rng = np.random.default_rng(len(split))
+    rows: list[dict[str, object]] = []
+    for i in range(count):
+        name = f"{split}-{i}"
+        write_audio(folder / "audio" / f"{name}{suffix}", sine(rng.uniform(0.3, 1.2), 200 + 10 * i))
+        rows.append({"id": name, "audio": f"audio/{name}{suffix}", "text": WORDS[i % len(WORDS)]})
+    return write_jsonl(folder / f"{split}.jsonl", rows)
+
+
+def write_librispeech(home: Path, subset: str, chapters: Sequence[str] = ("84-7", "1089-3")) -> Path:
+    """A subset in the official layout: two utterances per chapter."""
+    for chapter in chapters:
+        speaker, number = chapter.split("-")
+        folder = home / subset / speaker / number
+        names = [f"{speaker}-{number}-{i:04d}" for i in range(2)]
+        for i, name in enumerate(names):
+            write_audio(folder / f"{name}.flac", sine(0.5 + 0.25 * i))
+        lines = "".join(f"{name} IT'S UTTERANCE {WORDS[i].upper()}\n" for i, name in enumerate(names))
+        (folder / f"{speaker}-{number}.trans.txt").write_text(lines)
+    return home / subset

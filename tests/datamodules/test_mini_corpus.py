@@ -1,0 +1,160 @@
+"""The shipped mini corpus: manifests, audio, splits, licences, and the grammar behind it."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+from datamodules.mini import grammar
+
+MINI = Path(grammar.__file__).parent
+SPLITS = ("train", "dev", "test_seen", "test_unseen", "test_real")
+KEYS = ["id", "audio", "text", "speaker", "source", "license", "duration_s"]
+HELD_OUT = {"hibari-heart", "festival-ked"}
+
+
+@pytest.fixture(scope="module")
+def rows() -> dict[str, list[dict]]:
+    return {
+        split: [json.loads(line) for line in (MINI / f"{split}.jsonl").read_text("utf-8").splitlines()]
+        for split in SPLITS
+    }
+
+
+def every(rows: dict[str, list[dict]]) -> list[dict]:
+    return [row for split in SPLITS for row in rows[split]]
+
+
+def test_manifests_have_exactly_the_keys(rows):
+    assert all(list(row) == KEYS for row in every(rows))
+    assert all(isinstance(row["duration_s"], float) for row in every(rows))
+    ids = [row["id"] for row in every(rows)]
+    assert len(ids) == len(set(ids))
+
+
+def test_listed_audio_is_the_audio_present(rows):
+    listed = [row["audio"] for row in every(rows)]
+    present = {path.relative_to(MINI).as_posix() for path in (MINI / "audio").rglob("*") if path.is_file()}
+    assert len(listed) == len(set(listed))
+    assert set(listed) == present
+    assert all(row["audio"].startswith(f"audio/{split}/") for split in SPLITS for row in rows[split])
+
+
+def test_texts_are_in_the_alphabet(rows):
+    for row in every(rows):
+        text = row["text"]
+        assert text and set(text) <= grammar.ALPHABET
+        assert text == " ".join(text.split())
+
+
+def test_no_sentence_is_in_two_splits(rows):
+    where = defaultdict(set)
+    for split in SPLITS:
+        for row in rows[split]:
+            where[row["text"]].add(split)
+    assert [text for text, splits in where.items() if len(splits) > 1] == []
+
+
+def test_held_out_voices_speak_only_in_test_unseen(rows):
+    assert {row["speaker"] for row in rows["test_unseen"]} == HELD_OUT
+    for split in SPLITS:
+        if split != "test_unseen":
+            assert not HELD_OUT & {row["speaker"] for row in rows[split]}
+    assert {row["speaker"] for row in rows["test_seen"]} <= {row["speaker"] for row in rows["train"]}
+    assert {row["source"] for row in rows["test_real"]} == {"asterisk-core-sounds-en"}
+    assert len({row["speaker"] for row in every(rows)}) >= 11
+
+
+def test_sizes(rows):
+    assert sum(len(row["text"].split()) for split in SPLITS[2:] for row in rows[split]) >= 4500
+    assert len(rows["train"]) >= 3200
+    assert len(rows["test_seen"]) + len(rows["test_unseen"]) >= 600
+    assert {row["source"].split(":")[0] for row in rows["dev"]} == {"synthetic", "asterisk-core-sounds-en"}
+    assert all(0.3 <= row["duration_s"] <= 15 for row in every(rows))
+    assert sum(path.stat().st_size for path in MINI.rglob("*") if path.suffix == ".opus") <= 24e6
+    assert (
+        sum(path.stat().st_size for path in MINI.rglob("*") if "__pycache__" not in path.parts) <= 25 * 2**20
+    )
+
+
+def test_every_licence_is_named_and_its_text_shipped(rows):
+    overview = (MINI / "licenses" / "LICENSES.md").read_text("utf-8")
+    for name in {row["license"] for row in every(rows)}:
+        assert f"`{name}`" in overview
+        assert (MINI / "licenses" / f"{name}.txt").stat().st_size > 500
+    for name in {row["speaker"] for row in every(rows)}:
+        assert f"`{name}`" in overview or name.startswith("espeak-")
+
+
+def test_a_sample_of_the_audio_decodes(rows):
+    soundfile = pytest.importorskip("soundfile")
+    for row in random.Random(0).sample(every(rows), 20):
+        signal, rate = soundfile.read(MINI / row["audio"], dtype="float32")
+        assert rate == 16000
+        assert signal.ndim == 1
+        assert abs(len(signal) / rate - row["duration_s"]) <= 0.05
+        assert 0.01 < float((signal**2).mean()) ** 0.5 < 0.3
+        assert float(abs(signal).max()) <= 1.0
+
+
+def test_grammar_is_deterministic_and_respects_its_limits():
+    first = grammar.generate(300, seed=5)
+    assert first == grammar.generate(300, seed=5)
+    assert first != grammar.generate(300, seed=6)
+    assert len(set(first)) == 300
+    for text in first:
+        assert set(text) <= grammar.ALPHABET
+        assert grammar.MIN_WORDS <= len(text.split()) <= grammar.MAX_WORDS
+    assert not set(grammar.generate(300, seed=5, exclude=first[:50])) & set(first[:50])
+
+
+def test_grammar_vocabulary_and_exhaustion(monkeypatch):
+    words = {word for text in grammar.generate(4000, seed=1) for word in text.split()}
+    assert 250 <= len(words) <= 400
+    monkeypatch.setattr(grammar, "TEMPLATES", {"only": (1.0, ("good morning",))})
+    with pytest.raises(ValueError, match="only 1 of 3"):
+        grammar.generate(3, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("value", "spelled"),
+    [(0, "zero"), (14, "fourteen"), (42, "forty two"), (100, "one hundred"), (215, "two hundred fifteen")],
+)
+def test_number_words(value, spelled):
+    assert grammar.number_words(value) == spelled
+
+
+@pytest.mark.parametrize(("value", "spelled"), [(1, "first"), (20, "twentieth"), (31, "thirty first")])
+def test_ordinal_words(value, spelled):
+    assert grammar.ordinal_words(value) == spelled
+
+
+@pytest.mark.parametrize(
+    ("raw", "text"),
+    [
+        ("press 1 for help, or # to exit...", "press one for help or pound to exit"),
+        ("A.M.", "a m"),
+        ("slash [/]", "slash"),
+        ("3D audio enabled", "three d audio enabled"),
+        ("I'm sorry.", "i'm sorry"),
+        ("[ascending tones]", None),
+        ("dial 1234 now", None),
+        ("DAHDI", None),
+        ("(1 second of silence)", None),
+    ],
+)
+def test_prompt_normalisation(raw, text):
+    prompts = pytest.importorskip("datamodules.mini.prompts")
+    assert prompts.normalise(raw) == text
+
+
+def test_a_missing_program_is_one_clear_line():
+    audio = pytest.importorskip("datamodules.mini.audio")
+    with pytest.raises(audio.CorpusError, match="^missing program: no-such-program"):
+        audio.need_program("no-such-program", "some-package")
+    with pytest.raises(audio.CorpusError, match="^missing program: no-such-program$"):
+        audio.run(["no-such-program"])
