@@ -13,10 +13,9 @@ def train(args: list[str]) -> None:
         print(cli.HELP.format(presets=", ".join(cli.preset_names())))
         return
     run = cli.build_cli(["--help" if item == "--help_all" else item for item in args])
-    checkpoint = run.resume_path()
     run.save_config()
     print(f"run folder: {run.run_folder}", flush=True)
-    run.trainer.fit(run.model, datamodule=run.datamodule, ckpt_path=checkpoint)
+    run.trainer.fit(run.model, datamodule=run.datamodule, ckpt_path=run.checkpoint)
 
 
 if __name__ == "__main__":

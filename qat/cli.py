@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
@@ -26,6 +27,7 @@ from qat.models.ctc import model_path
 from qat.recipe import Recipe
 from qat.report.evaluation import EvaluationOptions
 from qat.report.wandb_log import wandb_logger
+from qat.runs import CHECKPOINTS
 
 ROOT = Path(__file__).resolve().parent.parent
 PRESETS = ROOT / "configs" / "qat"
@@ -89,12 +91,20 @@ class SpeechCLI(LightningCLI):
         parser.link_arguments("qat", "model.init_args.recipe", compute_fn=recipe_builtins)
 
     def before_instantiate_classes(self) -> None:
-        """Claim the run folder before anything expensive is built."""
-        self.run_folder = claim_run_folder(self.config)
-        self.config["run"] = self.run_folder.name
+        """Choose the run folder before anything expensive is built."""
+        if self.config["qat"]["preset"] != "off" and not self.config["qat"]["fine_tune"]:
+            self.config["trainer"]["max_epochs"] = 0  # calibration only
+        self.run_folder = choose_run_folder(self.config)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Trainer with our loggers and callbacks in front of the configured ones."""
+        """Trainer with our loggers and callbacks in front of the configured ones.
+
+        Everything that a user may have got wrong is checked before the run folder is made.
+        """
+        self.checkpoint = self.resume_path()
+        for split in ("train", "dev", *self.datamodule.test_splits):
+            self.datamodule.utterances(split)
+        make_run_folder(self.run_folder)
         options = self.config_init["trainer"]
         bar = sys.stderr.isatty() and options.get("enable_progress_bar") is not False
         ours: list[Callback] = [FoldBatchNorm(), Calibrate(self.run_folder)]
@@ -109,6 +119,7 @@ class SpeechCLI(LightningCLI):
             logger=self.loggers(),
             callbacks=ours + theirs,
             enable_progress_bar=bar,
+            enable_model_summary=False,
             default_root_dir=str(self.run_folder),
             use_distributed_sampler=False,
             **kwargs,
@@ -116,16 +127,18 @@ class SpeechCLI(LightningCLI):
 
     def loggers(self) -> list[Logger]:
         """CSV always; Weights & Biases when it can be had."""
-        loggers: list[Logger] = [CSVLogger(str(self.run_folder.parent), name=self.run_folder.name, version="")]
+        loggers: list[Logger] = [
+            CSVLogger(str(self.run_folder.parent), name=self.run_folder.name, version="")
+        ]
         options = self.config_init["wandb"]
-        if options["enabled"]:
+        if options.enabled:
             logger = wandb_logger(
                 self.run_folder,
-                project=options["project"],
+                project=options.project,
                 name=self.run_folder.name,
-                group=options["group"] or self.config["model"]["class_path"].rpartition(".")[2],
+                group=options.group or self.config["model"]["class_path"].rpartition(".")[2],
                 config=self.plain_config(),
-                offline=options["offline"],
+                offline=options.offline,
             )
             loggers += [logger] if logger is not None else []
         return loggers
@@ -152,29 +165,49 @@ class SpeechCLI(LightningCLI):
             return None
         path = self.run_folder / f"{choice}.ckpt" if choice in ("last", "best") else Path(choice)
         if not path.is_file():
-            raise UserError(f"--ckpt_path {choice}: {self.run_folder if choice in ('last', 'best') else path} "
-                            f"holds no {path.name}")
+            raise UserError(
+                f"--ckpt_path {choice}: {self.run_folder if choice in ('last', 'best') else path} "
+                f"holds no {path.name}"
+            )
         check_same_run(self.model, path)
         return str(path)
 
 
 def build_cli(args: Sequence[str]) -> SpeechCLI:
     """Parse `args` (never changing `sys.argv`, which Lightning runs again for every DDP process) and build."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
-        return SpeechCLI(
-            CTCModule,
-            SpeechDataModule,
-            save_config_callback=None,
-            seed_everything_default=1,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            parser_class=OneLineParser,
-            args=expand_presets(args),
-            run=False,
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
+    quieten()
+    return SpeechCLI(
+        CTCModule,
+        SpeechDataModule,
+        save_config_callback=None,
+        seed_everything_default=1,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        parser_class=OneLineParser,
+        args=expand_presets(args),
+        run=False,
+        auto_configure_optimizers=False,
+        load_from_checkpoint_support=False,
+    )
+
+
+def quieten() -> None:
+    """Hide library chatter that tells a user nothing about the run."""
+    for message in (
+        "LightningCLI's args parameter",
+        ".*exists and is not empty",
+        ".*smaller than the logging interval",
+        ".*does not have many workers",
+        ".*could not find the monitored key",
+        ".*is deprecated, use `isinstance",
+        ".*dropout option adds dropout after all but last",
+    ):
+        warnings.filterwarnings("ignore", message=message)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+        lambda record: (
+            not any(word in record.getMessage() for word in ("litlogger", "TPU", "Loading `train_data"))
         )
+    )
 
 
 def expand_presets(args: Sequence[str]) -> list[str]:
@@ -213,40 +246,55 @@ def preset_path(name: str) -> str:
 def recipe_builtins(recipe: Any) -> dict[str, Any]:
     """The parsed recipe as builtins, which every checkpoint can carry."""
     values = recipe.as_dict() if hasattr(recipe, "as_dict") else dict(recipe)
+    values.pop("__path__", None)  # where the parser read a preset from
     return Recipe.from_dict(values).to_dict()
 
 
-def claim_run_folder(config: Any) -> Path:
-    """Create `checkpoints/NAME`, refusing one that holds another run.
+def choose_run_folder(config: Any) -> Path:
+    """`checkpoints/NAME`, or a path of the user's own, refusing one that holds another run.
 
     Raises:
-        UserError: the folder is in use, or cannot be written.
+        UserError: the folder is in use.
     """
-    name = config["run"] or os.environ.get(RUN_VARIABLE if "LOCAL_RANK" in os.environ else "", "")
+    name = config["run"] or (os.environ.get(RUN_VARIABLE) if rank_zero_only.rank else None)
     if not name:
         model = config["model"]["class_path"].rpartition(".")[2].removesuffix("Module").lower()
         name = f"{model}-{config['qat']['preset']}-{time.strftime('%Y%m%d-%H%M%S')}"
-    os.environ[RUN_VARIABLE] = name
-    folder = Path(name) if os.sep in name else Path("checkpoints") / name
+    os.environ[RUN_VARIABLE] = name  # the other processes of a DDP run inherit it
+    folder = Path(name) if os.sep in name else CHECKPOINTS / name
+    if rank_zero_only.rank == 0 and config["ckpt_path"] is None and folder.is_dir() and any(folder.iterdir()):
+        raise UserError(
+            f"--run {name}: {folder} already holds a run; choose another name, or resume with --ckpt_path last"
+        )
+    return folder
+
+
+def make_run_folder(folder: Path) -> None:
+    """Create the folder and see that it can be written.
+
+    Raises:
+        UserError: it cannot.
+    """
     if rank_zero_only.rank != 0:
-        return folder
-    if config["ckpt_path"] is None and folder.is_dir() and any(folder.iterdir()):
-        raise UserError(f"--run {name}: {folder} already holds a run; choose another name or resume it with "
-                        f"--ckpt_path last")
+        return
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".writable"
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise UserError(f"--run {name}: {folder} cannot be written ({error.strerror})") from None
-    return folder
+        raise UserError(f"--run: {folder} cannot be written ({error.strerror})") from None
 
 
 def checkpoint_callback(folder: Path) -> ModelCheckpoint:
     """Keeps `best.ckpt` (lowest dev WER) and `last.ckpt`."""
     return ModelCheckpoint(
-        dirpath=folder, filename="best", monitor="val/wer", mode="min", save_last=True, enable_version_counter=False
+        dirpath=folder,
+        filename="best",
+        monitor="val/wer",
+        mode="min",
+        save_last=True,
+        enable_version_counter=False,
     )
 
 
@@ -282,4 +330,3 @@ def one_line(message: str) -> str:
     lines = [line.strip(" -\t") for line in str(message).splitlines() if line.strip(" -\t")]
     text = " ".join(lines[:3]) if lines else "bad arguments"
     return text if len(text) <= 400 else text[:397] + "..."
-

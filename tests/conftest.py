@@ -10,13 +10,13 @@ from typing import Any
 
 os.environ.setdefault("WANDB_MODE", "offline")
 
-import numpy as np  # noqa: E402
-import pytest  # noqa: E402
-import soundfile  # noqa: E402
-import torch  # noqa: E402
+import numpy as np
+import pytest
+import soundfile
+import torch
 
-from qat.models import CRDNNModule, CTCModule, Wav2Vec2Module  # noqa: E402
-from qat.recipe import Recipe  # noqa: E402
+from qat.models import CRDNNModule, CTCModule, Wav2Vec2Module
+from qat.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -50,7 +50,9 @@ def load_module(path: str | Path) -> CTCModule:
     try:
         module.load_state_dict(checkpoint["state_dict"])
     except RuntimeError as error:
-        raise UserError(f"{path}: weights do not fit the recipe ({str(error).splitlines()[1].strip()})") from None
+        raise UserError(
+            f"{path}: weights do not fit the recipe ({str(error).splitlines()[1].strip()})"
+        ) from None
     return module.eval()
 
 

@@ -58,7 +58,9 @@ class CTCModule(LightningModule):
         final_lr_ratio: float = 0.01,
     ) -> None:
         super().__init__()
-        self.recipe = (Recipe.from_dict(recipe) if isinstance(recipe, dict) else recipe or Recipe()).resolved()
+        self.recipe = (
+            Recipe.from_dict(recipe) if isinstance(recipe, dict) else recipe or Recipe()
+        ).resolved()
         self.init_from = init_from
         self.learning_rate = learning_rate
         self.quantizer_learning_rate = quantizer_learning_rate
@@ -105,7 +107,9 @@ class CTCModule(LightningModule):
                 f"{path}: init_from holds a {checkpoint['model']}, and this run builds a {model_path(self)}"
             )
         if Recipe.from_dict(checkpoint["hyper_parameters"]["recipe"]).active:
-            raise UserError(f"{path}: init_from is a quantized checkpoint; it must be a float one (`--qat off`)")
+            raise UserError(
+                f"{path}: init_from is a quantized checkpoint; it must be a float one (`--qat off`)"
+            )
         try:
             self.load_state_dict(checkpoint["state_dict"])
         except RuntimeError as error:

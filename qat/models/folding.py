@@ -29,5 +29,7 @@ def fold_and_check(module: CTCModule) -> str:
     difference = (module(signal, lengths)[0] - before).abs().max() / before.abs().max().clamp(min=1e-12)
     module.train(was_training)
     if difference > TOLERANCE:
-        raise RuntimeError(f"BatchNorm folding changed the float output by {difference:.1e} (allowed {TOLERANCE})")
+        raise RuntimeError(
+            f"BatchNorm folding changed the float output by {difference:.1e} (allowed {TOLERANCE})"
+        )
     return f"folded {len(names)} of {pairs} BatchNorm (float output unchanged within {difference:.0e})"

@@ -89,7 +89,9 @@ class Wav2Vec2Module(CTCModule):
         )
         remove_weight_norm_(self.hf)
         if hasattr(self.hf.wav2vec2, "masked_spec_embed"):
-            self.hf.wav2vec2.masked_spec_embed.requires_grad_(False)  # no masking: it would stay without gradient
+            self.hf.wav2vec2.masked_spec_embed.requires_grad_(
+                False
+            )  # no masking: it would stay without gradient
         if freeze_feature_encoder:
             self.hf.freeze_feature_encoder()
         self.finish_build()
@@ -188,12 +190,16 @@ def build_model(
         model = Wav2Vec2ForCTC.from_pretrained(pretrained, attn_implementation="sdpa")
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"pretrained: {pretrained!r} is neither a local folder nor a hub model ({reason})") from None
+        raise UserError(
+            f"pretrained: {pretrained!r} is neither a local folder nor a hub model ({reason})"
+        ) from None
     model.config.layerdrop = 0.0
     try:
         return model, read_processor(pretrained)
     except (OSError, TypeError) as error:
-        raise UserError(f"pretrained: {pretrained!r} holds no tokenizer files ({type(error).__name__})") from None
+        raise UserError(
+            f"pretrained: {pretrained!r} holds no tokenizer files ({type(error).__name__})"
+        ) from None
 
 
 def read_processor(pretrained: str) -> dict[str, Any]:

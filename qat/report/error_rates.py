@@ -11,6 +11,7 @@ from typing import Any
 import jiwer
 
 from qat.report.provenance import write_text
+from qat.report.significance import paired_difference, wer_interval
 
 DURATION_BUCKETS: tuple[tuple[str, float, float], ...] = (
     ("0-2s", 0.0, 2.0),
@@ -57,7 +58,8 @@ class ErrorCounts:
     @property
     def cer(self) -> float | None:
         """Corpus character error rate in percent (spaces count); None without reference characters."""
-        return 100.0 * self.character_errors / self.reference_characters if self.reference_characters else None
+        characters = self.reference_characters
+        return 100.0 * self.character_errors / characters if characters else None
 
 
 @dataclass(frozen=True)
@@ -115,8 +117,8 @@ def count_utterances(
         twice = next(name for position, name in enumerate(ids) if name in ids[:position])
         raise ValueError(f"utterance {twice!r} is counted twice; every utterance may count once")
     return [
-        UtteranceErrors(name, reference, hypothesis, float(duration), count_errors(reference, hypothesis))
-        for name, reference, hypothesis, duration in zip(ids, references, hypotheses, durations_s, strict=True)
+        UtteranceErrors(name, said, heard, float(duration), count_errors(said, heard))
+        for name, said, heard, duration in zip(ids, references, hypotheses, durations_s, strict=True)
     ]
 
 
@@ -151,8 +153,43 @@ def wer_by_duration(utterances: Sequence[UtteranceErrors]) -> dict[str, dict[str
     return buckets
 
 
+def error_fields(
+    utterances: Sequence[UtteranceErrors], seed: int, baseline: Sequence[UtteranceErrors] | None = None
+) -> dict[str, Any]:
+    """The row's fields from `utterances` to `wer_by_duration`.
+
+    Args:
+        utterances: errors of the system, one per utterance.
+        seed: of the bootstrap.
+        baseline: errors of the float system on the same utterances in the same order; None: no difference.
+
+    Raises:
+        ValueError: the baseline heard other utterances or another order.
+    """
+    counts = total(utterances)
+    errors = [item.counts.errors for item in utterances]
+    words = [item.counts.reference_words for item in utterances]
+    difference = None
+    if baseline is not None:
+        if [(u.id, u.reference) for u in utterances] != [(u.id, u.reference) for u in baseline]:
+            raise ValueError("paired bootstrap: both systems must hear the same utterances in the same order")
+        difference = paired_difference(errors, [item.counts.errors for item in baseline], words, seed)
+    return {
+        "utterances": counts.utterances,
+        "reference_words": counts.reference_words,
+        "wer": counts.wer,
+        "wer_ci95": wer_interval(errors, words, seed),
+        "cer": counts.cer,
+        "substitutions": counts.substitutions,
+        "deletions": counts.deletions,
+        "insertions": counts.insertions,
+        "delta_wer_vs_float": difference.to_dict() if difference else None,
+        "wer_by_duration": wer_by_duration(utterances),
+    }
+
+
 def worst_utterances(utterances: Sequence[UtteranceErrors], count: int = 50) -> list[UtteranceErrors]:
-    """The utterances with most word errors, most first; ties by higher WER, then by id. Faultless ones are left out."""
+    """The `count` utterances with most word errors, most first, ties by WER, then id; only wrong ones."""
     wrong = [item for item in utterances if item.counts.errors]
     return sorted(wrong, key=lambda u: (-u.counts.errors, -(u.counts.wer or float("inf")), u.id))[:count]
 

@@ -55,7 +55,9 @@ def test_masked_group_norm_equals_group_norm_without_padding() -> None:
     norm, x = nn.GroupNorm(6, 6), torch.randn(2, 6, 50)
     nn.init.normal_(norm.weight)
     nn.init.normal_(norm.bias)
-    torch.testing.assert_close(masked_group_norm(x, torch.tensor([50, 50]), norm), norm(x), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        masked_group_norm(x, torch.tensor([50, 50]), norm), norm(x), atol=1e-5, rtol=1e-5
+    )
 
 
 def test_feature_normalisation_ignores_padding() -> None:
@@ -155,8 +157,9 @@ def test_wav2vec2_reads_a_hugging_face_folder_with_its_processor(tmp_path: Path)
     torch.manual_seed(1)
     Wav2Vec2ForCTC(config).save_pretrained(tmp_path)
     letters = ["<pad>", "<s>", "</s>", "|", *"ETAONIHSRDLUMWCFGYPBVK'XJQZ"]
-    (tmp_path / "vocab.json").write_text(str({c: i for i, c in enumerate(letters)}).replace('"', "@").replace(
-        "'", '"').replace('@"@', '"\'"'))
+    (tmp_path / "vocab.json").write_text(
+        str({c: i for i, c in enumerate(letters)}).replace('"', "@").replace("'", '"').replace('@"@', '"\'"')
+    )
     Wav2Vec2CTCTokenizer(str(tmp_path / "vocab.json"), unk_token="</s>").save_pretrained(tmp_path)
     Wav2Vec2FeatureExtractor(do_normalize=True).save_pretrained(tmp_path)
     model = Wav2Vec2Module(pretrained=str(tmp_path)).eval()

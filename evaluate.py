@@ -1,0 +1,20 @@
+"""Measure checkpoints (`report`) or read audio with an exported integer file (`transcribe`)."""
+
+import sys
+
+from qat.errors import UserError
+
+
+def evaluate(args: list[str]) -> None:
+    """Dispatch to the command named first."""
+    from qat import commands
+
+    commands.run(args)
+
+
+if __name__ == "__main__":
+    try:
+        evaluate(sys.argv[1:])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,60 @@
+"""The report at the end of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import WandbLogger
+
+from datamodules.base import SpeechDataModule
+from qat.models.checkpoint import read_checkpoint, save_module
+from qat.models.ctc import CTCModule
+from qat.report.error_rates import load_worst
+from qat.report.evaluation import EvaluationOptions, report_checkpoint
+from qat.report.row import Row
+from qat.report.wandb_log import log_report
+from qat.runs import MODEL_FILE, read_config
+
+
+class FinalEvaluation(Callback):
+    """Keeps the weights of the best epoch as `model.ckpt` and measures its exported file.
+
+    Args:
+        run_folder: the run's folder; `config.yaml` lies there.
+        options: how to measure.
+    """
+
+    def __init__(self, run_folder: Path, options: EvaluationOptions) -> None:
+        self.run_folder = run_folder
+        self.options = options
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save, measure, write, log (rank zero)."""
+        assert isinstance(pl_module, CTCModule)
+        if not trainer.is_global_zero:
+            return
+        best = self.run_folder / "best.ckpt"
+        if best.is_file():
+            pl_module.load_state_dict(read_checkpoint(best)["state_dict"])
+        save_module(pl_module, self.run_folder / MODEL_FILE)
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        assert isinstance(data, SpeechDataModule)
+        config = read_config(self.run_folder / "config.yaml")
+        rows = report_checkpoint(self.run_folder / MODEL_FILE, self.run_folder, data, config, self.options)
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                self.log_to_wandb(logger, rows, data)
+
+    def log_to_wandb(self, logger: WandbLogger, rows: list[Row], data: SpeechDataModule) -> None:
+        """Summary, worst utterances, pictures and exported files."""
+        audio = {item.id: item.audio for split in data.test_splits for item in data.utterances(split)}
+        log_report(
+            logger.experiment,
+            rows,
+            load_worst(self.run_folder / "worst.json"),
+            audio,
+            sorted(self.run_folder.glob("*.png")),
+            sorted(self.run_folder.glob("*.onnx")),
+        )

@@ -1,0 +1,49 @@
+"""Quantized layers, and what acts on all of them in a model."""
+
+from qat.layers.base import QuantLayer
+from qat.layers.conv import QuantConv1d, QuantConv2d
+from qat.layers.coverage import count_macs, coverage
+from qat.layers.fold import fold_batch_norm_
+from qat.layers.linear import QuantLinear
+from qat.layers.lstm import QuantLSTM
+from qat.layers.masking import valid_lengths
+from qat.layers.quantizer import Observer, Quantizer, StepKey
+from qat.layers.state import (
+    calibrate_weights_,
+    finish_calibration_,
+    load_float_state_,
+    set_enabled_,
+    set_observing_,
+    state_hash,
+)
+from qat.layers.swap import QUANT_LAYERS, SwapReport, quant_layers, quantizers, set_step_key_, swap_
+from qat.layers.weight_norm import remove_weight_norm_, strip_weight_norm
+
+__all__ = [
+    "QUANT_LAYERS",
+    "Observer",
+    "QuantConv1d",
+    "QuantConv2d",
+    "QuantLSTM",
+    "QuantLayer",
+    "QuantLinear",
+    "Quantizer",
+    "StepKey",
+    "SwapReport",
+    "calibrate_weights_",
+    "count_macs",
+    "coverage",
+    "finish_calibration_",
+    "fold_batch_norm_",
+    "load_float_state_",
+    "quant_layers",
+    "quantizers",
+    "remove_weight_norm_",
+    "set_enabled_",
+    "set_observing_",
+    "set_step_key_",
+    "state_hash",
+    "strip_weight_norm",
+    "swap_",
+    "valid_lengths",
+]

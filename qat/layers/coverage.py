@@ -1,0 +1,139 @@
+"""How much of a model is quantized: by weights, and by multiply-accumulates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+from torch.overrides import TorchFunctionMode
+
+from qat.layers.base import QuantLayer
+from qat.layers.swap import weighted_layers
+
+ATTENTION = "attention"  # key of the products outside layers
+PRODUCTS = {
+    torch.matmul,
+    torch.bmm,
+    torch.Tensor.matmul,
+    torch.Tensor.bmm,
+    torch.Tensor.__matmul__,
+    nn.functional.scaled_dot_product_attention,
+}
+
+
+def coverage(model: nn.Module, macs: dict[str, int] | None = None) -> dict[str, Any]:
+    """Shares of the model that are quantized, in [0, 1].
+
+    Args:
+        model: after `swap_`.
+        macs: from `count_macs`; None leaves the share of multiply-accumulates open.
+
+    Returns:
+        `weights` (of all linear, convolutional and recurrent weights, biases aside), `macs` (of all layers and of
+        the attention products, which stay float; None if unknown), `layers_quantized`, `layers_total`, and
+        `skipped`: names of the float ones.
+    """
+    layers = list(weighted_layers(model))
+    quantized = [(name, layer) for name, layer in layers if has_weight_bits(layer)]
+    total = sum(weight_count(layer) for _, layer in layers)
+    names = {name for name, _ in quantized}
+    share = None
+    if macs:
+        share = sum(macs.get(name, 0) for name in names) / max(sum(macs.values()), 1)
+    return {
+        "weights": sum(weight_count(layer) for _, layer in quantized) / max(total, 1),
+        "macs": share,
+        "layers_quantized": len(quantized),
+        "layers_total": len(layers),
+        "skipped": [name for name, _ in layers if name not in names],
+    }
+
+
+def has_weight_bits(layer: nn.Module) -> bool:
+    """Whether a layer is quantized, weights included."""
+    return isinstance(layer, QuantLayer) and bool(layer.layer_recipe.weight_bits)
+
+
+def weight_count(layer: nn.Module) -> int:
+    """Elements of a layer's weight matrices and kernels."""
+    return sum(p.numel() for p in layer.parameters(recurse=False) if p.ndim > 1)
+
+
+def count_macs(model: nn.Module, run: Callable[[], Any]) -> dict[str, int]:
+    """Multiply-accumulates per layer while `run()` calls the model, and of matrix products outside layers.
+
+    Returns:
+        dotted name -> count, and `attention` -> count of the products between activations.
+    """
+    macs: dict[str, int] = {}
+    counter = _Products()
+    handles = []
+
+    def leave(name: str) -> Callable[..., None]:
+        def hook(layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            counter.depth -= 1
+            macs[name] = macs.get(name, 0) + layer_macs(layer, inputs[0], output)
+
+        return hook
+
+    def enter(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+        counter.depth += 1
+
+    for name, layer in weighted_layers(model):
+        handles.append(layer.register_forward_pre_hook(enter))
+        handles.append(layer.register_forward_hook(leave(name), always_call=True))
+    try:
+        with torch.no_grad(), counter:
+            run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    if counter.macs:
+        macs[ATTENTION] = counter.macs
+    return macs
+
+
+def layer_macs(layer: nn.Module, x: Any, output: Any) -> int:
+    """Multiply-accumulates of one call of a linear, convolutional or recurrent layer."""
+    if output is None:
+        return 0
+    if isinstance(layer, nn.modules.conv._ConvNd):
+        return output.numel() * layer.weight[0].numel()
+    if isinstance(layer, nn.RNNBase):
+        data = x.data if isinstance(x, PackedSequence) else x
+        return data.numel() // data.shape[-1] * weight_count(layer)
+    if isinstance(layer, nn.Linear):
+        return output.numel() * layer.in_features
+    return 0
+
+
+class _Products(TorchFunctionMode):
+    """Counts matrix products while no layer is running."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.depth = 0
+        self.macs = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in PRODUCTS and self.depth == 0:
+            self.depth += 1
+            try:
+                out = func(*args, **(kwargs or {}))
+            finally:
+                self.depth -= 1
+            self.macs += product_macs(func, args, out)
+            return out
+        return func(*args, **(kwargs or {}))
+
+
+def product_macs(func: Any, args: tuple[Any, ...], out: Tensor) -> int:
+    """Multiply-accumulates of one product of two activations; attention counts both of its products."""
+    if func is nn.functional.scaled_dot_product_attention and len(args) >= 3:
+        query, key, value = args[:3]
+        scores = query.numel() // query.shape[-1] * key.shape[-2]
+        return scores * (query.shape[-1] + value.shape[-1])
+    return out.numel() * args[0].shape[-1] if len(args) >= 2 else 0

@@ -1,0 +1,271 @@
+"""The module that quantizes one tensor: its scale, its observer, and its rounding noise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qat.errors import UserError
+from qat.layers.masking import valid_values
+from qat.numerics.affine import SCALE_FLOOR, fake_quantize
+from qat.numerics.histogram import BINS, Histogram
+from qat.numerics.ranges import histogram_range, symmetric_range, weight_magnitude
+from qat.numerics.rounding import noise_bits
+from qat.recipe import LayerRecipe
+
+
+@dataclass
+class StepKey:
+    """Counter shared by all quantizers of a model: what their noise depends on, besides their own index.
+
+    Args:
+        seed: of the recipe.
+        step: optimiser step; the trainer advances it.
+        rank: of this process; weights leave it out, so that all ranks train the same weights.
+    """
+
+    seed: int = 0
+    step: int = 0
+    rank: int = 0
+
+
+class Observer(nn.Module):
+    """Histogram of all values that one activation quantizer has seen, as buffers."""
+
+    counts: Tensor
+    exponent: Tensor
+    minimum: Tensor
+    maximum: Tensor
+
+    def __init__(self, bins: int = BINS) -> None:
+        super().__init__()
+        empty = Histogram.empty(1, bins)
+        for name in ("counts", "exponent", "minimum", "maximum"):
+            self.register_buffer(name, getattr(empty, name))
+
+    @property
+    def histogram(self) -> Histogram:
+        """A view of the buffers: what is added to it is added to them."""
+        return Histogram(self.counts, self.exponent, self.minimum, self.maximum)
+
+
+class Quantizer(nn.Module):
+    """Fake-quantizes one tensor, or passes it on untouched while disabled.
+
+    State (final shapes from construction on): `scale` float32 and `zero_point` int32, `(1,)` or `(C,)`; `enabled`
+    and `calibrated` uint8 `()`. `scale` is a Parameter where it is learned.
+
+    Args:
+        quant_min: smallest level.
+        quant_max: largest level.
+        channels: scales; 1 for the whole tensor.
+        axis: dimension that `scale` runs along; None for one scale.
+        signed: symmetric, with zero point 0; else any range that holds zero.
+        observer: max, mse, percentile or entropy.
+        percentile: for that observer, in percent.
+        stochastic: round stochastically in training.
+        learn_scale: make `scale` a Parameter (LSQ).
+        quant_noise: share of the weight quantized at each training step (Fan 2020, arXiv 2004.07320); 0: all.
+        is_weight: a weight (calibrated from itself, noise alike on all ranks) or an activation (observed).
+        time_axis: of an activation, negative; padding there is left out of the histogram.
+    """
+
+    scale: Tensor
+    zero_point: Tensor
+    enabled: Tensor
+    calibrated: Tensor
+
+    def __init__(
+        self,
+        quant_min: int,
+        quant_max: int,
+        channels: int = 1,
+        axis: int | None = None,
+        signed: bool = True,
+        observer: str = "mse",
+        percentile: float = 99.99,
+        stochastic: bool = False,
+        learn_scale: bool = False,
+        quant_noise: float = 0.0,
+        is_weight: bool = False,
+        time_axis: int = -1,
+    ) -> None:
+        super().__init__()
+        self.quant_min, self.quant_max = quant_min, quant_max
+        self.axis, self.signed = axis, signed
+        self.observer_name, self.percentile = observer, percentile
+        self.stochastic, self.learn_scale, self.quant_noise = stochastic, learn_scale, quant_noise
+        self.is_weight, self.time_axis = is_weight, time_axis
+        self.index = 0
+        self.step_key = StepKey()
+        self.observing = False
+        self.is_enabled = False  # mirrors the buffer, so that forward never waits for a GPU
+        scale = torch.ones(channels)
+        if learn_scale:
+            self.scale = nn.Parameter(scale)
+        else:
+            self.register_buffer("scale", scale)
+        self.register_buffer("zero_point", torch.zeros(channels, dtype=torch.int32))
+        self.register_buffer("enabled", torch.zeros((), dtype=torch.uint8))
+        self.register_buffer("calibrated", torch.zeros((), dtype=torch.uint8))
+        if not is_weight:
+            self.observer = Observer(0 if observer == "max" else BINS)
+
+    @classmethod
+    def for_weight(cls, weight: Tensor, recipe: LayerRecipe) -> Quantizer:
+        """Symmetric quantizer of a weight `(C, ...)`, per output channel or per tensor."""
+        per_channel = recipe.weight_granularity == "channel"
+        return cls(
+            recipe.weight_quant_min,
+            recipe.weight_quant_max,
+            channels=weight.shape[0] if per_channel else 1,
+            axis=0 if per_channel else None,
+            observer=recipe.weight_observer,
+            percentile=recipe.percentile,
+            stochastic=recipe.rounding == "stochastic",
+            learn_scale=recipe.learn_scale,
+            quant_noise=recipe.quant_noise,
+            is_weight=True,
+        ).to(weight.device)
+
+    @classmethod
+    def for_activation(cls, recipe: LayerRecipe, time_axis: int, device: torch.device) -> Quantizer:
+        """Quantizer of a layer's input, one scale."""
+        return cls(
+            recipe.activation_quant_min,
+            recipe.activation_quant_max,
+            signed=recipe.activation_signed,
+            observer=recipe.activation_observer,
+            percentile=recipe.percentile,
+            stochastic=recipe.rounding == "stochastic",
+            learn_scale=recipe.learn_scale,
+            time_axis=time_axis,
+        ).to(device)
+
+    @property
+    def bits(self) -> int:
+        """Bits that the levels fill."""
+        return (self.quant_max - self.quant_min + 1).bit_length() - (0 if self.signed else 1)
+
+    @property
+    def follows_weight(self) -> bool:
+        """Whether training refreshes the scale from the weight at every forward."""
+        return self.is_weight and self.observer_name == "max" and not self.learn_scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Fake-quantize `x` (any float dtype; computed in float32), or return it untouched while disabled."""
+        if self.observing:
+            self.observe_(x)
+        if not self.is_enabled:
+            return x
+        if not self.training:
+            return fake_quantize(
+                x, self.positive_scale(), self.offset, self.quant_min, self.quant_max, self.axis
+            )
+        if self.follows_weight:
+            self.follow_(x)
+        noise = noise_bits(x.shape, self.key(0), x.device) if self.stochastic else None
+        out = fake_quantize(
+            x,
+            self.positive_scale(),
+            self.offset,
+            self.quant_min,
+            self.quant_max,
+            self.axis,
+            noise,
+            self.grad_factor(x),
+            not self.follows_weight,
+        )
+        if 0 < self.quant_noise < 1 and self.is_weight:
+            chosen = noise_bits(x.shape, self.key(1), x.device) < round(self.quant_noise * 2**16) - 2**15
+            out = torch.where(chosen, out, x)
+        return out
+
+    @property
+    def offset(self) -> Tensor | None:
+        """The zero point, None where it is known to be zero."""
+        return None if self.signed else self.zero_point
+
+    def positive_scale(self) -> Tensor:
+        """The scale; a learned one is kept positive."""
+        return self.scale.abs().clamp(min=SCALE_FLOOR) if self.learn_scale else self.scale
+
+    def grad_factor(self, x: Tensor) -> float:
+        """LSQ's gradient scale `1 / sqrt(numel p)`, `numel` being the values that share one scale."""
+        return (x.numel() / self.scale.numel() * self.quant_max) ** -0.5 if self.learn_scale else 1.0
+
+    def key(self, purpose: int) -> tuple[int, ...]:
+        """Counter key of this step's noise."""
+        key = self.step_key
+        return (key.seed, key.step, self.index, purpose, -1 if self.is_weight else key.rank)
+
+    @torch.no_grad()
+    def follow_(self, weight: Tensor) -> None:
+        """Set the scale to the range of `weight` (max observer), in place."""
+        magnitude = weight.detach().abs()
+        magnitude = magnitude.flatten(1).amax(1) if self.axis == 0 else magnitude.amax().view(1)
+        torch.div(magnitude, self.quant_max, out=self.scale).clamp_(min=SCALE_FLOOR)
+
+    @torch.no_grad()
+    def observe_(self, x: Tensor) -> None:
+        """Add the values of `x` outside padding to the histogram."""
+        if not self.is_weight:
+            self.observer.histogram.update_(valid_values(x, self.time_axis))
+
+    @torch.no_grad()
+    def calibrate_weight_(self, weight: Tensor, name: str) -> None:
+        """Choose the scale from the weight itself.
+
+        Raises:
+            UserError: the weight holds NaN or infinity.
+        """
+        rows = weight.detach().flatten(1) if self.axis == 0 else weight.detach().reshape(1, -1)
+        if not bool(torch.isfinite(rows).all()):
+            raise UserError(f"{name}: the weight holds NaN or infinite values; it cannot be quantized")
+        magnitude = weight_magnitude(rows, self.observer_name, self.quant_max, self.percentile)
+        self.set_range_(*symmetric_range(magnitude, self.quant_max))
+
+    @torch.no_grad()
+    def finish_calibration_(self, name: str) -> None:
+        """Choose scale and zero point from the histogram.
+
+        Raises:
+            UserError: nothing was observed, or NaN or infinity was.
+        """
+        histogram = self.observer.histogram
+        low, high = float(histogram.minimum), float(histogram.maximum)
+        if low == torch.inf and high == -torch.inf:
+            raise UserError(f"{name}: saw no value during calibration; is the layer used?")
+        if not (abs(low) < torch.inf and abs(high) < torch.inf):
+            raise UserError(f"{name}: saw NaN or infinite values during calibration (range {low} to {high})")
+        self.set_range_(
+            *histogram_range(
+                histogram, self.observer_name, self.quant_min, self.quant_max, self.signed, self.percentile
+            )
+        )
+
+    @torch.no_grad()
+    def set_range_(self, scale: Tensor, zero_point: Tensor) -> None:
+        """Set scale and zero point; the quantizer may then be enabled."""
+        self.scale.copy_(scale)
+        self.zero_point.copy_(zero_point)
+        self.calibrated.fill_(1)
+
+    def set_enabled_(self, enabled: bool) -> None:
+        """Switch on or off."""
+        self.enabled.fill_(int(enabled))
+        self.is_enabled = enabled
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        self.is_enabled = bool(self.enabled)
+
+    def extra_repr(self) -> str:
+        """Levels, scales, observer and switch."""
+        rounding = "stochastic" if self.stochastic else "nearest"
+        state = "on" if self.is_enabled else "off"
+        scales = f"{self.scale.numel()} scales"
+        return f"[{self.quant_min}, {self.quant_max}], {scales}, {self.observer_name}, {rounding}, {state}"

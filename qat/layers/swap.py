@@ -1,0 +1,135 @@
+"""Swapping quantized layers into a model, in place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+from torch.nn.utils import parametrize
+
+from qat.layers.base import QuantLayer
+from qat.layers.conv import QuantConv1d, QuantConv2d
+from qat.layers.linear import QuantLinear
+from qat.layers.lstm import QuantLSTM
+from qat.layers.quantizer import Quantizer, StepKey
+from qat.layers.weight_norm import remove_weight_norm_
+from qat.recipe import Recipe
+
+QUANT_LAYERS: dict[type[nn.Module], type[QuantLayer]] = {
+    nn.Linear: QuantLinear,
+    nn.Conv1d: QuantConv1d,
+    nn.Conv2d: QuantConv2d,
+    nn.LSTM: QuantLSTM,
+}
+WEIGHTED = (
+    nn.Linear,
+    nn.modules.conv._ConvNd,
+    nn.RNNBase,
+    nn.RNNCellBase,
+    nn.Bilinear,
+    nn.MultiheadAttention,
+)
+
+
+@dataclass(frozen=True)
+class SwapReport:
+    """What `swap_` did.
+
+    Args:
+        swapped: names of the layers that were quantized.
+        skipped: (name, reason) of the layers with weights that stay float.
+    """
+
+    swapped: list[str]
+    skipped: list[tuple[str, str]]
+
+    def __str__(self) -> str:
+        """One line.
+
+        >>> print(SwapReport(["a"], [("lm_head", "excluded by the recipe")]))
+        swapped 1, skipped 1 (`lm_head`: excluded by the recipe)
+        """
+        reasons = ", ".join(f"`{name}`: {reason}" for name, reason in self.skipped)
+        return f"swapped {len(self.swapped)}, skipped {len(self.skipped)}" + (
+            f" ({reasons})" if reasons else ""
+        )
+
+
+def swap_(model: nn.Module, recipe: Recipe, groups: Mapping[str, Sequence[str]] | None = None) -> SwapReport:
+    """Replace the layers that the recipe quantizes, in place; their quantizers are off.
+
+    weight_norm is removed first. A module that is registered under several names is swapped once and stays shared.
+
+    Args:
+        model: any module; its layers keep their Parameters.
+        recipe: `active`.
+        groups: name of a group -> globs on dotted names.
+
+    Raises:
+        UserError: a rule matches no layer.
+    """
+    groups = groups or {}
+    if recipe.active:
+        remove_weight_norm_(model)
+    found = list(weighted_layers(model))
+    recipe.check_rules([name for name, _ in found], groups)
+    replaced: dict[nn.Module, nn.Module] = {}
+    report = SwapReport([], [])
+    for name, layer in found:
+        chosen = recipe.for_layer(name, groups)
+        reason = chosen if isinstance(chosen, str) else float_reason(model, name, layer)
+        if reason or isinstance(chosen, str):
+            report.skipped.append((name, reason))
+            continue
+        replaced[layer] = QUANT_LAYERS[type(layer)].from_float(layer, chosen)
+        report.swapped.append(name)
+    for parent in list(model.modules()):
+        for key, child in parent._modules.items():
+            if child in replaced:
+                parent._modules[key] = replaced[child]
+    set_step_key_(model, StepKey(recipe.seed))
+    return report
+
+
+def weighted_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield (name, layer) of all linear, convolutional and recurrent layers, each once, in traversal order."""
+    for name, layer in model.named_modules():
+        if isinstance(layer, WEIGHTED):
+            yield name, layer
+
+
+def float_reason(model: nn.Module, name: str, layer: nn.Module) -> str:
+    """Why a layer cannot be swapped; empty if it can."""
+    kind = type(layer).__name__
+    if isinstance(layer, QuantLayer):
+        return "is quantized already"
+    if parametrize.is_parametrized(layer):
+        return "its weight is parametrized"
+    if type(layer) not in QUANT_LAYERS:
+        return f"no quantized {kind}"
+    if isinstance(layer, nn.LSTM) and layer.proj_size:
+        return "no quantized LSTM with a projection"
+    if layer is model:
+        return "is the model itself"
+    return ""
+
+
+def quant_layers(model: nn.Module) -> Iterator[tuple[str, QuantLayer]]:
+    """Yield (dotted name, layer) of every quantized layer, in traversal order."""
+    for name, module in model.named_modules():
+        if isinstance(module, QuantLayer):
+            yield name, module
+
+
+def quantizers(model: nn.Module) -> Iterator[tuple[str, Quantizer]]:
+    """Yield (dotted name, quantizer), in traversal order."""
+    for name, module in model.named_modules():
+        if isinstance(module, Quantizer):
+            yield name, module
+
+
+def set_step_key_(model: nn.Module, key: StepKey) -> None:
+    """Point all quantizers at one counter and number them in traversal order."""
+    for index, (_, quantizer) in enumerate(quantizers(model)):
+        quantizer.step_key, quantizer.index = key, index

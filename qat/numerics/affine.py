@@ -1,0 +1,166 @@
+"""Affine fake quantization with a straight-through gradient.
+
+`Q(x) = s * (clip(round(x / s) + z, n, p) - z)`; Krishnamoorthi 2018 (arXiv 1806.08342), Nagel 2021 (2106.08295).
+On a GPU the nearest case runs PyTorch's fused kernel. On the CPU that kernel is scalar code, and a chain of
+vectorised in-place operations with the same arithmetic is two to three times faster; both agree bit for bit.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qat.numerics.rounding import NOISE_STEP
+
+SCALE_FLOOR = 2.0**-30  # a scale is never zero: dead channels divide by this
+
+
+def fake_quantize(
+    x: Tensor,
+    scale: Tensor,
+    zero_point: Tensor | None,
+    quant_min: int,
+    quant_max: int,
+    axis: int | None = None,
+    noise: Tensor | None = None,
+    grad_factor: float = 1.0,
+    clips: bool = True,
+) -> Tensor:
+    """Quantize and dequantize in float32 (whatever autocast says); the result has the dtype of `x`.
+
+    The gradient passes where `x` is inside the range and is zero where it was clipped. A `scale` that requires a
+    gradient gets LSQ's (Esser 2019, arXiv 1902.08153): `round(x/s) - x/s` inside, the clipped level outside.
+
+    Args:
+        x: any shape.
+        scale: float32 `(1,)`, or `(C,)` along `axis`; positive.
+        zero_point: integer tensor of the same shape; None is zero.
+        quant_min: smallest level.
+        quant_max: largest level.
+        axis: dimension of `x` that `scale` runs along; None for one scale.
+        noise: uniform noise like `x` for stochastic rounding: floats in [0, 1), or the int16 of `noise_bits`.
+        grad_factor: multiplies the gradient of `scale`.
+        clips: False promises that `scale` covers all of `x`, so the gradient passes everywhere.
+
+    >>> fake_quantize(torch.tensor([0.26, 9.0]), torch.tensor([0.5]), None, -3, 3).tolist()
+    [0.5, 1.5]
+    """
+    if x.is_cuda and noise is None and not scale.requires_grad:
+        return _fused(x, scale, zero_point, quant_min, quant_max, axis)
+    scale, zero_point = along(scale, x.ndim, axis), along(zero_point, x.ndim, axis)
+    if torch.is_grad_enabled() and (x.requires_grad or scale.requires_grad):
+        return _FakeQuantize.apply(x, scale, zero_point, quant_min, quant_max, noise, grad_factor, clips)
+    levels = _levels(x, scale, zero_point, noise).clamp_(quant_min, quant_max)
+    return _values(levels, scale, zero_point).to(x.dtype)
+
+
+def quantize(
+    x: Tensor,
+    scale: Tensor,
+    zero_point: Tensor | None,
+    quant_min: int,
+    quant_max: int,
+    axis: int | None = None,
+) -> Tensor:
+    """Integer levels `clip(round(x / s) + z, n, p)`: uint8 if the range starts at 0, else int8.
+
+    >>> quantize(torch.tensor([0.26, -9.0]), torch.tensor([0.5]), None, -3, 3)
+    tensor([ 1, -3], dtype=torch.int8)
+    """
+    scale, zero_point = along(scale, x.ndim, axis), along(zero_point, x.ndim, axis)
+    levels = _levels(x.detach(), scale, zero_point, None).clamp_(quant_min, quant_max)
+    return levels.to(torch.uint8 if quant_min >= 0 else torch.int8)
+
+
+def dequantize(levels: Tensor, scale: Tensor, zero_point: Tensor | None, axis: int | None = None) -> Tensor:
+    """`s * (q - z)` in float32; `dequantize(quantize(x))` equals `fake_quantize(x)` bit for bit."""
+    scale, zero_point = along(scale, levels.ndim, axis), along(zero_point, levels.ndim, axis)
+    return _values(levels.to(torch.float32, copy=True), scale, zero_point)
+
+
+def along(values: Tensor | None, ndim: int, axis: int | None) -> Tensor | None:
+    """Reshape `(C,)` so that it broadcasts along dimension `axis` of a tensor with `ndim` dimensions."""
+    if values is None or axis is None or values.numel() == 1:
+        return values
+    shape = [1] * ndim
+    shape[axis] = -1
+    return values.view(shape)
+
+
+class _FakeQuantize(torch.autograd.Function):
+    """Masked straight-through estimator; with the gradient of the scale where it is learned."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        scale: Tensor,
+        zero_point: Tensor | None,
+        low: int,
+        high: int,
+        noise: Tensor | None,
+        grad_factor: float,
+        clips: bool,
+    ) -> Tensor:
+        levels = _levels(x, scale, zero_point, noise)
+        ctx.learned = scale.requires_grad
+        ctx.grad_factor = grad_factor
+        mask = None
+        if clips or ctx.learned:
+            clipped = levels.clamp(low, high)
+            mask = clipped == levels
+            levels = clipped
+        else:
+            levels.clamp_(low, high)
+        values = _values(levels, scale, zero_point).to(x.dtype)
+        ctx.save_for_backward(mask, *((x, scale, values) if ctx.learned else ()))
+        return values
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        grad = grads[0]
+        mask, *rest = ctx.saved_tensors
+        grad_x = (grad if mask is None else grad * mask) if ctx.needs_input_grad[0] else None
+        grad_scale = None
+        if ctx.learned:
+            x, scale, values = rest
+            slope = values.float() - x.float() * mask  # times 1/s: round(x/s) - x/s inside, the level outside
+            slope.mul_(grad)
+            grad_scale = slope.sum_to_size(scale.shape).div(scale).mul_(ctx.grad_factor)
+        return grad_x, grad_scale, None, None, None, None, None, None
+
+
+def _levels(x: Tensor, scale: Tensor, zero_point: Tensor | None, noise: Tensor | None) -> Tensor:
+    """Rounded levels before clipping, as floats in a fresh tensor."""
+    inverse = scale.detach().reciprocal()
+    if x.dtype != torch.float32:
+        x = x.float()
+    if noise is None:
+        levels = (x * inverse).round_()
+    elif noise.dtype == torch.int16:
+        levels = (x * inverse).add_(noise, alpha=NOISE_STEP).add_(0.5).floor_()
+    else:
+        levels = (x * inverse).add_(noise).floor_()
+    return levels if zero_point is None else levels.add_(zero_point)
+
+
+def _values(levels: Tensor, scale: Tensor, zero_point: Tensor | None) -> Tensor:
+    """Levels -> values, in place."""
+    if zero_point is not None:
+        levels.sub_(zero_point)
+    return levels.mul_(scale.detach())
+
+
+def _fused(
+    x: Tensor, scale: Tensor, zero_point: Tensor | None, low: int, high: int, axis: int | None
+) -> Tensor:
+    """PyTorch's kernel: one launch and a byte of mask an element."""
+    if zero_point is None:
+        zero_point = torch.zeros_like(scale, dtype=torch.int32)
+    if axis is None or scale.numel() == 1:
+        out = torch.fake_quantize_per_tensor_affine(x.float(), scale, zero_point, low, high)
+    else:
+        out = torch.fake_quantize_per_channel_affine(x.float(), scale, zero_point, axis, low, high)
+    return out.to(x.dtype)

@@ -1,0 +1,310 @@
+"""What a recipe may say: which layers get which bits, and how their ranges and rounding are chosen."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from fnmatch import fnmatchcase
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from qat.errors import UserError
+
+Rounding = Literal["nearest", "stochastic"]
+Observer = Literal["max", "mse", "percentile", "entropy"]
+Granularity = Literal["channel", "tensor"]
+ReduceRange = bool | Literal["auto", "true", "false"]
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "rounding": ("nearest", "stochastic"),
+    "weight_observer": ("max", "mse", "percentile", "entropy"),
+    "activation_observer": ("max", "mse", "percentile", "entropy"),
+    "weight_granularity": ("channel", "tensor"),
+}
+INHERITED = (
+    "weight_bits",
+    "activation_bits",
+    "rounding",
+    "weight_observer",
+    "activation_observer",
+    "weight_granularity",
+    "activation_signed",
+)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What the layers that `match` get; a field left null inherits the recipe's.
+
+    Args:
+        match: group of the model (`cnn`, `rnn`, `transformer`, ...) or a glob on the layer's dotted name.
+        quantize: false keeps these layers float.
+        weight_bits: 2 to 8; 0 keeps weights float.
+        activation_bits: 2 to 8; 0 keeps activations float.
+        rounding: nearest or stochastic (in training; evaluation is always nearest).
+        weight_observer: max, mse, percentile or entropy.
+        activation_observer: max, mse, percentile or entropy.
+        weight_granularity: one scale per output channel, or one per tensor.
+        activation_signed: symmetric signed activations in place of unsigned ones with a zero point.
+    """
+
+    match: str
+    quantize: bool = True
+    weight_bits: int | None = None
+    activation_bits: int | None = None
+    rounding: Rounding | None = None
+    weight_observer: Observer | None = None
+    activation_observer: Observer | None = None
+    weight_granularity: Granularity | None = None
+    activation_signed: bool | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.match, str) or not self.match:
+            raise UserError(f"rules: match must be a group or a glob on layer names, not {self.match!r}")
+        check_fields(self, f"rule {self.match!r}: ", optional=True)
+
+    def matches(self, name: str, groups: Mapping[str, Sequence[str]]) -> bool:
+        """Whether the layer `name` belongs to the rule's group, or fits its glob.
+
+        >>> Rule("cnn").matches("net.0.conv", {"cnn": ["net.*"]})
+        True
+        """
+        globs = groups.get(self.match, (self.match,))
+        return any(fnmatchcase(name, glob) for glob in globs)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Which layers are quantized, to how many bits, and how.
+
+    Args:
+        preset: name of the preset it came from; `off` quantizes nothing.
+        weight_bits: 2 to 8; null or 0 keeps weights float.
+        activation_bits: 2 to 8; null or 0 keeps activations float.
+        rounding: nearest, or stochastic (weights and activations, in training only; evaluation rounds to nearest).
+        weight_observer: how weight ranges are chosen; `max` follows the weights through training.
+        activation_observer: how activation ranges are chosen from the calibration histogram.
+        percentile: share of values inside the range of the percentile observer, in (50, 100].
+        weight_granularity: one weight scale per output channel, or one per tensor.
+        activation_signed: symmetric signed activations in place of unsigned ones with a zero point.
+        reduce_range: 7-bit weight range at 8 bits; auto where the CPU lacks VNNI (u8s8 products saturate there).
+        learn_scale: train the scales as well (LSQ, arXiv 1902.08153).
+        quant_noise: share of weights quantized at each training step, the others stay float, in [0, 1]; 0 is off:
+            all are quantized (Fan 2020, arXiv 2004.07320). Evaluation quantizes all.
+        fold_batch_norm: fold BatchNorm into the layer before it, before calibration.
+        fine_tune: train after calibration; false stops there (post-training quantization).
+        calibration_utterances: training utterances that calibrate the activations.
+        seed: of calibration draw and stochastic rounding.
+        rules: the first rule that matches a layer wins; the fields above are the last rule.
+    """
+
+    preset: str = "off"
+    weight_bits: int | None = 8
+    activation_bits: int | None = 8
+    rounding: Rounding = "nearest"
+    weight_observer: Observer = "mse"
+    activation_observer: Observer = "mse"
+    percentile: float = 99.99
+    weight_granularity: Granularity = "channel"
+    activation_signed: bool = False
+    reduce_range: ReduceRange = "auto"
+    learn_scale: bool = False
+    quant_noise: float = 0.0
+    fold_batch_norm: bool = True
+    fine_tune: bool = True
+    calibration_utterances: int = 256
+    seed: int = 0
+    rules: list[Rule] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        check_fields(self, "qat.", optional=False)
+        object.__setattr__(self, "rules", [_rule(item) for item in (self.rules or [])])
+
+    @property
+    def active(self) -> bool:
+        """Whether anything is quantized at all."""
+        return self.preset != "off"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Builtins only, which any checkpoint and YAML file can hold; `from_dict` inverts it.
+
+        >>> Recipe.from_dict(Recipe(preset="mine", rules=[Rule("cnn", weight_bits=4)]).to_dict()).rules[0].weight_bits
+        4
+        """
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
+        """Recipe from builtins.
+
+        Raises:
+            UserError: an unknown field, or a value that is not allowed.
+        """
+        return cls(**known_fields(cls, values, "qat"))
+
+    def resolved(self) -> Recipe:
+        """`reduce_range` settled to a bool (`auto` by this machine's CPU); idempotent."""
+        reduce = {"auto": None, "true": True, "false": False}.get(str(self.reduce_range).lower())
+        return replace(self, reduce_range=not cpu_has_vnni() if reduce is None else reduce)
+
+    def for_layer(self, name: str, groups: Mapping[str, Sequence[str]]) -> LayerRecipe | str:
+        """The recipe of one layer, or the reason why it stays float.
+
+        Args:
+            name: dotted name of the layer in the model.
+            groups: name of a group of layers -> globs on dotted names.
+
+        >>> Recipe(preset="x", rules=[Rule("head", quantize=False)]).for_layer("head", {})
+        'excluded by the recipe'
+        """
+        if not self.active:
+            return "the recipe is off"
+        rule = next((rule for rule in self.rules if rule.matches(name, groups)), Rule("*"))
+        if not rule.quantize:
+            return "excluded by the recipe"
+        chosen = {key: getattr(rule, key) for key in INHERITED}
+        chosen = {key: getattr(self, key) if value is None else value for key, value in chosen.items()}
+        if not chosen["weight_bits"] and not chosen["activation_bits"]:
+            return "the recipe gives it neither weight nor activation bits"
+        return LayerRecipe(
+            **{**chosen, **{key: chosen[key] or None for key in ("weight_bits", "activation_bits")}},
+            percentile=self.percentile,
+            reduce_range=bool(self.resolved().reduce_range),
+            learn_scale=self.learn_scale,
+            quant_noise=self.quant_noise,
+        )
+
+    def check_rules(self, names: Iterable[str], groups: Mapping[str, Sequence[str]]) -> None:
+        """Refuse rules that no layer of `names` fits.
+
+        Raises:
+            UserError: naming the rule and what it could have matched.
+        """
+        names = list(names)
+        for rule in self.rules:
+            if not any(rule.matches(name, groups) for name in names):
+                raise UserError(
+                    f"qat.rules: {rule.match!r} matches no layer; groups are {', '.join(groups) or '(none)'}, "
+                    f"layers are named like {', '.join(names[:3]) or '(none)'}"
+                )
+
+
+@dataclass(frozen=True)
+class LayerRecipe:
+    """The resolved recipe of one layer; bits of None keep that side float."""
+
+    weight_bits: int | None = 8
+    activation_bits: int | None = 8
+    rounding: Rounding = "nearest"
+    weight_observer: Observer = "mse"
+    activation_observer: Observer = "mse"
+    percentile: float = 99.99
+    weight_granularity: Granularity = "channel"
+    activation_signed: bool = False
+    reduce_range: bool = False
+    learn_scale: bool = False
+    quant_noise: float = 0.0
+
+    @property
+    def weight_quant_max(self) -> int:
+        """Largest weight level: 2^(b-1) - 1; 63 at 8 bits with a reduced range."""
+        bits = self.weight_bits or 8
+        return 63 if bits == 8 and self.reduce_range else 2 ** (bits - 1) - 1
+
+    @property
+    def weight_quant_min(self) -> int:
+        """Smallest weight level; symmetric, so -2^(b-1) is not used."""
+        return -self.weight_quant_max
+
+    @property
+    def activation_quant_min(self) -> int:
+        """Smallest activation level: 0, or -(2^(b-1) - 1) when signed."""
+        return -self.activation_quant_max if self.activation_signed else 0
+
+    @property
+    def activation_quant_max(self) -> int:
+        """Largest activation level: 2^b - 1, or 2^(b-1) - 1 when signed."""
+        bits = self.activation_bits or 8
+        return 2 ** (bits - 1) - 1 if self.activation_signed else 2**bits - 1
+
+
+@cache
+def cpu_has_vnni() -> bool:
+    """Whether u8 x s8 products add up without saturating on this CPU (x86 VNNI; Arm has no such trap)."""
+    if platform.machine().lower() in ("aarch64", "arm64"):
+        return True
+    try:
+        words = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split()
+    except OSError:
+        return False  # unknown: the reduced range is right everywhere
+    return "avx512_vnni" in words or "avx_vnni" in words
+
+
+def known_fields(cls: type, values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """`values` as keyword arguments of the dataclass `cls`.
+
+    Raises:
+        UserError: not a mapping, or a field that `cls` does not have.
+    """
+    if not isinstance(values, Mapping):
+        raise UserError(f"{where}: must be a mapping of fields, not {values!r}")
+    allowed = [item.name for item in fields(cls)]
+    for key in values:
+        if key not in allowed:
+            raise UserError(f"{where}: unknown field {key!r}; allowed: {', '.join(allowed)}")
+    return dict(values)
+
+
+def check_fields(item: Rule | Recipe, where: str, optional: bool) -> None:
+    """Check types and ranges of all fields of a rule or recipe; `optional` fields may be None.
+
+    Raises:
+        UserError: naming field, value and what is allowed.
+    """
+    for name in ("weight_bits", "activation_bits"):
+        value = getattr(item, name)
+        if value is not None and (type(value) is not int or (value != 0 and not 2 <= value <= 8)):
+            raise UserError(f"{where}{name}: {value!r} is not allowed; take 2 to 8, or null (0) for float")
+    for name, choices in CHOICES.items():
+        value = getattr(item, name)
+        if value not in choices and not (optional and value is None):
+            raise UserError(f"{where}{name}: {value!r} is not allowed; take {', '.join(choices)}")
+    for name in ("quantize", "activation_signed", "learn_scale", "fold_batch_norm", "fine_tune"):
+        value = getattr(item, name, False)
+        if not isinstance(value, bool) and not (optional and value is None):
+            raise UserError(f"{where}{name}: {value!r} is not allowed; take true or false")
+    if isinstance(item, Recipe):
+        _check_recipe(item)
+
+
+def _check_recipe(recipe: Recipe) -> None:
+    if not isinstance(recipe.preset, str) or not recipe.preset:
+        raise UserError(f"qat.preset: {recipe.preset!r} is not a name")
+    if not isinstance(recipe.reduce_range, bool) and recipe.reduce_range not in ("auto", "true", "false"):
+        raise UserError(f"qat.reduce_range: {recipe.reduce_range!r} is not allowed; take auto, true or false")
+    for name, low, high, text in (
+        ("percentile", 50.0, 100.0, "a number above 50, up to 100"),
+        ("quant_noise", -1e-30, 1.0, "a number from 0 to 1"),
+    ):
+        value = getattr(recipe, name)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low < value <= high:
+            raise UserError(f"qat.{name}: {value!r} is not allowed; take {text}")
+    for name, least in (("calibration_utterances", 1), ("seed", 0)):
+        value = getattr(recipe, name)
+        if type(value) is not int or value < least:
+            raise UserError(f"qat.{name}: {value!r} is not allowed; take a whole number from {least}")
+    if not isinstance(recipe.rules, list | tuple | None):
+        raise UserError(f"qat.rules: {recipe.rules!r} is not allowed; take a list of rules")
+
+
+def _rule(item: Any) -> Rule:
+    return item if isinstance(item, Rule) else Rule(**_with_match(item))
+
+
+def _with_match(item: Any) -> dict[str, Any]:
+    values = known_fields(Rule, item, "qat.rules")
+    if "match" not in values:
+        raise UserError(f"qat.rules: {item!r} lacks match (a group or a glob on layer names)")
+    return values

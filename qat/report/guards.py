@@ -1,0 +1,189 @@
+"""Checks that fail a run: each guards against a way in which published tables went wrong."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from qat.report.row import Row
+
+FLOAT_COMPUTE = frozenset(
+    ("MatMul", "Gemm", "FusedMatMul", "FusedGemm", "Conv", "FusedConv", "ConvTranspose", "LSTM", "GRU", "RNN")
+)
+FLOAT_TYPES = frozenset(
+    getattr(onnx.TensorProto, name) for name in ("FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE")
+)
+UNTOUCHED = ("preset", "seed")  # fields of a recipe that need not change a weight
+
+
+class GuardError(RuntimeError):
+    """A result that cannot be right; one clear line. The run fails and no row is written."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One measured integer file, for comparison with the others.
+
+    Attributes:
+        name: run and file, for the message.
+        model: name of the model; files of different models are not compared.
+        recipe: the resolved recipe as builtins.
+        digest: `initializers_sha256` of the integer file, or a hash of the quantized state.
+    """
+
+    name: str
+    model: str
+    digest: str
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+
+
+def check_logits_differ(
+    float_logits: Sequence[NDArray[Any]], quantized_logits: Sequence[NDArray[Any]], name: str = "model"
+) -> None:
+    """A quantized model must not compute exactly what the float model computes.
+
+    Args:
+        float_logits: `(T, V)` or `(B, T, V)` per utterance.
+        quantized_logits: the same, of the quantized model.
+        name: of the model, for the message.
+
+    Raises:
+        GuardError: nothing was compared, or every logit of every utterance is equal bit for bit.
+    """
+    pairs = list(zip(float_logits, quantized_logits, strict=True))
+    if not pairs:
+        raise GuardError(f"{name}: no logits to compare, so nothing shows that it is quantized")
+    if all(np.array_equal(one, two) for one, two in pairs):
+        raise GuardError(
+            f"{name}: quantized logits equal the float ones bit for bit on all {len(pairs)} utterances"
+        )
+
+
+def check_recipes_take_effect(files: Sequence[Measured], ignore: Iterable[str] = UNTOUCHED) -> None:
+    """Different recipes for one model must give different numbers.
+
+    Raises:
+        GuardError: two files of one model have different recipes and the same digest.
+    """
+    skipped = set(ignore)
+    for one, two in combinations(files, 2):
+        if one.model != two.model or one.digest != two.digest:
+            continue
+        keys = sorted(one.recipe.keys() | two.recipe.keys())
+        differing = [key for key in keys if key not in skipped and one.recipe.get(key) != two.recipe.get(key)]
+        if differing:
+            key = differing[0]
+            raise GuardError(
+                f"{one.name} and {two.name} hold the same weights although `{key}` is "
+                f"{one.recipe.get(key)!r} in one and {two.recipe.get(key)!r} in the other"
+            )
+
+
+def check_rows_differ(rows: Sequence[Row]) -> None:
+    """Integer rows of one model with different bits must come from different checkpoints.
+
+    Raises:
+        GuardError: two rows with different bits name one checkpoint.
+    """
+    integer = [row for row in rows if row["precision"] == "integer" and row["checkpoint_sha256"]]
+    check_recipes_take_effect(
+        [
+            Measured(
+                name=f"{row['run']} ({row['method']}, {row['split']})",
+                model=row["model"],
+                digest=row["checkpoint_sha256"],
+                recipe={key: row[key] for key in ("weight_bits", "activation_bits")},
+            )
+            for row in integer
+        ]
+    )
+
+
+def initializers_sha256(path: Path) -> str:
+    """Hash of all constants of an ONNX file (weights, scales, zero points) by name, type, shape and bytes."""
+    digest = hashlib.sha256()
+    for tensor in sorted(onnx.load(str(path)).graph.initializer, key=lambda item: item.name):
+        array = onnx.numpy_helper.to_array(tensor)
+        digest.update(f"{tensor.name}|{tensor.data_type}|{array.shape}|".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def check_integer_nodes(row: Row) -> None:
+    """An integer row must have integer nodes in the graph that ran.
+
+    Raises:
+        GuardError: the row says `integer` and its optimised graph has none, or nobody counted.
+    """
+    if row["precision"] == "integer" and not row["integer_nodes"]:
+        raise GuardError(
+            f"{row['run']} ({row['split']}): precision is 'integer' but the optimised graph holds "
+            f"{row['integer_nodes'] or 0} integer nodes: it computes in float"
+        )
+
+
+def float_compute_weights(path: Path) -> dict[str, str]:
+    """Nodes of an (optimised) ONNX graph that multiply by a float weight: node name -> weight name.
+
+    Constant scalars and vectors (scales, biases) are no weights; matrices and kernels are.
+    """
+    graph = onnx.load(str(path), load_external_data=False).graph
+    weights = {
+        item.name for item in graph.initializer if item.data_type in FLOAT_TYPES and len(item.dims) >= 2
+    }
+    found = {}
+    for position, node in enumerate(graph.node):
+        used = [name for name in node.input if name in weights]
+        if used and node.op_type in FLOAT_COMPUTE:
+            found[node.name or f"{node.op_type}_{position}"] = used[0]
+    return found
+
+
+def check_float_compute(
+    float_nodes: Mapping[str, str], excluded: Iterable[str], name: str = "integer graph"
+) -> None:
+    """Weight-bearing float nodes may only be those that the recipe left in float.
+
+    Args:
+        float_nodes: node name -> weight name, as `float_compute_weights` gives.
+        excluded: layer names or globs that stay float; a layer name covers the weights below it.
+        name: of the file, for the message.
+
+    Raises:
+        GuardError: a node computes in float with a weight that nothing excludes.
+    """
+    globs = list(excluded)
+    for node, weight in float_nodes.items():
+        if not any(_covers(glob, item) for glob in globs for item in (node, weight)):
+            raise GuardError(
+                f"{name}: node {node!r} computes in float with weight {weight!r}, "
+                "which the recipe does not exclude"
+            )
+
+
+def _covers(glob: str, name: str) -> bool:
+    return fnmatchcase(name, glob) or name.startswith(f"{glob}.")
+
+
+def check_no_leak(
+    calibration_ids: Iterable[str], evaluation_ids: Iterable[str], split: str = "evaluation split"
+) -> None:
+    """Calibration and AdaRound may not see what is evaluated.
+
+    Raises:
+        GuardError: an utterance is in both.
+    """
+    shared = sorted(set(calibration_ids) & set(evaluation_ids))
+    if shared:
+        raise GuardError(
+            f"{split}: calibration saw {len(shared)} of its utterances, among them {shared[0]!r}"
+        )

@@ -1,0 +1,117 @@
+"""What lies in a run folder, and how to find it from what a user types."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from datamodules.base import SpeechDataModule
+from qat.errors import UserError
+from qat.models import CTCModule, load_module
+
+CHECKPOINTS = Path("checkpoints")
+MODEL_FILE = "model.ckpt"
+PTQ_FILE = "ptq.ckpt"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One model that a report measures.
+
+    Args:
+        name: stem of its files in the report folder: `float`, `ptq`, `model`.
+        method: what was done to it: `float`, `float control`, `ptq`, or the preset of the run.
+        module: the model, in eval mode.
+        checkpoint: the file it came from.
+    """
+
+    name: str
+    method: str
+    module: CTCModule
+    checkpoint: Path
+
+
+def find_checkpoint(target: str) -> Path:
+    """The checkpoint a user means: a file, a run folder, or a run's name.
+
+    Raises:
+        UserError: nothing of that name, or a folder without a finished model.
+    """
+    path = Path(target)
+    if path.is_file():
+        return path
+    folder = path if path.is_dir() else CHECKPOINTS / target
+    if not folder.is_dir():
+        known = sorted(item.name for item in CHECKPOINTS.glob("*/")) if CHECKPOINTS.is_dir() else []
+        raise UserError(
+            f"{target!r}: neither a checkpoint file nor a run; runs here: {', '.join(known) or 'none'}"
+        )
+    if not (folder / MODEL_FILE).is_file():
+        raise UserError(
+            f"{folder}: holds no {MODEL_FILE} (the run has not finished; resume it with --ckpt_path last)"
+        )
+    return folder / MODEL_FILE
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A configuration file as nested builtins.
+
+    Raises:
+        UserError: missing or not a YAML mapping.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such configuration file")
+    try:
+        config = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not YAML ({str(error).splitlines()[0]})") from None
+    if not isinstance(config, dict):
+        raise UserError(f"{path}: not a mapping of settings")
+    return config
+
+
+def build_data(config: dict[str, Any]) -> SpeechDataModule:
+    """The data module that a configuration names.
+
+    Raises:
+        UserError: the configuration has no known `data.class_path`.
+    """
+    section = config.get("data") or {}
+    module, _, name = str(section.get("class_path", "")).rpartition(".")
+    try:
+        data_class = getattr(importlib.import_module(module or "datamodules"), name)
+    except (ImportError, AttributeError):
+        raise UserError(f"data.class_path: {section.get('class_path')!r} is not a data module") from None
+    return data_class(**section.get("init_args", {}))
+
+
+def candidates_of(checkpoint: Path, config: dict[str, Any]) -> list[Candidate]:
+    """The models to compare: the float start, its post-training-quantized twin, and the checkpoint itself."""
+    module = load_module(checkpoint)
+    start = ((config.get("model") or {}).get("init_args") or {}).get("init_from")
+    candidates = []
+    if start and Path(start).is_file() and Path(start).resolve() != checkpoint.resolve():
+        candidates.append(Candidate("float", "float", load_module(start), Path(start)))
+    if not module.recipe.active:
+        method = "float control" if candidates else "float"
+        return [*candidates, Candidate("control" if candidates else "float", method, module, checkpoint)]
+    if not candidates:
+        candidates.append(Candidate("float", "float", float_twin(module), checkpoint))
+    twin = checkpoint.parent / PTQ_FILE
+    if twin.is_file() and checkpoint.name == MODEL_FILE and module.recipe.fine_tune:
+        candidates.append(Candidate("ptq", "ptq", load_module(twin), twin))
+    return [*candidates, Candidate("model", module.recipe.preset, module, checkpoint)]
+
+
+def float_twin(module: CTCModule) -> CTCModule:
+    """The same weights with every quantizer off: the reference where the float start is gone."""
+    twin = type(module)(**{**dict(module.hparams), "recipe": None})
+    if module.folded:
+        twin.fold_batch_norm()
+    state = {key: value for key, value in module.state_dict().items() if key in twin.state_dict()}
+    twin.load_state_dict(state)
+    return twin.eval()

@@ -1,0 +1,174 @@
+"""Writing a model to one ONNX file, with integer or with float arithmetic."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import onnx_ir as ir
+import torch
+from onnxscript import opset21 as op
+from torch import Tensor, nn
+
+from qat.errors import UserError
+from qat.layers import quantizers
+from qat.models.ctc import CTCModule
+from qat.runtime.frontend import OnnxFbank
+from qat.runtime.layers import replace_layers_
+from qat.runtime.packing import name_nodes_, pack_four_bits_, write_atomically
+
+Precision = Literal["integer", "float"]
+SAMPLE_RATE = 16_000
+OPSET = 21  # the first with int4
+
+
+@dataclass(frozen=True)
+class ExportInfo:
+    """One written file.
+
+    Args:
+        path: where it is.
+        precision: "integer" or "float".
+        size_mb: bytes / 1e6.
+        sha256: of the file.
+        packed: weights stored as 4 bits.
+    """
+
+    path: Path
+    precision: Precision
+    size_mb: float
+    sha256: str
+    packed: int
+
+
+class Recogniser(nn.Module):
+    """A CTC module's forward without its trainer: what is traced."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, signal: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """`(B, S)`, `(B,)` -> (logits `(B, T, V)`, frames `(B,)`)."""
+        return self.module(signal, lengths)
+
+
+@torch.no_grad()
+def export_onnx(module: CTCModule, path: str | Path, precision: Precision) -> ExportInfo:
+    """Write `module` to a file that needs neither PyTorch nor this package: waveform in, logits out.
+
+    Inputs are `signal (B, S)` float32 at 16 kHz and `lengths (B,)` int64, outputs `logits (B, T, V)` and
+    `frames (B,)`; B and S are free. The module is not changed.
+
+    Args:
+        module: with or without quantized layers.
+        path: the file; written beside it and then renamed.
+        precision: "integer" computes quantized layers on integers, "float" exports the same layers unquantized.
+
+    Raises:
+        UserError: an integer export of a module that is not quantized and calibrated; or see `write_atomically`.
+    """
+    path = Path(path)
+    check_ready(module, precision)
+    copied = copy.deepcopy(module, {id(getattr(module, "_trainer", None)): None}).cpu().float().eval()
+    replace_layers_(copied, precision)
+    model = trace(copied)
+    name_nodes_(model, [name for name, child in copied.named_modules() if isinstance(child, OnnxFbank)])
+    packed = pack_four_bits_(model)
+    model.metadata_props.update(metadata(module, precision))
+    write_atomically(model, path)
+    data = path.read_bytes()
+    return ExportInfo(path, precision, len(data) / 1e6, hashlib.sha256(data).hexdigest(), packed)
+
+
+def check_ready(module: CTCModule, precision: str) -> None:
+    """Refuse what would silently become something else.
+
+    Raises:
+        UserError: an unknown precision, nothing to quantize, or a quantizer that is off.
+    """
+    if precision not in ("integer", "float"):
+        raise UserError(f"precision: {precision!r} is not allowed; take integer or float")
+    if precision == "float":
+        return
+    found = list(quantizers(module))
+    if not found:
+        raise UserError(
+            "export: the model has no quantized layer, so there is no integer file; export it as float"
+        )
+    for name, quantizer in found:
+        if not (bool(quantizer.calibrated) and quantizer.is_enabled):
+            state = "not calibrated" if not bool(quantizer.calibrated) else "switched off"
+            raise UserError(
+                f"export: {name} is {state}; calibrate the model and switch it on before the export"
+            )
+
+
+def trace(module: nn.Module) -> ir.Model:
+    """The ONNX graph of a module whose layers are in exported form, with free batch and time axes."""
+    signal = torch.zeros(2, 2 * SAMPLE_RATE)
+    lengths = torch.tensor([2 * SAMPLE_RATE, SAMPLE_RATE])
+    free = torch.export.Dim.DYNAMIC
+    with quiet():
+        program = torch.onnx.export(
+            Recogniser(module).eval(),
+            (signal, lengths),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=["signal", "lengths"],
+            output_names=["logits", "frames"],
+            dynamic_shapes=({0: free, 1: free}, {0: free}),
+            custom_translation_table={torch.ops.aten.squeeze.dim: squeeze},
+            verbose=False,
+        )
+    assert program is not None
+    return program.model
+
+
+def squeeze(x: Any, dim: int) -> Any:
+    """`Tensor.squeeze(dim)` leaves an axis longer than one alone (SpeechBrain's Conv2d relies on it); Squeeze fails."""
+    size = x.shape[dim]
+    if isinstance(size, int) and size != 1:
+        return op.Identity(x)
+    return op.Squeeze(x, op.Constant(value_ints=[dim]))
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence the exporter's notes about packages that are not installed and its own deprecations."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def metadata(module: CTCModule, precision: str) -> dict[str, str]:
+    """What a reader of the file needs: labels and their text, sample rate, and where the file comes from."""
+    symbols = [module.symbol(label) for label in range(len(module.vocabulary))]
+    symbols[module.blank] = ""
+    recipe = json.dumps(module.recipe.to_dict(), sort_keys=True)
+    settings = json.dumps(dict(module.hparams), sort_keys=True, default=str)
+    return {
+        "vocabulary": json.dumps(list(module.vocabulary)),
+        "symbols": json.dumps(symbols),
+        "blank": str(module.blank),
+        "sample_rate": str(SAMPLE_RATE),
+        "model": type(module).__name__,
+        "precision": precision,
+        "preset": module.recipe.preset,
+        "recipe": recipe,
+        "config_sha256": hashlib.sha256(settings.encode()).hexdigest(),
+    }

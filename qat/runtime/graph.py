@@ -1,0 +1,66 @@
+"""Counting what an optimised ONNX graph computes on integers and what in float."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import onnx
+
+FRONTEND = "frontend/"
+INTEGER = frozenset(
+    (
+        *("QLinearConv", "ConvInteger", "QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat", "QGemm"),
+        *("DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "MatMulNBits", "QAttention"),
+    )
+)
+FLOAT = frozenset(
+    (
+        *("Conv", "FusedConv", "ConvTranspose", "MatMul", "FusedMatMul", "Gemm", "FusedGemm"),
+        *("LSTM", "GRU", "RNN", "Attention", "MultiHeadAttention"),
+    )
+)
+
+
+@dataclass
+class NodeCounts:
+    """Nodes that multiply and add, by the arithmetic that they run: name -> operator.
+
+    Names begin with the dotted name of the layer.
+
+    Args:
+        integer: on integer weights.
+        float_compute: in float with a constant weight: a layer that is not quantized.
+        float_matmul_without_weights: activation times activation (attention): nothing there to quantize in advance.
+        frontend: float by design (filterbanks).
+    """
+
+    integer: dict[str, str] = field(default_factory=dict)
+    float_compute: dict[str, str] = field(default_factory=dict)
+    float_matmul_without_weights: dict[str, str] = field(default_factory=dict)
+    frontend: dict[str, str] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Counts under the names of a report row, and the names of all nodes below `names`."""
+        groups = {key: dict(value) for key, value in vars(self).items()}
+        return {**{key: len(value) for key, value in groups.items()}, "names": groups}
+
+
+def count_nodes(model: onnx.ModelProto) -> NodeCounts:
+    """Sort the compute nodes of an (optimised) graph."""
+    constants = {item.name for item in model.graph.initializer if len(item.dims) >= 2}
+    counts = NodeCounts()
+    for index, node in enumerate(model.graph.node):
+        if node.op_type in INTEGER | FLOAT:
+            group_of(node, constants, counts)[node.name or f"{node.op_type}_{index}"] = node.op_type
+    return counts
+
+
+def group_of(node: onnx.NodeProto, constants: set[str], counts: NodeCounts) -> dict[str, str]:
+    """The group that a compute node belongs to; `constants` names the matrices and kernels of the graph."""
+    if node.op_type in INTEGER:
+        return counts.integer
+    if FRONTEND in node.name:
+        return counts.frontend
+    weighted = any(name in constants for name in node.input)
+    return counts.float_compute if weighted else counts.float_matmul_without_weights

@@ -1,0 +1,140 @@
+"""What stands for a layer while its model is exported: int8 weights in buffers, integer operators in `forward`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from speechbrain.lobes.features import Fbank
+from torch import Tensor, nn
+
+from qat.layers import QuantConv1d, QuantConv2d, QuantLayer, QuantLinear, QuantLSTM, Quantizer
+from qat.runtime import operators
+from qat.runtime.frontend import OnnxFbank
+from qat.runtime.lstm import ExportedLSTM
+from qat.runtime.weights import ActivationRange, StoredWeight, activation_range, integer_bias, integer_weight
+
+
+class IntegerLinear(nn.Module):
+    """`QuantLinear` on uint8 activations and int8 weights."""
+
+    def __init__(self, layer: QuantLinear) -> None:
+        super().__init__()
+        weight, scale = integer_weight(layer.weight, quantizer_of(layer.weight_quantizer))
+        self.input_range = ActivationRange(quantizer_of(layer.input_quantizer))
+        self.register_buffer("weight", weight.t().contiguous())
+        self.register_buffer("weight_scale", scale)
+        self.register_buffer("bias", None if layer.bias is None else layer.bias.detach().float().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """float32 `(..., I)` -> float32 `(..., O)`."""
+        inputs = self.input_range
+        levels = inputs.quantize(x)
+        return operators.linear(
+            levels, inputs.scale, inputs.zero_point, self.weight, self.weight_scale, self.bias
+        )
+
+
+class IntegerConv(nn.Module):
+    """`QuantConv1d` or `QuantConv2d` on uint8 activations and int8 weights, with a uint8 output."""
+
+    def __init__(self, layer: QuantConv1d | QuantConv2d) -> None:
+        super().__init__()
+        weight, scale = integer_weight(layer.weight, quantizer_of(layer.weight_quantizer))
+        self.input_range = ActivationRange(quantizer_of(layer.input_quantizer))
+        self.output_range = ActivationRange(quantizer_of(layer.output_quantizer))
+        bias, scale = integer_bias(layer.bias, weight, self.input_range.scale, scale)
+        self.register_buffer("weight", weight)
+        self.register_buffer("weight_scale", scale)
+        self.register_buffer("bias", bias)
+        self.kernel_size, self.stride = layer.kernel_size, layer.stride  # models count frames with these
+        self.dilation, self.groups, self.padding_mode = layer.dilation, layer.groups, layer.padding_mode
+        sides = list(layer._reversed_padding_repeated_twice)  # last axis first, begin and end of each
+        self.outer = [] if layer.padding_mode == "zeros" else sides
+        self.pads = [0] * len(sides) if self.outer else sides[0::2][::-1] + sides[1::2][::-1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """float32 `(B, C, ...)` -> float32 `(B, O, ...)`."""
+        if any(self.outer):
+            x = F.pad(x, self.outer, mode=self.padding_mode)
+        inputs, outputs = self.input_range, self.output_range
+        y = operators.conv(
+            *(inputs.quantize(x), inputs.scale, inputs.zero_point),
+            *(self.weight, self.weight_scale),
+            *(outputs.scale, outputs.zero_point, self.bias),
+            stride=self.stride,
+            padding=self.pads,
+            dilation=self.dilation,
+            groups=self.groups,
+        )
+        return outputs.dequantize(y)
+
+
+class PartlyQuantized(nn.Module):
+    """A layer of which only weights or only activations are quantized: stored so, computed in float."""
+
+    def __init__(self, layer: QuantLinear | QuantConv1d | QuantConv2d) -> None:
+        super().__init__()
+        self.float_layer = layer.to_float()
+        self.input_range = activation_range(layer.input_quantizer)
+        self.output_range = activation_range(getattr(layer, "output_quantizer", nn.Identity()))
+        self.stored: nn.Module = nn.Identity()
+        if isinstance(layer.weight_quantizer, Quantizer):
+            self.stored = StoredWeight(layer.weight, layer.weight_quantizer)
+            del self.float_layer.weight
+        for name in ("kernel_size", "stride"):
+            if hasattr(layer, name):
+                setattr(self, name, getattr(layer, name))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As the float layer, on the quantized weight or activations."""
+        layer = self.float_layer
+        weight = self.stored() if isinstance(self.stored, StoredWeight) else layer.weight
+        compute: Callable[..., Tensor] = getattr(layer, "_conv_forward", F.linear)
+        return self.output_range(compute(self.input_range(x), weight, layer.bias))
+
+
+EXPORTED: dict[type[nn.Module], Callable[..., nn.Module]] = {
+    QuantLinear: IntegerLinear,
+    QuantConv1d: IntegerConv,
+    QuantConv2d: IntegerConv,
+    QuantLSTM: ExportedLSTM,
+    nn.LSTM: ExportedLSTM,
+    Fbank: OnnxFbank,
+}
+
+
+def exported_layer(layer: nn.Module, precision: str) -> nn.Module:
+    """What stands for `layer` in an exported file; the layer itself where nothing has to.
+
+    Args:
+        layer: any module.
+        precision: "float" undoes the quantization first.
+    """
+    if precision == "float" and isinstance(layer, QuantLayer):
+        layer = layer.to_float()
+    build = EXPORTED.get(type(layer))
+    if build is None:
+        return layer
+    if isinstance(layer, QuantLinear | QuantConv1d | QuantConv2d):
+        sides = (layer.input_quantizer, layer.weight_quantizer)
+        if not all(isinstance(side, Quantizer) for side in sides):
+            build = PartlyQuantized
+    return build(layer)
+
+
+def replace_layers_(model: nn.Module, precision: str) -> None:
+    """Put `exported_layer` in place of every layer below `model`; shared modules stay shared."""
+    made: dict[nn.Module, nn.Module] = {}
+    for parent in list(model.modules()):
+        for name, child in parent._modules.items():
+            if child is not None:
+                if child not in made:
+                    made[child] = exported_layer(child, precision)
+                parent._modules[name] = made[child]
+
+
+def quantizer_of(child: nn.Module) -> Quantizer:
+    """`child`, known to be a quantizer."""
+    assert isinstance(child, Quantizer)
+    return child

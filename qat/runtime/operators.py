@@ -1,0 +1,177 @@
+"""The ONNX nodes that run on integers, written down directly while a model is exported.
+
+They are emitted as they will run, not as `QuantizeLinear`/`DequantizeLinear` pairs for an optimiser to find: ONNX
+Runtime 1.32 fuses MatMul + Add to a float Gemm before it looks for the pairs, and then folds int8 weights back to float.
+
+Every function returns a placeholder of the right shape and type; the arithmetic exists in the exported file only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.onnx.ops import symbolic, symbolic_multi_out
+
+CONTRIB = 1  # version of the com.microsoft operators
+
+
+def quantize(
+    x: Tensor, scale: Tensor, zero_point: Tensor, quant_min: int = 0, quant_max: int = 255
+) -> Tensor:
+    """Float -> uint8: `clip(round(x / scale) + zero_point, quant_min, quant_max)`.
+
+    Args:
+        x: float32, any shape.
+        scale: `()` float32.
+        zero_point: `()` uint8.
+        quant_min: at least 0.
+        quant_max: at most 255.
+    """
+    y = symbolic("QuantizeLinear", (x, scale, zero_point), dtype=torch.uint8, shape=x.shape)
+    return y if (quant_min, quant_max) == (0, 255) else clip(y, quant_min, quant_max)
+
+
+def clip(x: Tensor, quant_min: int, quant_max: int) -> Tensor:
+    """uint8 -> uint8 within `[quant_min, quant_max]`: what a width below 8 bits leaves of the range."""
+    bounds = [torch.tensor(bound, dtype=torch.uint8) for bound in (quant_min, quant_max)]
+    return symbolic("Clip", (x, *bounds), dtype=torch.uint8, shape=x.shape)
+
+
+def dequantize(x: Tensor, scale: Tensor, zero_point: Tensor, axis: int = 0) -> Tensor:
+    """Integer -> float32: `(x - zero_point) * scale`.
+
+    Args:
+        x: uint8 or int8, any shape.
+        scale: `()`, or `(C,)` along `axis`.
+        zero_point: as `scale`, of x's type.
+        axis: of the channels; a scalar scale ignores it.
+    """
+    inputs = (x, scale, zero_point)
+    return symbolic("DequantizeLinear", inputs, {"axis": axis}, dtype=torch.float32, shape=x.shape)
+
+
+def linear(
+    x: Tensor, scale: Tensor, zero_point: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None
+) -> Tensor:
+    """uint8 `(..., I)` times int8 -> float32 `(..., O)`: int32 sums, one rescaling, float bias.
+
+    Args:
+        x: uint8.
+        scale: of x, `()` float32.
+        zero_point: of x, `()` uint8.
+        weight: int8 `(I, O)`.
+        weight_scale: `(O,)` float32.
+        bias: `(O,)` float32.
+    """
+    return symbolic(
+        "com.microsoft::MatMulIntegerToFloat",
+        (x, weight, scale, weight_scale, zero_point, None, bias),
+        dtype=torch.float32,
+        shape=(*x.shape[:-1], weight.shape[1]),
+        version=CONTRIB,
+    )
+
+
+def conv(
+    x: Tensor,
+    scale: Tensor,
+    zero_point: Tensor,
+    weight: Tensor,
+    weight_scale: Tensor,
+    output_scale: Tensor,
+    output_zero_point: Tensor,
+    bias: Tensor | None,
+    *,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Tensor:
+    """uint8 `(B, C, ...)` -> uint8 `(B, O, ...)`: int32 sums, requantized to the output's scale.
+
+    Args:
+        x: uint8.
+        scale: of x, `()` float32.
+        zero_point: of x, `()` uint8; the padding holds it.
+        weight: int8 `(O, C / groups, ...)`.
+        weight_scale: `(O,)` float32.
+        output_scale: `()` float32.
+        output_zero_point: `()` uint8.
+        bias: `(O,)` int32, in units of `scale * weight_scale`.
+        stride: one number a spatial axis.
+        padding: begins of all spatial axes, then their ends.
+        dilation: one number a spatial axis.
+        groups: divides C and O.
+    """
+    axes = range(len(stride))
+    total = [x.shape[2 + i] + padding[i] + padding[len(stride) + i] for i in axes]
+    sizes = [(total[i] - dilation[i] * (weight.shape[2 + i] - 1) - 1) // stride[i] + 1 for i in axes]
+    weight_zero_point = torch.zeros(weight.shape[0], dtype=torch.int8)
+    return symbolic(
+        "QLinearConv",
+        (
+            *(x, scale, zero_point),
+            *(weight, weight_scale, weight_zero_point),
+            *(output_scale, output_zero_point, bias),
+        ),
+        {"strides": list(stride), "pads": list(padding), "dilations": list(dilation), "group": groups},
+        dtype=torch.uint8,
+        shape=(x.shape[0], weight.shape[0], *sizes),
+    )
+
+
+def lstm(x: Tensor, weight: Tensor, recurrent: Tensor, bias: Tensor, frames: Tensor) -> Tensor:
+    """One float LSTM layer, `(T, B, I)` -> `(T, D, B, H)`; frames past `frames (B,)` int32 come out zero.
+
+    Args:
+        x: float32.
+        weight: `(D, 4H, I)`, gates in the order i, o, f, c.
+        recurrent: `(D, 4H, H)`.
+        bias: `(D, 8H)`: of the input, then of the recurrence.
+        frames: valid frames of each utterance.
+    """
+    return _recurrent("LSTM", (x, weight, recurrent, bias, frames), recurrent.shape[2], None)
+
+
+def integer_lstm(
+    x: Tensor,
+    weight: Tensor,
+    weight_scale: Tensor,
+    recurrent: Tensor,
+    recurrent_scale: Tensor,
+    bias: Tensor,
+    frames: Tensor,
+) -> Tensor:
+    """One LSTM layer on int8 weights with dynamic uint8 input and state, `(T, B, I)` -> `(T, D, B, H)`.
+
+    Args:
+        x: float32; its range is taken over the whole tensor, the state's at every step.
+        weight: int8 `(D, I, 4H)`, gates in the order i, o, f, c.
+        weight_scale: `(D, 4H)` float32.
+        recurrent: int8 `(D, H, 4H)`.
+        recurrent_scale: `(D, 4H)` float32.
+        bias: `(D, 8H)` float32.
+        frames: valid frames `(B,)` int32.
+    """
+    zeros = torch.zeros(weight_scale.shape, dtype=torch.int8)
+    ranges = (weight_scale, zeros, recurrent_scale, zeros)
+    inputs = (x, weight, recurrent, bias, frames, None, None, None, *ranges)
+    return _recurrent("com.microsoft::DynamicQuantizeLSTM", inputs, recurrent.shape[1], CONTRIB)
+
+
+def _recurrent(name: str, inputs: Sequence[Tensor | None], hidden: int, version: int | None) -> Tensor:
+    x, weight = inputs[0], inputs[1]
+    assert x is not None and weight is not None
+    directions = weight.shape[0]
+    state = (directions, x.shape[1], hidden)
+    outputs = symbolic_multi_out(
+        name,
+        inputs,
+        {"hidden_size": hidden, "direction": "bidirectional" if directions == 2 else "forward"},
+        dtypes=[torch.float32] * 3,
+        shapes=[(x.shape[0], *state), state, state],
+        version=version,
+    )
+    return outputs[0]

@@ -1,0 +1,113 @@
+"""Running an exported file with ONNX Runtime: needs numpy, onnxruntime and onnx, but no PyTorch."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from qat.errors import UserError
+from qat.runtime.graph import count_nodes
+
+PROVIDER = "CPUExecutionProvider"
+SHORTEST = (
+    1_600  # samples (0.1 s): shorter signals are padded with zeros, as the first convolutions need some input
+)
+
+
+def session_options(threads: int) -> ort.SessionOptions:
+    """Options of every session of ours: all optimisations, `threads` threads that sleep while they wait."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.log_severity_level = 3
+    # Spinning pools of two sessions disturb each other's timing.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+class Session:
+    """An exported recogniser.
+
+    Args:
+        path: an ONNX file of `export_onnx`.
+        threads: at least 1.
+
+    Raises:
+        UserError: no such file, not an ONNX file of ours, or a bad number of threads.
+    """
+
+    def __init__(self, path: str | Path, threads: int = 1) -> None:
+        self.path, self.threads = Path(path), threads
+        if not self.path.is_file():
+            raise UserError(f"{path}: no such exported file")
+        if threads < 1:
+            raise UserError(f"threads: {threads} is not allowed; take 1 or more")
+        try:
+            self.engine = ort.InferenceSession(str(path), session_options(threads), providers=[PROVIDER])
+        except Exception as error:  # onnxruntime's errors share no base class
+            raise UserError(
+                f"{path}: not a readable ONNX file ({str(error).splitlines()[0][:120]})"
+            ) from None
+        if self.engine.get_providers() != [PROVIDER]:
+            raise RuntimeError(f"{path}: runs on {self.engine.get_providers()}, not on {PROVIDER} alone")
+        self.metadata: dict[str, str] = dict(self.engine.get_modelmeta().custom_metadata_map)
+        if "symbols" not in self.metadata:
+            raise UserError(f"{path}: not an exported recogniser (its metadata lack the vocabulary)")
+        self.vocabulary: list[str] = json.loads(self.metadata["vocabulary"])
+        self.symbols: list[str] = json.loads(self.metadata["symbols"])
+        self.sample_rate = int(self.metadata["sample_rate"])
+        self.provider = PROVIDER
+
+    def run(self, signal: NDArray[Any], lengths: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Zero-padded `(B, S)` float32, `(B,)` int64 -> (logits `(B, T, V)`, frames `(B,)`)."""
+        if signal.shape[1] < SHORTEST:
+            signal = np.pad(signal, ((0, 0), (0, SHORTEST - signal.shape[1])))
+        logits, frames = self.engine.run(["logits", "frames"], {"signal": signal, "lengths": lengths})
+        return logits, frames
+
+    def logits(self, signal: NDArray[Any]) -> NDArray[Any]:
+        """Samples `(S,)` at `sample_rate` in [-1, 1] -> logits `(T, V)` of the valid frames.
+
+        Raises:
+            UserError: empty, not one-dimensional, or not finite.
+        """
+        signal = np.asarray(signal, dtype=np.float32)
+        if signal.ndim != 1 or not signal.size:
+            raise UserError(
+                f"signal: shape {signal.shape} is not allowed; take one channel of at least one sample"
+            )
+        if not np.isfinite(signal).all():
+            raise UserError("signal: holds NaN or infinite samples")
+        logits, frames = self.run(signal[None], np.array([signal.size], dtype=np.int64))
+        return logits[0, : int(frames[0])]
+
+    def transcribe(self, signal: NDArray[Any]) -> str:
+        """Text of samples `(S,)` by greedy CTC."""
+        return self.decode(self.logits(signal).argmax(-1))
+
+    def decode(self, labels: NDArray[Any]) -> str:
+        """Best label of each frame `(T,)` -> text: repeats merged, blanks dropped."""
+        return " ".join("".join(self.symbols[int(label)] for label, _ in groupby(labels)).split())
+
+    def node_counts(self) -> dict[str, Any]:
+        """Nodes of the optimised graph by arithmetic; see `qat.runtime.graph.NodeCounts`."""
+        return count_nodes(optimised_graph(self.path)).to_dict()
+
+
+def optimised_graph(path: str | Path) -> onnx.ModelProto:
+    """The graph that ONNX Runtime really runs for a file."""
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "optimised.onnx"
+        options = session_options(1)
+        options.optimized_model_filepath = str(target)
+        options.log_severity_level = 4  # it warns that the graph is bound to this machine
+        ort.InferenceSession(str(path), options, providers=[PROVIDER])
+        return onnx.load(str(target))
