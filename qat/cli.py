@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 import time
 import warnings
@@ -71,7 +72,11 @@ class WandbOptions:
 
 
 class OneLineParser(LightningArgumentParser):
-    """A parser whose errors are one line."""
+    """A parser whose errors are one line, and which takes no abbreviated flags."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.allow_abbrev = False
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise the first telling line of the message as a `UserError`."""
@@ -88,7 +93,11 @@ class SpeechCLI(LightningCLI):
         parser.add_class_arguments(Recipe, "qat")
         parser.add_class_arguments(EvaluationOptions, "evaluation")
         parser.add_class_arguments(WandbOptions, "wandb")
-        parser.link_arguments("qat", "model.init_args.recipe", compute_fn=recipe_builtins)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, check the recipe, and hand it to the model."""
+        super().parse_arguments(parser, args)
+        self.config["model"]["init_args"]["recipe"] = recipe_builtins(self.config["qat"])
 
     def before_instantiate_classes(self) -> None:
         """Choose the run folder before anything expensive is built."""
@@ -148,6 +157,7 @@ class SpeechCLI(LightningCLI):
         text = self.parser.dump(self.config, skip_link_targets=True, skip_none=False, format="yaml")
         config = yaml.safe_load(text)
         config.pop("config", None)
+        config["model"]["init_args"].pop("recipe", None)  # `qat` says it
         return config
 
     def save_config(self) -> None:
@@ -176,6 +186,21 @@ class SpeechCLI(LightningCLI):
 def build_cli(args: Sequence[str]) -> SpeechCLI:
     """Parse `args` (never changing `sys.argv`, which Lightning runs again for every DDP process) and build."""
     quieten()
+    try:
+        return build(expand_presets(args))
+    except Exception as error:  # the parser buries what a model or data module said about its arguments
+        raise buried_user_error(error) or error from None
+
+
+def buried_user_error(error: BaseException | None) -> UserError | None:
+    """The first `UserError` in a chain of causes."""
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def build(args: list[str]) -> SpeechCLI:
+    """The parsed command line with model, data and trainer."""
     return SpeechCLI(
         CTCModule,
         SpeechDataModule,
@@ -184,7 +209,7 @@ def build_cli(args: Sequence[str]) -> SpeechCLI:
         subclass_mode_model=True,
         subclass_mode_data=True,
         parser_class=OneLineParser,
-        args=expand_presets(args),
+        args=args,
         run=False,
         auto_configure_optimizers=False,
         load_from_checkpoint_support=False,
@@ -244,8 +269,12 @@ def preset_path(name: str) -> str:
 
 
 def recipe_builtins(recipe: Any) -> dict[str, Any]:
-    """The parsed recipe as builtins, which every checkpoint can carry."""
-    values = recipe.as_dict() if hasattr(recipe, "as_dict") else dict(recipe)
+    """The parsed recipe as builtins, which every checkpoint can carry.
+
+    Raises:
+        UserError: a value that is not allowed.
+    """
+    values = recipe.as_dict()
     values.pop("__path__", None)  # where the parser read a preset from
     return Recipe.from_dict(values).to_dict()
 
@@ -326,7 +355,17 @@ def difference(first: Any, second: Any) -> tuple[str, str]:
 
 
 def one_line(message: str) -> str:
-    """The telling part of a parser's message on one line."""
-    lines = [line.strip(" -\t") for line in str(message).splitlines() if line.strip(" -\t")]
-    text = " ".join(lines[:3]) if lines else "bad arguments"
+    """The telling parts of a parser's message on one line.
+
+    >>> one_line("Parser key \"a.b\":\\n  Expected an int. Got value: x")
+    'a.b: Expected an int. Got value: x'
+    """
+    lines = [line.strip() for line in str(message).splitlines() if line.strip()] or ["bad arguments"]
+    reasons = [line[2:] for line in lines if line.startswith("- ")]
+    reasons = [line for line in reasons if "NoneType" not in line] or reasons
+    if reasons:
+        given = next((line.partition(": ")[2] for line in lines if line.startswith("Given value:")), "")
+        given = "" if "NestedArg" in given else f" (given: {given})"
+        lines = [lines[0], "; ".join(reasons) + given]
+    text = re.sub(r'Parser key "([^"]*)":', r"\1:", " ".join(lines[:3]))
     return text if len(text) <= 400 else text[:397] + "..."

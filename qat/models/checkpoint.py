@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +23,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise UserError(f"{path}: no such checkpoint")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+    except Exception as error:  # a damaged pickle may fail in any way
         reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
         raise UserError(f"{path}: not a readable checkpoint ({reason})") from None
+    if not isinstance(checkpoint, dict):
+        raise UserError(f"{path}: not a checkpoint of speech-qat (it holds a {type(checkpoint).__name__})")
     missing = [key for key in ("model", "hyper_parameters", "state_dict") if key not in checkpoint]
     if missing:
         raise UserError(f"{path}: not a checkpoint of speech-qat (it lacks {missing[0]!r})")

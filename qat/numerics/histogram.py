@@ -7,6 +7,7 @@ for bit, in any order and over any number of processes; counts are int64 and mem
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -56,38 +57,31 @@ class Histogram:
         Args:
             values: any shape for one channel, `(C, N)` for several; any float dtype.
         """
-        channels = self.counts.shape[0]
-        rows = values.detach().reshape(channels, -1)
-        if rows.numel() == 0:
-            return
-        low, high = torch.aminmax(rows, dim=1) if channels > 1 else (x.view(1) for x in torch.aminmax(rows))
-        torch.minimum(self.minimum, low.float(), out=self.minimum)
-        torch.maximum(self.maximum, high.float(), out=self.maximum)
-        if self.counts.shape[1] and bool(torch.isfinite(high - low).all()):  # the extremes tell of the others
-            self.widen_(exponent_for(torch.maximum(low.abs(), high.abs()), self.counts.shape[1]))
-            self.counts += count_bins(rows, self.exponent, self.counts.shape[1])
+        if values.numel():
+            self.merge_(histogram_of(values, *self.counts.shape))
 
     def widen_(self, exponent: Tensor) -> None:
         """Double the bins of each channel until their width is at least `2^exponent`, in place."""
         target = torch.maximum(self.exponent, exponent)
-        shift = target - self.exponent
+        shifts = (target - self.exponent).tolist()
         self.exponent.copy_(target)
-        if not shift.is_cuda and not bool(shift.any()):
-            return
-        half = self.counts.shape[1] // 2
-        index = torch.arange(-half, half, device=shift.device)[None, :].expand_as(self.counts)
-        moved = torch.bitwise_right_shift(index, shift.clamp(max=40).long()[:, None]) + half
-        self.counts.copy_(torch.zeros_like(self.counts).scatter_add_(1, moved, self.counts))
+        for row, shift in enumerate(shifts):
+            if shift:
+                self.counts[row] = halved(self.counts[row], shift)
 
     def merge_(self, other: Histogram) -> None:
         """Add the counts of another histogram with as many channels and bins, in place."""
         torch.minimum(self.minimum, other.minimum, out=self.minimum)
         torch.maximum(self.maximum, other.maximum, out=self.maximum)
-        if self.counts.shape[1]:
-            other = Histogram(other.counts.clone(), other.exponent.clone(), other.minimum, other.maximum)
-            self.widen_(other.exponent)
-            other.widen_(self.exponent)
+        if not self.counts.shape[1]:
+            return
+        self.widen_(other.exponent)
+        shifts = (self.exponent - other.exponent).tolist()
+        if not any(shifts):
             self.counts += other.counts
+            return
+        for row, shift in enumerate(shifts):
+            self.counts[row] += halved(other.counts[row], shift)
 
     def clear_(self) -> None:
         """Forget everything, in place."""
@@ -97,11 +91,53 @@ class Histogram:
         self.maximum.fill_(-torch.inf)
 
 
-def exponent_for(magnitude: Tensor, bins: int) -> Tensor:
-    """Smallest exponent (int32) whose bins hold values below and at `magnitude` (non-negative) on both sides."""
-    exponent = torch.frexp(magnitude.float()).exponent - (bins // 2).bit_length() + 1
-    usable = torch.isfinite(magnitude) & (magnitude > 0)
-    return torch.where(usable, exponent, EMPTY_EXPONENT).clamp(min=EMPTY_EXPONENT).to(torch.int32)
+def histogram_of(values: Tensor, channels: int = 1, bins: int = BINS) -> Histogram:
+    """Histogram of one tensor, with the narrowest bins that hold it.
+
+    Where a value is not finite only the extremes are kept, which tell of it.
+
+    Args:
+        values: any shape for one channel, `(C, N)` for several; any float dtype; not empty.
+        channels: `C`.
+        bins: a power of two, or 0 for the extremes only.
+    """
+    rows = in_memory_order(values.detach())[None] if channels == 1 else values.detach().reshape(channels, -1)
+    ends = torch.aminmax(rows, dim=1) if channels > 1 else torch.aminmax(rows)
+    low, high = (end.view(channels).float() for end in ends)
+    histogram = Histogram.empty(channels, bins, values.device)
+    histogram.minimum, histogram.maximum = low, high
+    largest = torch.maximum(high, -low).tolist()
+    if bins and all(math.isfinite(value) for value in largest):
+        exponents = [exponent_for(value, bins) for value in largest]
+        histogram.exponent = torch.tensor(exponents, dtype=torch.int32).to(values.device)
+        histogram.counts = count_bins(rows, exponents, bins)
+    return histogram
+
+
+def in_memory_order(x: Tensor) -> Tensor:
+    """All values of `x`, flat, in the order they lie in memory: no copy of a transposed tensor."""
+    axes = sorted(range(x.ndim), key=lambda axis: -x.stride(axis))
+    return x.permute(axes).reshape(-1)
+
+
+def exponent_for(magnitude: float, bins: int) -> int:
+    """Smallest exponent whose bins hold all values up to `magnitude` (finite, non-negative) on both sides.
+
+    >>> exponent_for(1.0, 4096), exponent_for(0.999, 4096)
+    (-10, -11)
+    """
+    if magnitude == 0.0:
+        return EMPTY_EXPONENT
+    return max(math.frexp(magnitude)[1] - (bins // 2).bit_length() + 1, EMPTY_EXPONENT)
+
+
+def halved(counts: Tensor, times: int) -> Tensor:
+    """Counts `(bins,)` after merging pairs of bins `times` times: they gather around the middle."""
+    half = counts.numel() // 2
+    block = min(1 << times, half)
+    merged = torch.zeros_like(counts)
+    merged[half - half // block : half + half // block] = counts.view(-1, block).sum(1)
+    return merged
 
 
 def power_of_two(exponent: Tensor) -> Tensor:
@@ -113,20 +149,15 @@ def power_of_two(exponent: Tensor) -> Tensor:
     return torch.bitwise_left_shift(exponent.int() + 127, 23).view(torch.float32)
 
 
-def count_bins(rows: Tensor, exponent: Tensor, bins: int) -> Tensor:
+def count_bins(rows: Tensor, exponents: list[int], bins: int) -> Tensor:
     """Counts int64 `(C, bins)` of finite rows `(C, N)` that fit bins of width `2^exponent`.
 
     Scaling by a power of two and flooring are exact, so merging two bins later gives what counting into the wider
     bin would have given.
     """
-    channels = rows.shape[0]
-    factor = power_of_two(-exponent)
-    if channels == 1:
-        counts = torch.zeros(bins, dtype=torch.int64, device=rows.device)
-        for part in rows.view(-1).split(1 << 24 if rows.is_cuda else CHUNK):
-            levels = (part.float() * factor).floor_().add_(bins // 2)
-            counts += torch.bincount(levels.short(), minlength=bins)
-        return counts[None]
-    levels = (rows.float() * factor[:, None]).floor_().add_(bins // 2)
-    index = levels.long().add_(torch.arange(channels, device=rows.device)[:, None] * bins)
-    return torch.bincount(index.view(-1), minlength=channels * bins).view(channels, bins)
+    counts = torch.zeros(len(exponents), bins, dtype=torch.int64, device=rows.device)
+    for row, exponent in enumerate(exponents):
+        for part in rows[row].split(1 << 24 if rows.is_cuda else CHUNK):
+            levels = (part.float() * 2.0**-exponent).floor_().add_(bins // 2)
+            counts[row] += torch.bincount(levels.short(), minlength=bins)
+    return counts

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import onnx
+import onnxruntime as ort
+
+from qat.runtime.session import PROVIDER, session_options
 
 FRONTEND = "frontend/"
 INTEGER = frozenset(
@@ -64,3 +69,14 @@ def group_of(node: onnx.NodeProto, constants: set[str], counts: NodeCounts) -> d
         return counts.frontend
     weighted = any(name in constants for name in node.input)
     return counts.float_compute if weighted else counts.float_matmul_without_weights
+
+
+def optimised_graph(path: str | Path) -> onnx.ModelProto:
+    """The graph that ONNX Runtime really runs for a file: after all its fusions and constant folding."""
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "optimised.onnx"
+        options = session_options(1)
+        options.optimized_model_filepath = str(target)
+        options.log_severity_level = 4  # it warns that this graph is bound to this machine
+        ort.InferenceSession(str(path), options, providers=[PROVIDER])
+        return onnx.load(str(target))

@@ -1,20 +1,17 @@
-"""Running an exported file with ONNX Runtime: needs numpy, onnxruntime and onnx, but no PyTorch."""
+"""Running an exported file with ONNX Runtime: needs numpy and onnxruntime, but no PyTorch."""
 
 from __future__ import annotations
 
 import json
-import tempfile
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
 from qat.errors import UserError
-from qat.runtime.graph import count_nodes
 
 PROVIDER = "CPUExecutionProvider"
 SHORTEST = (
@@ -99,15 +96,7 @@ class Session:
 
     def node_counts(self) -> dict[str, Any]:
         """Nodes of the optimised graph by arithmetic; see `qat.runtime.graph.NodeCounts`."""
+        from qat.runtime.graph import count_nodes, optimised_graph  # keeps the latency worker light
+
         return count_nodes(optimised_graph(self.path)).to_dict()
 
-
-def optimised_graph(path: str | Path) -> onnx.ModelProto:
-    """The graph that ONNX Runtime really runs for a file."""
-    with tempfile.TemporaryDirectory() as folder:
-        target = Path(folder) / "optimised.onnx"
-        options = session_options(1)
-        options.optimized_model_filepath = str(target)
-        options.log_severity_level = 4  # it warns that the graph is bound to this machine
-        ort.InferenceSession(str(path), options, providers=[PROVIDER])
-        return onnx.load(str(target))

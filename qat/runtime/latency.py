@@ -1,0 +1,177 @@
+"""Latency and memory of a float and an integer file: same engine, own processes, taking turns."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from qat.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+SAMPLE_RATE = 16_000
+
+
+class Worker:
+    """A child process that holds one file; use as a context manager.
+
+    Args:
+        path: an exported file.
+        signals: `.npz` with the signals "0", "1", ...
+        threads: of the engine.
+
+    Raises:
+        UserError: the child could not open the file.
+    """
+
+    def __init__(self, path: Path, signals: Path, threads: int) -> None:
+        paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": str(threads)}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "qat.runtime.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        try:
+            request = {"open": str(path.resolve()), "signals": str(signals), "threads": threads}
+            self.provider = str(self.ask(**request)["provider"])
+        except BaseException:
+            self.close()
+            raise
+
+    def ask(self, **request: Any) -> dict[str, Any]:
+        """Send one request, wait for its answer."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        try:
+            self.process.stdin.write(json.dumps(request) + "\n")
+            self.process.stdin.flush()
+            line = self.process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        reply = json.loads(line) if line else {"error": "the latency worker ended (out of memory?)"}
+        if "error" in reply:
+            raise UserError(f"latency: {reply['error']}")
+        return reply
+
+    def seconds(self, index: int) -> float:
+        """Time of one run on signal `index`."""
+        return float(self.ask(run=index)["seconds"])
+
+    def close(self) -> None:
+        """End the process."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.close()
+        self.process.wait()
+        self.process.stdout.close()
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def measure_latency(
+    float_path: str | Path,
+    integer_path: str | Path,
+    signals: Sequence[NDArray[Any]],
+    threads: int = 1,
+    warmup: int = 3,
+    repeats: int = 20,
+) -> dict[str, Any]:
+    """Time both files on the same signals, batch of one, the two taking turns and each going first every other time.
+
+    Args:
+        float_path: the reference.
+        integer_path: what is compared with it.
+        signals: samples `(S,)` at 16 kHz; run `i` takes signal `i % len(signals)`.
+        threads: of the engine, at least 1.
+        warmup: untimed runs of each file, on the longest signals.
+        repeats: timed runs of each file, at least 1.
+
+    Returns:
+        `float` and `integer`, each with `latency_ms` {p50, p95}, `rtf`, `peak_memory_mb` (of its own process) and
+        `times_ms`; `speedup` (float p50 / integer p50); engine, provider, device, threads, warmup, repeats.
+
+    Raises:
+        UserError: no signals, or a bad count.
+    """
+    if not signals:
+        raise UserError("latency: no signals to time")
+    for name, value, least in (("threads", threads, 1), ("warmup", warmup, 0), ("repeats", repeats, 1)):
+        if value < least:
+            raise UserError(f"latency: {name} {value} is not allowed; take {least} or more")
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        store = Path(folder) / "signals.npz"
+        arrays = {str(index): np.asarray(signal, np.float32) for index, signal in enumerate(signals)}
+        np.savez(store, **arrays)  # type: ignore[arg-type]
+        workers = [
+            stack.enter_context(Worker(Path(path), store, threads)) for path in (float_path, integer_path)
+        ]
+        longest = sorted(range(len(signals)), key=lambda index: -len(signals[index]))
+        for count in range(warmup):
+            for worker in workers:
+                worker.seconds(longest[count % len(longest)])
+        times = take_turns(workers, len(signals), repeats)
+        memory = [float(worker.ask(memory=True)["peak_memory_mb"]) for worker in workers]
+        audio_s = sum(len(signals[run % len(signals)]) for run in range(repeats)) / SAMPLE_RATE
+        both = [summary(*pair, audio_s) for pair in zip(times, memory, strict=True)]
+    return {
+        "engine": f"onnxruntime {ort.__version__}",
+        "provider": workers[0].provider,
+        "device": processor(),
+        "threads": threads,
+        "warmup": warmup,
+        "repeats": repeats,
+        "float": both[0],
+        "integer": both[1],
+        "speedup": both[0]["latency_ms"]["p50"] / both[1]["latency_ms"]["p50"],
+    }
+
+
+def take_turns(workers: Sequence[Worker], signals: int, repeats: int) -> list[list[float]]:
+    """Seconds of each worker's runs; who goes first changes every time."""
+    times: list[list[float]] = [[] for _ in workers]
+    for run in range(repeats):
+        order = range(len(workers)) if run % 2 == 0 else reversed(range(len(workers)))
+        for index in order:
+            times[index].append(workers[index].seconds(run % signals))
+    return times
+
+
+def summary(seconds: Sequence[float], peak_memory_mb: float, audio_s: float) -> dict[str, Any]:
+    """Percentiles in ms, real-time factor, memory and the single times of one file."""
+    milliseconds = 1000 * np.asarray(seconds)
+    p50, p95 = np.percentile(milliseconds, [50, 95])
+    return {
+        "latency_ms": {"p50": float(p50), "p95": float(p95)},
+        "rtf": float(sum(seconds) / audio_s),
+        "peak_memory_mb": peak_memory_mb,
+        "times_ms": [round(float(item), 3) for item in milliseconds],
+    }
+
+
+def processor() -> str:
+    """Name of this machine's processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names and names[0] else platform.processor() or platform.machine()

@@ -1,0 +1,68 @@
+"""A process that runs one exported file and times it: `python -m qat.runtime.worker`, driven by `latency.py`.
+
+Reads one JSON object a line from stdin and answers each with one on stdout. It imports numpy and onnxruntime only,
+so that its peak memory is that of the engine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+
+def answer(request: dict[str, Any], state: dict[str, Any]) -> dict[str, Any]:
+    """One reply.
+
+    Requests: `{"open": file, "signals": npz, "threads": n}`, `{"run": index}`, `{"memory": true}`.
+    """
+    import numpy as np
+
+    from qat.runtime.session import Session
+
+    if "open" in request:
+        with np.load(request["signals"]) as signals:
+            state["signals"] = [signals[str(index)] for index in range(len(signals.files))]
+        state["session"] = Session(request["open"], threads=request["threads"])
+        return {"provider": state["session"].provider, "torch": "torch" in sys.modules}
+    if "run" in request:
+        signal = state["signals"][request["run"]]
+        lengths = np.array([signal.size], dtype=np.int64)
+        started = time.perf_counter()
+        state["session"].run(signal[None], lengths)
+        return {"seconds": time.perf_counter() - started}
+    return {"peak_memory_mb": peak_memory_mb()}
+
+
+def peak_memory_mb() -> float:
+    """Largest resident size of this process so far, MB."""
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return float(line.split()[1]) * 1024 / 1e6
+    except OSError:
+        pass
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
+
+
+def main() -> None:
+    """Answer requests until stdin closes; an error is the answer `{"error": text}`."""
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what a library prints must not mix with the replies
+    state: dict[str, Any] = {}
+    for line in sys.stdin:
+        try:
+            reply = answer(json.loads(line), state)
+        except Exception as error:
+            reply = {"error": f"{type(error).__name__}: {error}"}
+        print(json.dumps(reply), file=replies, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""Fold, calibrate, fine-tune: what the callbacks do to a model in a fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+
+from datamodules import ManifestDataModule
+from datamodules.base import SpeechDataModule
+from qat.callbacks import Calibrate, FoldBatchNorm
+from qat.callbacks.calibrate import calibrate_, is_quantized
+from qat.layers import quantizers, state_hash
+from qat.models import CTCModule, load_module
+from qat.recipe import Recipe
+from tests.conftest import build
+
+
+@pytest.fixture
+def data(tiny_manifests: dict[str, Path]) -> SpeechDataModule:
+    paths = {key: str(tiny_manifests[key]) for key in ("train", "dev")}
+    return ManifestDataModule(**paths, test=str(tiny_manifests["test_a"]), max_batch_s=6.0)
+
+
+def fit(model: CTCModule, data: SpeechDataModule, folder: Path | None = None, **arguments: Any) -> L.Trainer:
+    trainer = L.Trainer(
+        **{"max_steps": 3, "accelerator": "cpu", **arguments},
+        callbacks=[FoldBatchNorm(), Calibrate(folder)],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        limit_val_batches=0,
+    )
+    trainer.fit(model, datamodule=data)
+    return trainer
+
+
+def test_off_trains_exactly_as_the_plain_model(kind: str, data: SpeechDataModule) -> None:
+    """The first invariant: a recipe that is off changes nothing, step after step."""
+    states = []
+    for recipe in (None, Recipe(preset="off", weight_bits=4, rounding="stochastic")):
+        L.seed_everything(3)
+        model = build(kind, recipe)
+        fit(model, data)
+        states.append(model.state_dict())
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+def test_a_fit_folds_calibrates_keeps_the_twin_and_trains_quantized(
+    kind: str, data: SpeechDataModule, tmp_path: Path
+) -> None:
+    model = build(
+        kind,
+        Recipe(preset="stochastic", rounding="stochastic", weight_observer="max", calibration_utterances=4),
+    )
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    fit(model, data, tmp_path)
+    assert is_quantized(model) and all(quantizer.is_enabled for _, quantizer in quantizers(model))
+    assert len(model.folded) == (2 if kind == "crdnn" else 0)
+    twin = load_module(tmp_path / "ptq.ckpt")
+    assert is_quantized(twin) and state_hash(twin) != state_hash(model)
+    moved = [
+        key
+        for key, value in model.state_dict().items()
+        if key in before and not torch.equal(before[key], value)
+    ]
+    assert any(key.endswith("weight") for key in moved)
+
+
+def test_post_training_quantization_does_not_touch_the_weights(kind: str, data: SpeechDataModule) -> None:
+    model = build(kind, Recipe(preset="ptq_max", calibration_utterances=4, fold_batch_norm=False))
+    weights = {name: value.clone() for name, value in model.named_parameters()}
+    fit(model, data, max_steps=-1, max_epochs=0)
+    assert is_quantized(model)
+    assert all(torch.equal(weights[name], value) for name, value in model.named_parameters())
+
+
+def test_calibration_is_repeatable_and_sees_training_speech_only(
+    kind: str, data: SpeechDataModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    original = SpeechDataModule.loader
+
+    def spy(self: SpeechDataModule, utterances: Any, **arguments: Any) -> Any:
+        seen.extend(item.id for item in utterances)
+        return original(self, utterances, **arguments)
+
+    monkeypatch.setattr(SpeechDataModule, "loader", spy)
+    hashes = []
+    for _ in range(2):
+        model = build(
+            kind, Recipe(preset="ptq_entropy", activation_observer="entropy", calibration_utterances=5)
+        )
+        calibrate_(model, data)
+        hashes.append(state_hash(model))
+    assert hashes[0] == hashes[1]
+    assert len(set(seen)) == 5 and all(name.startswith("train-") for name in seen)
+
+
+@pytest.mark.parametrize("observer", ["max", "mse", "percentile", "entropy"])
+def test_observers_choose_different_ranges(observer: str, data: SpeechDataModule) -> None:
+    model = build("crdnn", Recipe(preset="x", activation_observer=observer, calibration_utterances=6))  # type: ignore[arg-type]
+    calibrate_(model, data)
+    reference = build("crdnn", Recipe(preset="x", activation_observer="max", calibration_utterances=6))
+    calibrate_(reference, data)
+    assert (state_hash(model) == state_hash(reference)) == (observer == "max")
+
+
+def test_optimiser_groups_keep_scales_apart() -> None:
+    model = build("crdnn", Recipe(preset="x", learn_scale=True))
+    groups = model.parameter_groups()
+    assert [group["weight_decay"] for group in groups] == [model.weight_decay, 0.0, 0.0]
+    assert groups[2]["lr"] == model.quantizer_learning_rate
+    scales = {id(p) for _, quantizer in quantizers(model) for p in quantizer.parameters()}
+    assert scales and {id(p) for p in groups[2]["params"]} == scales
+    assert len(build("crdnn", Recipe(preset="x")).parameter_groups()) == 2
+
+
+def test_schedule_warms_up_and_decays() -> None:
+    model = build("crdnn", warmup_steps=10, final_lr_ratio=0.1)
+    factors = [model.lr_factor(step, 100) for step in range(101)]
+    assert factors[0] < factors[5] < factors[10] == 1.0
+    assert factors[100] == pytest.approx(0.1) and sorted(factors[10:], reverse=True) == factors[10:]
