@@ -23,11 +23,18 @@ from qat.report.error_rates import (
     worst_utterances,
 )
 from qat.report.figures import draw_all
+from qat.report.model_card import write_model_card
 from qat.report.row import Row, build_row, config_sha256, provenance, save_report, sha256_file
 from qat.report.sqnr import layer_sqnr
 from qat.report.tables import print_table, write_report_markdown
 from qat.runs import Candidate, candidates_of
-from qat.runtime import Session, check_parity, export_onnx, measure_latency
+from qat.runtime import Session, export_onnx, measure_latency
+from qat.runtime.parity import compare
+
+LICENSES = {
+    "mini": "trained on the mini corpus, whose sources and licences are listed in datamodules/mini/licenses/LICENSES.md",
+    "librispeech": "trained on LibriSpeech (CC-BY-4.0)",
+}
 
 
 @dataclass(frozen=True)
@@ -95,6 +102,7 @@ def report_checkpoint(
         guards.check_integer_nodes(row)
     guards.check_rows_differ(rows)
     write_report(folder, rows, heard, data, options)
+    write_model_card(folder, rows, config, LICENSES.get(rows[0]["dataset"], "not stated"))
     return rows
 
 
@@ -112,15 +120,17 @@ def listen(candidate: Candidate, folder: Path, data: SpeechDataModule, options: 
     for split in data.test_splits:
         utterances = data.utterances(split)
         print(f"reading {split} ({len(utterances)} utterances) with {file}", flush=True)
-        texts = [session.transcribe(signal_of(batch)) for batch in data.loader(utterances)]
+        if module.recipe.active:
+            parity = compare(module, session, data.loader(utterances))
+            heard.parity[split], texts = parity.to_dict(), parity.integer
+        else:
+            texts = [session.transcribe(signal_of(batch)) for batch in data.loader(utterances)]
         heard.utterances[split] = count_utterances(
             [item.id for item in utterances],
             [item.text for item in utterances],
             texts,
             [item.duration_s for item in utterances],
         )
-        if module.recipe.active:
-            heard.parity[split] = check_parity(module, session, data.loader(utterances))
     return heard
 
 
@@ -138,13 +148,18 @@ def check_splits(data: SpeechDataModule, candidates: Sequence[Candidate]) -> Non
 
 
 def check_files(heard: Sequence[Heard], data: SpeechDataModule) -> None:
-    """Guards on the files: integer logits differ from float, different recipes give different weights."""
+    """Guards on the files: no weight left in float unsaid, logits differ from float, recipes take effect."""
     reference = Session(heard[0].file)
     signals = [signal_of(batch) for batch in data.loader(data.utterances(data.test_splits[0])[:3])]
     measured = []
     for item in heard[1:]:
         if not item.is_integer:
             continue
+        guards.check_float_compute(
+            item.nodes["names"]["float_compute"],
+            [name for name, _ in item.coverage["skipped"]],
+            item.file.name,
+        )
         session = Session(item.file)
         guards.check_logits_differ(
             [reference.logits(signal) for signal in signals],

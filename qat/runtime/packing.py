@@ -17,25 +17,31 @@ PROTOBUF_LIMIT = 2**31 - 1
 
 
 def name_nodes_(model: ir.Model, frontend: Collection[str]) -> None:
-    """Name nodes after the module that they come from: `crdnn.DNN.block_0.linear.w/MatMul_1`.
+    """Name nodes, outputs and constants after the module that they come from: `crdnn.DNN.block_0.linear.w/MatMul`.
 
     Nodes of the modules named in `frontend` (filterbanks, float by design) get the prefix `frontend/`. The exporter's
     own notes, which hold stack traces and paths of the exporting machine, are dropped.
     """
-    counts: dict[str, int] = {}
-    for node in model.graph:
-        path = module_path(node.metadata_props.get(SCOPES, "[]"))
+    graph, counts = model.graph, dict[str, int]()
+    for value in list(graph.initializers.values()):
+        value.metadata_props.clear()
+        value.name = str(value.name).removeprefix("module.")
+    kept = {id(value) for value in graph.outputs}
+    for node in graph:
+        path = module_path(node.metadata_props.get(SCOPES, "[]")) or owner_of_constant(node)
         if any(path == name or path.startswith(f"{name}.") for name in frontend):
             path = f"{FRONTEND}/{path}"
         stem = f"{path or 'model'}/{node.op_type}"
         counts[stem] = counts.get(stem, -1) + 1
         node.name = f"{stem}_{counts[stem]}" if counts[stem] else stem
         node.metadata_props.clear()
-        for value in node.outputs:
+        for index, value in enumerate(node.outputs):
             value.metadata_props.clear()
-    for value in (*model.graph.inputs, *model.graph.initializers.values()):
+            if id(value) not in kept:  # ONNX Runtime names some nodes that it rewrites after their outputs
+                value.name = f"{node.name}:{index}"
+    for value in graph.inputs:
         value.metadata_props.clear()
-    model.graph.metadata_props.clear()
+    graph.metadata_props.clear()
 
 
 def module_path(scopes: str) -> str:
@@ -46,6 +52,12 @@ def module_path(scopes: str) -> str:
     """
     entries = [item.strip(" '") for item in scopes.strip("[]").split(",")]
     return entries[-2].removeprefix("module").removeprefix(".") if len(entries) > 1 else ""
+
+
+def owner_of_constant(node: ir.Node) -> str:
+    """Module that holds the first named constant of a node; empty if there is none."""
+    names = [str(item.name) for item in node.inputs if item is not None and item.is_initializer()]
+    return next((name.rpartition(".")[0] for name in names if "." in name), "")
 
 
 def pack_four_bits_(model: ir.Model) -> int:
@@ -59,7 +71,7 @@ def pack_four_bits_(model: ir.Model) -> int:
         if tensor is None or tensor.dtype != ir.DataType.INT8 or len(tensor.shape) < 2:
             continue
         levels = tensor.numpy()
-        if levels.min() < -8 or levels.max() > 7:
+        if levels.min() < -8 or levels.max() > 7 or not levels.any():
             continue
         small = ir.Value(name=f"{name}.packed", const_value=ir.tensor(levels.astype(ml_dtypes.int4)))
         small.shape, small.type = value.shape, ir.TensorType(ir.DataType.INT4)
