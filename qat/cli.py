@@ -18,7 +18,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, Logger
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.utilities import rank_zero
 
 from datamodules.base import SpeechDataModule
 from qat.callbacks import Calibrate, FinalEvaluation, FoldBatchNorm, PlainProgress
@@ -162,7 +162,7 @@ class SpeechCLI(LightningCLI):
 
     def save_config(self) -> None:
         """Write `config.yaml` into the run folder (rank zero, atomically)."""
-        if rank_zero_only.rank != 0:
+        if rank() != 0:
             return
         part = self.run_folder / "config.yaml.part"
         part.write_text(yaml.safe_dump(self.plain_config(), sort_keys=False))
@@ -285,13 +285,13 @@ def choose_run_folder(config: Any) -> Path:
     Raises:
         UserError: the folder is in use.
     """
-    name = config["run"] or (os.environ.get(RUN_VARIABLE) if rank_zero_only.rank else None)
+    name = config["run"] or (os.environ.get(RUN_VARIABLE) if rank() else None)
     if not name:
         model = config["model"]["class_path"].rpartition(".")[2].removesuffix("Module").lower()
         name = f"{model}-{config['qat']['preset']}-{time.strftime('%Y%m%d-%H%M%S')}"
     os.environ[RUN_VARIABLE] = name  # the other processes of a DDP run inherit it
     folder = Path(name) if os.sep in name else CHECKPOINTS / name
-    if rank_zero_only.rank == 0 and config["ckpt_path"] is None and folder.is_dir() and any(folder.iterdir()):
+    if rank() == 0 and config["ckpt_path"] is None and folder.is_dir() and any(folder.iterdir()):
         raise UserError(
             f"--run {name}: {folder} already holds a run; choose another name, or resume with --ckpt_path last"
         )
@@ -304,7 +304,7 @@ def make_run_folder(folder: Path) -> None:
     Raises:
         UserError: it cannot.
     """
-    if rank_zero_only.rank != 0:
+    if rank() != 0:
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -313,6 +313,11 @@ def make_run_folder(folder: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise UserError(f"--run: {folder} cannot be written ({error.strerror})") from None
+
+
+def rank() -> int:
+    """Global rank of this process, also before a process group exists."""
+    return int(getattr(rank_zero.rank_zero_only, "rank", 0))
 
 
 def checkpoint_callback(folder: Path) -> ModelCheckpoint:

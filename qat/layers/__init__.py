@@ -7,7 +7,8 @@ from qat.layers.fold import fold_batch_norm_
 from qat.layers.linear import QuantLinear
 from qat.layers.lstm import QuantLSTM
 from qat.layers.masking import valid_lengths
-from qat.layers.quantizer import Observer, Quantizer, StepKey
+from qat.layers.observer import Observer
+from qat.layers.quantizer import Quantizer, StepKey
 from qat.layers.state import (
     calibrate_weights_,
     finish_calibration_,

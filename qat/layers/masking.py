@@ -9,7 +9,25 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor
 
-_VALID: ContextVar[tuple[Tensor, int] | None] = ContextVar("valid_lengths", default=None)
+
+class Padding:
+    """Valid lengths of the running batch; read back from the device only if an observer asks."""
+
+    def __init__(self, lengths: Tensor, total: int) -> None:
+        self.rows = len(lengths)
+        self.total = total
+        self._lengths = lengths
+        self._list: list[int] | None = None
+
+    @property
+    def lengths(self) -> list[int]:
+        """Valid positions of each row, of `total`."""
+        if self._list is None:
+            self._list = self._lengths.tolist()
+        return self._list
+
+
+_PADDING: ContextVar[Padding | None] = ContextVar("padding", default=None)
 
 
 @contextmanager
@@ -23,26 +41,30 @@ def valid_lengths(lengths: Tensor, total: int) -> Iterator[None]:
         lengths: valid samples or frames `(B,)`.
         total: padded length in the same unit.
     """
-    token = _VALID.set((lengths, total) if lengths.numel() > 1 else None)
+    token = _PADDING.set(Padding(lengths, total) if lengths.numel() > 1 else None)
     try:
         yield
     finally:
-        _VALID.reset(token)
+        _PADDING.reset(token)
+
+
+def padding() -> Padding | None:
+    """The padding of the running batch; None where nothing is masked."""
+    return _PADDING.get()
 
 
 def valid_values(x: Tensor, time_axis: int) -> Tensor:
     """The values of `x` outside padding, flat; `x` itself where nothing is masked.
 
     Args:
-        x: `(B, ...)` with time along `time_axis` (negative).
+        x: `(B, ...)` with time along `time_axis`.
         time_axis: -2 for `(B, T, F)`, -1 for `(B, C, T)` and `(B, C, F, T)`.
     """
-    valid = _VALID.get()
-    if valid is None or x.ndim < 3 or x.shape[0] != len(valid[0]):
+    valid = padding()
+    if valid is None or x.ndim < 3 or x.shape[0] != valid.rows:
         return x
-    lengths, total = valid
     frames = x.shape[time_axis]
-    counts = [min(frames, -(-frames * length // total)) for length in lengths.tolist()]
+    counts = [min(frames, -(-frames * length // valid.total)) for length in valid.lengths]
     if min(counts) == frames:
         return x
     rows = [row.narrow(time_axis, 0, count).reshape(-1) for row, count in zip(x, counts, strict=True)]

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from qat.errors import UserError
-from qat.layers.masking import valid_values
+from qat.layers.observer import Observer
 from qat.numerics.affine import SCALE_FLOOR, fake_quantize
-from qat.numerics.histogram import BINS, Histogram
+from qat.numerics.histogram import BINS
 from qat.numerics.ranges import histogram_range, symmetric_range, weight_magnitude
 from qat.numerics.rounding import noise_bits
 from qat.recipe import LayerRecipe
@@ -30,26 +30,6 @@ class StepKey:
     seed: int = 0
     step: int = 0
     rank: int = 0
-
-
-class Observer(nn.Module):
-    """Histogram of all values that one activation quantizer has seen, as buffers."""
-
-    counts: Tensor
-    exponent: Tensor
-    minimum: Tensor
-    maximum: Tensor
-
-    def __init__(self, bins: int = BINS) -> None:
-        super().__init__()
-        empty = Histogram.empty(1, bins)
-        for name in ("counts", "exponent", "minimum", "maximum"):
-            self.register_buffer(name, getattr(empty, name))
-
-    @property
-    def histogram(self) -> Histogram:
-        """A view of the buffers: what is added to it is added to them."""
-        return Histogram(self.counts, self.exponent, self.minimum, self.maximum)
 
 
 class Quantizer(nn.Module):
@@ -158,7 +138,7 @@ class Quantizer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Fake-quantize `x` (any float dtype; computed in float32), or return it untouched while disabled."""
         if self.observing:
-            self.observe_(x)
+            self.observer.observe_(x, self.time_axis)
         if not self.is_enabled:
             return x
         if not self.training:
@@ -208,12 +188,6 @@ class Quantizer(nn.Module):
         magnitude = weight.detach().abs()
         magnitude = magnitude.flatten(1).amax(1) if self.axis == 0 else magnitude.amax().view(1)
         torch.div(magnitude, self.quant_max, out=self.scale).clamp_(min=SCALE_FLOOR)
-
-    @torch.no_grad()
-    def observe_(self, x: Tensor) -> None:
-        """Add the values of `x` outside padding to the histogram."""
-        if not self.is_weight:
-            self.observer.histogram.update_(valid_values(x, self.time_axis))
 
     @torch.no_grad()
     def calibrate_weight_(self, weight: Tensor, name: str) -> None:

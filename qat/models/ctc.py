@@ -195,7 +195,7 @@ class CTCModule(LightningModule):
         self.log("val/wer", 100.0 * self.val_wer.compute(), prog_bar=True)
         self.val_wer.reset()
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         """AdamW with groups for matrices, vectors and quantizer scales; linear warm-up, cosine decay."""
         optimizer = torch.optim.AdamW(self.parameter_groups(), lr=self.learning_rate, betas=(0.9, 0.98))
         steps = max(int(self.trainer.estimated_stepping_batches), 1)
@@ -248,10 +248,6 @@ class CTCModule(LightningModule):
         """Bring the structure to the checkpoint's before its weights are loaded."""
         if checkpoint.get("folded") and not self.folded:
             self.fold_batch_norm()
-
-    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """Load weights; quantizers then follow their `enabled` buffers."""
-        return super().load_state_dict(*args, **kwargs)
 
     def quantize(self, enabled: bool = True) -> None:
         """Switch every quantizer on or off (off computes exactly the plain float model)."""

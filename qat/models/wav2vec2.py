@@ -131,7 +131,8 @@ class Wav2Vec2Module(CTCModule):
     def extract(self, signal: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Convolutional feature extractor: `(B, S)` -> (features `(B, C, T)`, valid frames `(B,)`)."""
         hidden = signal.unsqueeze(1)
-        for layer in self.hf.wav2vec2.feature_extractor.conv_layers:
+        layers: Any = self.hf.wav2vec2.feature_extractor.conv_layers
+        for layer in layers:
             kernel, stride = layer.conv.kernel_size[0], layer.conv.stride[0]
             lengths = (torch.div(lengths - kernel, stride, rounding_mode="floor") + 1).clamp(min=1)
             if isinstance(getattr(layer, "layer_norm", None), nn.GroupNorm):

@@ -58,30 +58,34 @@ class Histogram:
             values: any shape for one channel, `(C, N)` for several; any float dtype.
         """
         if values.numel():
-            self.merge_(histogram_of(values, *self.counts.shape))
+            channels, bins = self.counts.shape
+            self.add_(measure(values, channels, bins, self.exponent.tolist()))
 
-    def widen_(self, exponent: Tensor) -> None:
+    def add_(self, part: Measured) -> None:
+        """Add what `measure` made of some values, in place; its bins are at least as wide as these."""
+        torch.minimum(self.minimum, part.low, out=self.minimum)
+        torch.maximum(self.maximum, part.high, out=self.maximum)
+        if part.counts is not None:
+            self.widen_(part.exponents)
+            self.counts += part.counts
+
+    def widen_(self, exponents: list[int]) -> None:
         """Double the bins of each channel until their width is at least `2^exponent`, in place."""
-        target = torch.maximum(self.exponent, exponent)
-        shifts = (target - self.exponent).tolist()
-        self.exponent.copy_(target)
-        for row, shift in enumerate(shifts):
-            if shift:
-                self.counts[row] = halved(self.counts[row], shift)
+        mine = self.exponent.tolist()
+        if mine == exponents:
+            return
+        for row, (old, new) in enumerate(zip(mine, exponents, strict=True)):
+            if new > old:
+                self.counts[row] = halved(self.counts[row], new - old)
+                self.exponent[row] = new
 
     def merge_(self, other: Histogram) -> None:
         """Add the counts of another histogram with as many channels and bins, in place."""
-        torch.minimum(self.minimum, other.minimum, out=self.minimum)
-        torch.maximum(self.maximum, other.maximum, out=self.maximum)
-        if not self.counts.shape[1]:
-            return
-        self.widen_(other.exponent)
-        shifts = (self.exponent - other.exponent).tolist()
-        if not any(shifts):
-            self.counts += other.counts
-            return
-        for row, shift in enumerate(shifts):
-            self.counts[row] += halved(other.counts[row], shift)
+        self.widen_(other.exponent.tolist())
+        exponents = self.exponent.tolist()
+        widened = Histogram(other.counts.clone(), other.exponent.clone(), other.minimum, other.maximum)
+        widened.widen_(exponents)
+        self.add_(Measured(other.minimum, other.maximum, exponents, exponents, widened.counts))
 
     def clear_(self) -> None:
         """Forget everything, in place."""
@@ -91,33 +95,52 @@ class Histogram:
         self.maximum.fill_(-torch.inf)
 
 
-def histogram_of(values: Tensor, channels: int = 1, bins: int = BINS) -> Histogram:
-    """Histogram of one tensor, with the narrowest bins that hold it.
+@dataclass(frozen=True)
+class Measured:
+    """What some values add to a histogram.
 
-    Where a value is not finite only the extremes are kept, which tell of it.
+    Args:
+        low: smallest value `(C,)`.
+        high: largest `(C,)`.
+        needed: exponents of the narrowest bins that hold the values.
+        exponents: of `counts`.
+        counts: int64 `(C, bins)`; None where only the extremes count, or a value is not finite.
+    """
+
+    low: Tensor
+    high: Tensor
+    needed: list[int]
+    exponents: list[int]
+    counts: Tensor | None
+
+
+def measure(values: Tensor, channels: int, bins: int, at_least: list[int]) -> Measured:
+    """Extremes and counts of one tensor.
 
     Args:
         values: any shape for one channel, `(C, N)` for several; any float dtype; not empty.
         channels: `C`.
         bins: a power of two, or 0 for the extremes only.
+        at_least: smallest exponents to count at.
     """
-    rows = in_memory_order(values.detach())[None] if channels == 1 else values.detach().reshape(channels, -1)
-    ends = torch.aminmax(rows, dim=1) if channels > 1 else torch.aminmax(rows)
-    low, high = (end.view(channels).float() for end in ends)
-    histogram = Histogram.empty(channels, bins, values.device)
-    histogram.minimum, histogram.maximum = low, high
-    largest = torch.maximum(high, -low).tolist()
-    if bins and all(math.isfinite(value) for value in largest):
-        exponents = [exponent_for(value, bins) for value in largest]
-        histogram.exponent = torch.tensor(exponents, dtype=torch.int32).to(values.device)
-        histogram.counts = count_bins(rows, exponents, bins)
-    return histogram
+    values = values.detach()
+    rows = values.reshape(channels, -1) if channels > 1 else in_memory_order(values)
+    low, high = torch.aminmax(rows, dim=1) if channels > 1 else torch.aminmax(rows)
+    lows, highs = low.view(channels).tolist(), high.view(channels).tolist()
+    extremes = low.view(channels).float(), high.view(channels).float()
+    largest = [max(-first, last) for first, last in zip(lows, highs, strict=True)]
+    if not bins or not all(map(math.isfinite, lows + highs)):
+        return Measured(*extremes, at_least, at_least, None)
+    needed = [exponent_for(value, bins) for value in largest]
+    exponents = list(map(max, needed, at_least))
+    return Measured(*extremes, needed, exponents, count_bins(rows.view(channels, -1), exponents, bins))
 
 
 def in_memory_order(x: Tensor) -> Tensor:
     """All values of `x`, flat, in the order they lie in memory: no copy of a transposed tensor."""
-    axes = sorted(range(x.ndim), key=lambda axis: -x.stride(axis))
-    return x.permute(axes).reshape(-1)
+    if not x.is_contiguous():
+        x = x.permute(sorted(range(x.ndim), key=lambda axis: -x.stride(axis)))
+    return x.reshape(-1)
 
 
 def exponent_for(magnitude: float, bins: int) -> int:
@@ -155,9 +178,12 @@ def count_bins(rows: Tensor, exponents: list[int], bins: int) -> Tensor:
     Scaling by a power of two and flooring are exact, so merging two bins later gives what counting into the wider
     bin would have given.
     """
-    counts = torch.zeros(len(exponents), bins, dtype=torch.int64, device=rows.device)
-    for row, exponent in enumerate(exponents):
-        for part in rows[row].split(1 << 24 if rows.is_cuda else CHUNK):
-            levels = (part.float() * 2.0**-exponent).floor_().add_(bins // 2)
-            counts[row] += torch.bincount(levels.short(), minlength=bins)
-    return counts
+    return torch.stack([count_row(row, 2.0**-exponent, bins) for row, exponent in zip(rows, exponents, strict=True)])
+
+
+def count_row(row: Tensor, factor: float, bins: int) -> Tensor:
+    """Counts int64 `(bins,)` of values `(N,)` in bins of width `1 / factor`."""
+    if row.numel() <= CHUNK or row.is_cuda:
+        levels = (row.float() * factor).floor_().add_(bins // 2)
+        return torch.bincount(levels.short(), minlength=bins)
+    return torch.stack([count_row(part, factor, bins) for part in row.split(CHUNK)]).sum(0)

@@ -32,7 +32,7 @@ from qat.runtime import Session, export_onnx, measure_latency
 from qat.runtime.parity import compare
 
 LICENSES = {
-    "mini": "trained on the mini corpus, whose sources and licences are listed in datamodules/mini/licenses/LICENSES.md",
+    "mini": "trained on the mini corpus, see datamodules/mini/licenses/LICENSES.md for its sources",
     "librispeech": "trained on LibriSpeech (CC-BY-4.0)",
 }
 
