@@ -14,7 +14,7 @@ class Padding:
     """Valid lengths of the running batch; read back from the device only if an observer asks."""
 
     def __init__(self, lengths: Tensor, total: int) -> None:
-        self.rows = len(lengths)
+        self.rows = lengths.shape[0]  # not len(): an export keeps the batch free
         self.total = total
         self._lengths = lengths
         self._list: list[int] | None = None

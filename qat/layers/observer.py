@@ -50,7 +50,7 @@ class Observer(nn.Module):
         if found is None:
             found = measure(valid_values(x, time_axis), 1, bins, exponents)
             _shared.put(x, time_axis, bins, found)
-        self.histogram.add_(found)
+        self.histogram.add_(found, exponents)
 
 
 class _LastMeasured:

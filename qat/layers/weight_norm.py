@@ -27,19 +27,20 @@ def remove_weight_norm_(model: nn.Module) -> list[str]:
             isinstance(item, _WeightNorm)
             for item in module.parametrizations.weight  # type: ignore[union-attr]
         )
-        old_style = any(
-            isinstance(hook, WeightNorm) and hook.name == "weight"
-            for hook in module._forward_pre_hooks.values()
-        )
+        hooks = [hook for hook in module._forward_pre_hooks.values() if isinstance(hook, WeightNorm)]
+        old_style = [hook for hook in hooks if hook.name == "weight"]
         if not (new_style or old_style):
             continue
         if old_style:
-            g, v = module.get_parameter("weight_g"), module.get_parameter("weight_v")
-            before = weight_of(g.detach(), v.detach())
+            before = old_style[0].compute_weight(module).detach()
             remove_hook(module)
         else:
             before = module.weight.detach().clone()  # type: ignore[union-attr, operator]
+            trained = module.parametrizations.weight.original1.requires_grad  # type: ignore[union-attr]
             parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
+            if not isinstance(module.weight, nn.Parameter):  # without gradients a plain tensor is left behind
+                delattr(module, "weight")
+                module.register_parameter("weight", nn.Parameter(before.clone(), requires_grad=bool(trained)))
         if not torch.equal(before, module.weight.detach()):  # type: ignore[union-attr, operator]
             raise RuntimeError(f"{name}: removing weight_norm changed the weight")
         names.append(name)
@@ -61,5 +62,5 @@ def weight_of(g: Tensor, v: Tensor) -> Tensor:
     """`g v / |v|`; `g` keeps the one dimension that the norm leaves out."""
     kept = [axis for axis in range(v.ndim) if g.ndim == v.ndim and g.shape[axis] != 1]
     if len(kept) != 1 and g.numel() == 1:
-        return g.view([1] * v.ndim) * (v / v.norm())
+        return torch._weight_norm(v, g, -1)
     return torch._weight_norm(v, g, kept[0])

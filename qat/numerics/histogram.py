@@ -58,23 +58,26 @@ class Histogram:
             values: any shape for one channel, `(C, N)` for several; any float dtype.
         """
         if values.numel():
-            channels, bins = self.counts.shape
-            self.add_(measure(values, channels, bins, self.exponent.tolist()))
+            mine = self.exponent.tolist()
+            self.add_(measure(values, *self.counts.shape, mine), mine)
 
-    def add_(self, part: Measured) -> None:
-        """Add what `measure` made of some values, in place; its bins are at least as wide as these."""
+    def add_(self, part: Measured, mine: list[int]) -> None:
+        """Add what `measure` made of some values, in place.
+
+        Args:
+            part: with bins at least as wide as these.
+            mine: the exponents of this histogram.
+        """
         torch.minimum(self.minimum, part.low, out=self.minimum)
         torch.maximum(self.maximum, part.high, out=self.maximum)
         if part.counts is not None:
-            self.widen_(part.exponents)
+            if part.exponents != mine:
+                self.widen_(part.exponents)
             self.counts += part.counts
 
     def widen_(self, exponents: list[int]) -> None:
         """Double the bins of each channel until their width is at least `2^exponent`, in place."""
-        mine = self.exponent.tolist()
-        if mine == exponents:
-            return
-        for row, (old, new) in enumerate(zip(mine, exponents, strict=True)):
+        for row, (old, new) in enumerate(zip(self.exponent.tolist(), exponents, strict=True)):
             if new > old:
                 self.counts[row] = halved(self.counts[row], new - old)
                 self.exponent[row] = new
@@ -85,7 +88,7 @@ class Histogram:
         exponents = self.exponent.tolist()
         widened = Histogram(other.counts.clone(), other.exponent.clone(), other.minimum, other.maximum)
         widened.widen_(exponents)
-        self.add_(Measured(other.minimum, other.maximum, exponents, exponents, widened.counts))
+        self.add_(Measured(other.minimum, other.maximum, exponents, exponents, widened.counts), exponents)
 
     def clear_(self) -> None:
         """Forget everything, in place."""
@@ -100,8 +103,8 @@ class Measured:
     """What some values add to a histogram.
 
     Args:
-        low: smallest value `(C,)`.
-        high: largest `(C,)`.
+        low: smallest value, float32 `(C,)` or a scalar.
+        high: largest.
         needed: exponents of the narrowest bins that hold the values.
         exponents: of `counts`.
         counts: int64 `(C, bins)`; None where only the extremes count, or a value is not finite.
@@ -126,14 +129,18 @@ def measure(values: Tensor, channels: int, bins: int, at_least: list[int]) -> Me
     values = values.detach()
     rows = values.reshape(channels, -1) if channels > 1 else in_memory_order(values)
     low, high = torch.aminmax(rows, dim=1) if channels > 1 else torch.aminmax(rows)
-    lows, highs = low.view(channels).tolist(), high.view(channels).tolist()
-    extremes = low.view(channels).float(), high.view(channels).float()
-    largest = [max(-first, last) for first, last in zip(lows, highs, strict=True)]
-    if not bins or not all(map(math.isfinite, lows + highs)):
-        return Measured(*extremes, at_least, at_least, None)
-    needed = [exponent_for(value, bins) for value in largest]
+    if low.dtype != torch.float32:
+        low, high = low.float(), high.float()
+    if not bins:
+        return Measured(low, high, at_least, at_least, None)
+    ends = (
+        [(low.item(), high.item())] if channels == 1 else list(zip(low.tolist(), high.tolist(), strict=True))
+    )
+    if not all(math.isfinite(end) for pair in ends for end in pair):
+        return Measured(low, high, at_least, at_least, None)
+    needed = [exponent_for(max(-first, last), bins) for first, last in ends]
     exponents = list(map(max, needed, at_least))
-    return Measured(*extremes, needed, exponents, count_bins(rows.view(channels, -1), exponents, bins))
+    return Measured(low, high, needed, exponents, count_bins(rows, exponents, bins))
 
 
 def in_memory_order(x: Tensor) -> Tensor:
@@ -173,12 +180,16 @@ def power_of_two(exponent: Tensor) -> Tensor:
 
 
 def count_bins(rows: Tensor, exponents: list[int], bins: int) -> Tensor:
-    """Counts int64 `(C, bins)` of finite rows `(C, N)` that fit bins of width `2^exponent`.
+    """Counts int64 `(C, bins)` of finite rows `(C, N)`, or `(N,)` of one channel, in bins of width `2^exponent`.
 
     Scaling by a power of two and flooring are exact, so merging two bins later gives what counting into the wider
     bin would have given.
     """
-    return torch.stack([count_row(row, 2.0**-exponent, bins) for row, exponent in zip(rows, exponents, strict=True)])
+    if len(exponents) == 1:
+        return count_row(rows.view(-1), 2.0 ** -exponents[0], bins)[None]
+    return torch.stack(
+        [count_row(row, 2.0**-exponent, bins) for row, exponent in zip(rows, exponents, strict=True)]
+    )
 
 
 def count_row(row: Tensor, factor: float, bins: int) -> Tensor:

@@ -155,6 +155,9 @@ def fold_magnitudes(counts: Tensor) -> Tensor:
     return counts[..., half:] + counts[..., :half].flip(-1)
 
 
+MOST_OUTLIERS = 0.5  # share of values that the entropy observer may clip
+
+
 def entropy_clip(counts: Tensor, width: Tensor, levels: int, candidates: int = 128) -> Tensor:
     """Clip for magnitudes that loses least information: minimum KL(P || Q) over `candidates` clips.
 
@@ -185,6 +188,8 @@ def entropy_clip(counts: Tensor, width: Tensor, levels: int, candidates: int = 1
     q = mean.gather(1, group) * occupied
     p, q = p / p.sum(1, keepdim=True), (q / q.sum(1, keepdim=True)).clamp(min=1e-12)
     divergence = torch.where(p > 0, p * (p / q).log(), 0.0).sum(1)
+    # Where nearly all mass lies outside, P and Q are the same single spike: no divergence, and no use.
+    divergence = divergence.masked_fill(outliers > MOST_OUTLIERS * counts.sum(), torch.inf)
     return width * clips[divergence.argmin(), 0]
 
 

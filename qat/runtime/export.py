@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,16 +49,16 @@ class ExportInfo:
     packed: int
 
 
-class Recogniser(nn.Module):
-    """A CTC module's forward without its trainer: what is traced."""
+class Wrapped(nn.Module):
+    """A module's forward and nothing else of it: what is traced (a LightningModule brings its trainer along)."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module = module
 
-    def forward(self, signal: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """`(B, S)`, `(B,)` -> (logits `(B, T, V)`, frames `(B,)`)."""
-        return self.module(signal, lengths)
+    def forward(self, *inputs: Tensor) -> Any:
+        """As the module."""
+        return self.module(*inputs)
 
 
 @torch.no_grad()
@@ -80,7 +80,9 @@ def export_onnx(module: CTCModule, path: str | Path, precision: Precision) -> Ex
     check_ready(module, precision)
     copied = copy.deepcopy(module, {id(getattr(module, "_trainer", None)): None}).cpu().float().eval()
     replace_layers_(copied, precision)
-    model = trace(copied)
+    lengths = torch.tensor([2 * SAMPLE_RATE, SAMPLE_RATE])
+    inputs = {"signal": torch.zeros(2, 2 * SAMPLE_RATE), "lengths": lengths}
+    model = trace(copied, inputs, ["logits", "frames"])
     name_nodes_(model, [name for name, child in copied.named_modules() if isinstance(child, OnnxFbank)])
     packed = pack_four_bits_(model)
     model.metadata_props.update(metadata(module, precision))
@@ -112,20 +114,24 @@ def check_ready(module: CTCModule, precision: str) -> None:
             )
 
 
-def trace(module: nn.Module) -> ir.Model:
-    """The ONNX graph of a module whose layers are in exported form, with free batch and time axes."""
-    signal = torch.zeros(2, 2 * SAMPLE_RATE)
-    lengths = torch.tensor([2 * SAMPLE_RATE, SAMPLE_RATE])
+def trace(module: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str]) -> ir.Model:
+    """The ONNX graph of a module whose layers are in exported form.
+
+    Args:
+        module: takes the inputs in order.
+        inputs: name -> example; the first two axes (batch and time) are free.
+        outputs: names.
+    """
     free = torch.export.Dim.DYNAMIC
     with quiet():
         program = torch.onnx.export(
-            Recogniser(module).eval(),
-            (signal, lengths),
+            Wrapped(module).eval(),
+            tuple(inputs.values()),
             dynamo=True,
             opset_version=OPSET,
-            input_names=["signal", "lengths"],
-            output_names=["logits", "frames"],
-            dynamic_shapes=({0: free, 1: free}, {0: free}),
+            input_names=list(inputs),
+            output_names=list(outputs),
+            dynamic_shapes=(tuple(dict.fromkeys(range(min(x.ndim, 2)), free) for x in inputs.values()),),
             custom_translation_table={torch.ops.aten.squeeze.dim: squeeze},
             verbose=False,
         )

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from speechbrain.lobes.features import Fbank
 from torch import Tensor, nn
 
-from qat.layers import QuantConv1d, QuantConv2d, QuantLayer, QuantLinear, QuantLSTM, Quantizer
+from qat.layers import QuantConv1d, QuantConv2d, Quantizer, QuantLayer, QuantLinear, QuantLSTM
 from qat.runtime import operators
 from qat.runtime.frontend import OnnxFbank
 from qat.runtime.lstm import ExportedLSTM

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from qat.errors import UserError
-from qat.layers import QuantLSTM, Quantizer
+from qat.layers import Quantizer, QuantLSTM
 from qat.runtime import operators
 from qat.runtime.weights import StoredWeight, activation_range, integer_weight
 

@@ -1,7 +1,8 @@
 """The ONNX nodes that run on integers, written down directly while a model is exported.
 
 They are emitted as they will run, not as `QuantizeLinear`/`DequantizeLinear` pairs for an optimiser to find: ONNX
-Runtime 1.32 fuses MatMul + Add to a float Gemm before it looks for the pairs, and then folds int8 weights back to float.
+Runtime 1.32 fuses MatMul + Add to a float Gemm before it looks for the pairs, and then folds the int8 weights back to
+float.
 
 Every function returns a placeholder of the right shape and type; the arithmetic exists in the exported file only.
 """

@@ -99,4 +99,3 @@ class Session:
         from qat.runtime.graph import count_nodes, optimised_graph  # keeps the latency worker light
 
         return count_nodes(optimised_graph(self.path)).to_dict()
-

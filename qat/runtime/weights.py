@@ -43,18 +43,24 @@ class ActivationRange(nn.Module):
 
 
 class StoredWeight(nn.Module):
-    """An int8 weight whose layer computes in float: the file is small, the arithmetic is not integer."""
+    """An int8 weight whose layer computes in float: the file is small, the arithmetic is not integer.
+
+    Cast and Mul, not `DequantizeLinear`: that one in front of a MatMul becomes a `MatMulNBits`, which quantizes the
+    activations as well.
+    """
+
+    levels: Tensor
+    scale: Tensor
 
     def __init__(self, weight: Tensor, quantizer: Quantizer) -> None:
         super().__init__()
         levels, scale = integer_weight(weight, quantizer)
         self.register_buffer("levels", levels)
-        self.register_buffer("scale", scale)
-        self.register_buffer("zero_point", torch.zeros(len(scale), dtype=torch.int8))
+        self.register_buffer("scale", scale.reshape(-1, *[1] * (weight.ndim - 1)))
 
     def forward(self) -> Tensor:
         """The float32 weight."""
-        return operators.dequantize(self.levels, self.scale, self.zero_point)
+        return self.levels.float() * self.scale
 
 
 def activation_range(quantizer: nn.Module) -> nn.Module:

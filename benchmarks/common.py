@@ -1,0 +1,117 @@
+"""What every benchmark shares: models, calibration on noise, result files, tables."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shlex
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from qat.layers import calibrate_weights_, finish_calibration_, set_observing_
+from qat.models import CRDNNModule, CTCModule, Wav2Vec2Module
+from qat.recipe import Recipe, cpu_has_vnni
+from qat.runtime.latency import processor
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+SAMPLE_RATE = 16_000
+PACKAGES = ("torch", "torchao", "onnxruntime", "transformers", "speechbrain", "onnxscript")
+# Published sizes: SpeechBrain's LibriSpeech CRDNN encoder, and facebook/wav2vec2-base.
+PUBLISHED: dict[str, tuple[type[CTCModule], dict[str, Any]]] = {
+    "crdnn": (
+        CRDNNModule,
+        {
+            "cnn_channels": [128, 256],
+            "time_pooling_size": 4,
+            "rnn_layers": 4,
+            "rnn_neurons": 1024,
+            "dnn_neurons": 1024,
+        },
+    ),
+    "wav2vec2": (Wav2Vec2Module, {"config": {"layerdrop": 0.0, "apply_spec_augment": False}}),
+}
+
+
+def mini(kind: str, recipe: Recipe | None) -> CTCModule:
+    """The mini model of a configuration, with seeded random weights."""
+    torch.manual_seed(0)
+    settings = yaml.safe_load((ROOT / "configs" / f"mini_{kind}.yaml").read_text())["model"]
+    arguments = {key: value for key, value in settings["init_args"].items() if key != "init_from"}
+    return PUBLISHED[kind][0](recipe=recipe, **arguments)
+
+
+def published(kind: str, recipe: Recipe | None) -> CTCModule:
+    """The model at its published size, with seeded random weights."""
+    torch.manual_seed(0)
+    model_class, arguments = PUBLISHED[kind]
+    return model_class(recipe=recipe, **arguments)
+
+
+def noise(batch: int, seconds: float, seed: int = 0) -> torch.Tensor:
+    """Seeded noise `(B, S)`."""
+    generator = torch.Generator().manual_seed(seed)
+    return 0.1 * torch.randn(batch, int(seconds * SAMPLE_RATE), generator=generator)
+
+
+@torch.no_grad()
+def calibrate_on_noise_(module: CTCModule, seconds: float = 3.0) -> None:
+    """Give every quantizer some range and switch it on: speed does not depend on which."""
+    was_training = module.training
+    module.eval()
+    set_observing_(module, True)
+    signal = noise(1, seconds, seed=1)
+    module(signal, torch.tensor([signal.shape[1]]))
+    set_observing_(module, False)
+    calibrate_weights_(module)
+    finish_calibration_(module)
+    module.quantize()
+    module.train(was_training)
+
+
+def save(name: str, results: list[dict[str, Any]]) -> Path:
+    """Write `benchmarks/results/NAME.json` with everything needed to read or repeat the numbers."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    script = Path(sys.argv[0]).stem
+    content = {
+        "benchmark": name,
+        "command": shlex.join(["python", "-m", f"benchmarks.{script}", *sys.argv[1:]]),
+        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "device": processor(),
+        "cpu_vnni": cpu_has_vnni(),
+        "versions": {"python": platform.python_version(), **found},
+        "results": results,
+    }
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps(content, indent=1) + "\n")
+    return path
+
+
+def table(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> str:
+    """Markdown table of some fields.
+
+    >>> print(table([{"a": 1, "b": 2.345}], ["a", "b"]))
+    | a | b |
+    |---|---|
+    | 1 | 2.35 |
+    """
+
+    def cell(value: Any) -> str:
+        return f"{value:.2f}" if isinstance(value, float) else str(value)
+
+    lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
+    lines += [f"| {' | '.join(cell(row.get(column, '')) for column in columns)} |" for row in rows]
+    return "\n".join(lines)

@@ -1,0 +1,44 @@
+"""The timing harness."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from qat.errors import UserError
+from qat.runtime import measure_latency
+from qat.runtime.latency import Worker
+from tests.runtime.conftest import Exported
+
+
+def test_both_files_are_timed_on_the_same_runs(crdnn: Exported) -> None:
+    assert crdnn.float is not None
+    signals = [np.zeros(8_000, np.float32), np.zeros(16_000, np.float32)]
+    timing = measure_latency(crdnn.float.path, crdnn.integer.path, signals, warmup=1, repeats=4)
+    assert timing["provider"] == "CPUExecutionProvider" and timing["engine"].startswith("onnxruntime")
+    for precision in ("float", "integer"):
+        own = timing[precision]
+        assert len(own["times_ms"]) == 4
+        assert 0 < own["latency_ms"]["p50"] <= own["latency_ms"]["p95"]
+        assert own["rtf"] == pytest.approx(sum(own["times_ms"]) / 1000 / 3.0, rel=0.01)
+        assert 20 < own["peak_memory_mb"] < 300  # an engine's, not PyTorch's
+    ratio = timing["float"]["latency_ms"]["p50"] / timing["integer"]["latency_ms"]["p50"]
+    assert timing["speedup"] == pytest.approx(ratio)
+
+
+def test_the_worker_does_not_load_pytorch(crdnn: Exported, tmp_path: Path) -> None:
+    np.savez(tmp_path / "signals.npz", **{"0": np.zeros(8_000, np.float32)})
+    with Worker(crdnn.integer.path, tmp_path / "signals.npz", 1) as worker:
+        reply = worker.ask(open=str(crdnn.integer.path), signals=str(tmp_path / "signals.npz"), threads=1)
+    assert reply["torch"] is False
+
+
+def test_bad_requests_are_one_line_errors(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no signals"):
+        measure_latency("a", "b", [])
+    with pytest.raises(UserError, match="repeats"):
+        measure_latency("a", "b", [np.zeros(1)], repeats=0)
+    with pytest.raises(UserError, match="no such exported file"):
+        measure_latency(tmp_path / "a", tmp_path / "b", [np.zeros(1)])

@@ -1,0 +1,93 @@
+"""Every layer class: the file's arithmetic equals the fake-quantized module's, on integers, from int8 weights."""
+
+from __future__ import annotations
+
+import onnx
+import pytest
+import torch
+from onnx import TensorProto
+
+from qat.layers import QuantConv1d, Quantizer
+from qat.recipe import LayerRecipe
+from qat.runtime.graph import INTEGER
+from qat.runtime.weights import ActivationRange, integer_bias, integer_weight
+from tests.runtime.conftest import ExportedZoo, layer_zoo
+
+NAMES = list(layer_zoo())
+PARTLY = [name for name in NAMES if name.endswith("_only")]
+# Sums are exact on both sides; what is left is float32 rounding, and one step of an 8-bit output or state where a
+# value lies so near the middle of two levels that x / s and x * (1 / s) round apart.
+ROUNDING = 2e-5
+
+
+def step_of(zoo: ExportedZoo, name: str) -> float:
+    """The largest step by which one level of an intermediate result may move the output."""
+    layer = zoo.reference.layers[name]
+    if name.startswith("conv"):
+        output = layer.output_quantizer
+        return float(output.scale) if isinstance(output, Quantizer) else 0.0
+    return 0.01 if name.startswith("lstm") and name not in PARTLY else 0.0
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("batch", "frames"), [(1, 37), (1, 9)])
+def test_the_file_computes_what_the_module_does(zoo: ExportedZoo, name: str, batch: int, frames: int) -> None:
+    expected, actual = zoo.both(batch, frames)[name]
+    assert expected.shape == actual.shape
+    difference = (expected - actual).abs()
+    assert difference.max() <= step_of(zoo, name) * 1.001 + ROUNDING
+    assert (difference > ROUNDING).float().mean() < (0.5 if name.startswith("lstm") else 0.02)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith("lstm")])
+def test_batches_run_in_the_same_file(zoo: ExportedZoo, name: str) -> None:
+    expected, actual = zoo.both(3, 21)[name]
+    assert (expected - actual).abs().max() <= step_of(zoo, name) * 1.001 + ROUNDING
+
+
+def weights_below(model: onnx.ModelProto, name: str) -> dict[str, onnx.TensorProto]:
+    prefix = f"layers.{name}."
+    return {item.name: item for item in model.graph.initializer if item.name.startswith(prefix)}
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if "activations_only" not in name])
+def test_stored_weights_are_integers(zoo: ExportedZoo, name: str) -> None:
+    matrices = [item for item in weights_below(zoo.stored, name).values() if len(item.dims) >= 2]
+    integers = [item for item in matrices if item.data_type != TensorProto.FLOAT]
+    width = TensorProto.INT4 if layer_zoo()[name][1].get("weight_bits") == 4 else TensorProto.INT8
+    assert integers and all(item.data_type == width for item in integers)
+    floats = [item for item in matrices if item.data_type == TensorProto.FLOAT]
+    assert all(name.startswith("lstm") and item.dims[0] <= 2 and len(item.dims) == 2 for item in floats)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in PARTLY])
+def test_optimised_graph_computes_on_integers(zoo: ExportedZoo, name: str) -> None:
+    inside = (f"layers.{name}/", f"layers.{name}.")
+    nodes = [node for node in zoo.optimised.graph.node if node.name.startswith(inside)]
+    assert any(node.op_type in INTEGER for node in nodes)
+    assert not any(node.op_type in ("Conv", "MatMul", "Gemm", "LSTM", "FusedConv") for node in nodes)
+
+
+def test_signed_ranges_become_unsigned() -> None:
+    quantizer = Quantizer(-127, 127, signed=True)
+    quantizer.set_range_(torch.tensor([0.5]), torch.tensor([0]))
+    moved = ActivationRange(quantizer)
+    assert (int(moved.zero_point), moved.quant_min, moved.quant_max) == (128, 1, 255)
+
+
+def test_a_dead_channel_keeps_its_bias() -> None:
+    layer = torch.nn.Conv1d(2, 2, 1)
+    torch.nn.init.zeros_(layer.weight)
+    torch.nn.init.constant_(layer.bias, 3.0)
+    quant = QuantConv1d.from_float(layer, LayerRecipe())
+    quant.weight_quantizer.calibrate_weight_(quant.weight, "weight")
+    quant.weight_quantizer.set_enabled_(True)
+    weight, scale = integer_weight(quant.weight, quant.weight_quantizer.eval())
+    levels, scale = integer_bias(quant.bias, weight, torch.tensor(1e-3), scale)
+    torch.testing.assert_close(levels * scale * 1e-3, torch.full((2,), 3.0), rtol=1e-6, atol=0)
+
+
+def test_levels_of_a_quantizer_that_is_off_are_refused() -> None:
+    quantizer = Quantizer(-127, 127, is_weight=True)
+    with pytest.raises(RuntimeError, match="not made of integer levels"):
+        integer_weight(torch.randn(3, 3), quantizer.eval())

@@ -1,0 +1,48 @@
+"""The comparison of file and module."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from datamodules.batch import Batch, Utterance, collate
+from qat.errors import UserError
+from qat.runtime import Session, check_parity
+from qat.runtime.parity import word_error_rate
+from tests.conftest import noise
+from tests.runtime.conftest import Exported
+
+
+def batches() -> list[Batch]:
+    signals = [noise(1, seconds, seed=index)[0] for index, seconds in enumerate((0.7, 1.1))]
+    items = [(Utterance(str(i), Path("x"), "one two", 1.0), signal) for i, signal in enumerate(signals)]
+    return [collate([item]) for item in items]
+
+
+def test_parity_of_a_file_with_its_module(crdnn: Exported) -> None:
+    parity = check_parity(crdnn.module, Session(crdnn.integer.path), batches())
+    assert set(parity) == {"max_abs_logit", "argmax_disagreement", "wer_fake", "wer_integer"}
+    assert 0 < parity["max_abs_logit"] < 0.02
+    assert parity["argmax_disagreement"] <= 0.05  # random weights: the best label is a close call
+
+
+def test_parity_notices_another_model(crdnn: Exported) -> None:
+    assert crdnn.float is not None
+    with torch.no_grad():
+        for parameter in (twin := __import__("copy").deepcopy(crdnn.module)).head.parameters():
+            parameter.add_(1.0)
+    parity = check_parity(twin, Session(crdnn.float.path), batches())
+    assert parity["max_abs_logit"] > 0.5
+
+
+def test_padded_batches_are_refused(crdnn: Exported) -> None:
+    together = collate([(Utterance(str(i), Path("x"), "a", 1.0), torch.zeros(9_000)) for i in range(2)])
+    with pytest.raises(UserError, match="batches of one"):
+        check_parity(crdnn.module, Session(crdnn.integer.path), [together])
+
+
+def test_word_error_rate_is_corpus_level() -> None:
+    assert word_error_rate(["a b c", "d"], ["a b", "x"]) == 50.0
+    assert word_error_rate([""], ["a"]) == 0.0

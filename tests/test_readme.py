@@ -1,0 +1,50 @@
+"""The README: its commands parse, its targets exist, its tables are those of the stored rows."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from typing import Any
+
+import pytest
+
+from qat import cli
+from qat.report.readme import fill
+from tests.conftest import ROOT
+from tests.test_cli import ParseOnly
+
+TEXT = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```\n(.*?)```", TEXT, re.DOTALL)
+LINES = [line.split("#")[0].strip() for block in BLOCKS for line in block.replace("\\\n", " ").splitlines()]
+TRAIN = [
+    line for line in LINES if line.startswith("python train.py") and "[" not in line and " -h" not in line
+]
+
+
+def test_tables_are_those_of_the_stored_rows() -> None:
+    assert fill(TEXT) == TEXT
+
+
+def test_make_targets_exist() -> None:
+    targets = [line.split()[1] for line in LINES if line.startswith("make ")]
+    makefile = (ROOT / "Makefile").read_text()
+    assert targets and all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)
+
+
+@pytest.mark.parametrize("line", TRAIN)
+def test_train_commands_parse(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "SpeechCLI", ParseOnly)
+    args: list[Any] = shlex.split(line)[2:]
+    assert cli.build_cli([*args, "--run", "x/y"]).config.data.class_path.startswith("datamodules.")
+
+
+def test_links_and_pictures_exist() -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", TEXT):
+        assert (ROOT / target).exists(), target
+
+
+def test_a_block_that_names_no_file_is_refused() -> None:
+    from qat.errors import UserError
+
+    with pytest.raises(UserError, match=r"nowhere\.json"):
+        fill("<!-- rows: nowhere.json -->\n<!-- end -->")
