@@ -75,7 +75,7 @@ class QuantLayer(nn.Module):
 
 def adopt(cls: type[Any], layer: nn.Module) -> Any:
     """An instance of `cls` with the attributes, Parameters and hooks of `layer`; the registries are copies."""
-    new = cls.__new__(cls)
+    new: Any = object.__new__(cls)
     new.__dict__.update(layer.__dict__)
     for name in REGISTRIES:
         if name in layer.__dict__:

@@ -144,7 +144,7 @@ def squeeze(x: Any, dim: int) -> Any:
     size = x.shape[dim]
     if isinstance(size, int) and size != 1:
         return op.Identity(x)
-    return op.Squeeze(x, op.Constant(value_ints=[dim]))
+    return op.Squeeze(x, op.Constant(value_ints=[dim]))  # type: ignore[arg-type]
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch.nn.functional as F
 from speechbrain.lobes.features import Fbank
@@ -17,6 +18,10 @@ from qat.runtime.weights import ActivationRange, StoredWeight, activation_range,
 
 class IntegerLinear(nn.Module):
     """`QuantLinear` on uint8 activations and int8 weights."""
+
+    weight: Tensor
+    weight_scale: Tensor
+    bias: Tensor | None
 
     def __init__(self, layer: QuantLinear) -> None:
         super().__init__()
@@ -37,6 +42,10 @@ class IntegerLinear(nn.Module):
 
 class IntegerConv(nn.Module):
     """`QuantConv1d` or `QuantConv2d` on uint8 activations and int8 weights, with a uint8 output."""
+
+    weight: Tensor
+    weight_scale: Tensor
+    bias: Tensor | None
 
     def __init__(self, layer: QuantConv1d | QuantConv2d) -> None:
         super().__init__()
@@ -113,13 +122,13 @@ def exported_layer(layer: nn.Module, precision: str) -> nn.Module:
     """
     if precision == "float" and isinstance(layer, QuantLayer):
         layer = layer.to_float()
-    build = EXPORTED.get(type(layer))
+    build: Callable[[Any], nn.Module] | None = EXPORTED.get(type(layer))
     if build is None:
         return layer
     if isinstance(layer, QuantLinear | QuantConv1d | QuantConv2d):
         sides = (layer.input_quantizer, layer.weight_quantizer)
         if not all(isinstance(side, Quantizer) for side in sides):
-            build = PartlyQuantized
+            build = PartlyQuantized  # type: ignore[assignment]
     return build(layer)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -25,7 +27,7 @@ class ExportedLSTM(nn.Module):
         if not layer.batch_first or layer.proj_size:
             raise UserError("export: an LSTM must be batch_first and have no proj_size")
         integer = isinstance(layer, QuantLSTM) and layer.dynamic
-        kind = IntegerLSTMLayer if integer else FloatLSTMLayer
+        kind: Any = IntegerLSTMLayer if integer else FloatLSTMLayer
         self.layers = nn.ModuleList(kind(layer, index) for index in range(layer.num_layers))
         self.input_range = activation_range(getattr(layer, "input_quantizer", nn.Identity()))
 
@@ -42,6 +44,8 @@ class ExportedLSTM(nn.Module):
 class FloatLSTMLayer(nn.Module):
     """One layer in float; the weights of a quantized one are stored as int8."""
 
+    bias: Tensor
+
     def __init__(self, layer: nn.LSTM, index: int) -> None:
         super().__init__()
         self.weight = stack_weights(layer, f"weight_ih_l{index}")
@@ -55,6 +59,12 @@ class FloatLSTMLayer(nn.Module):
 
 class IntegerLSTMLayer(nn.Module):
     """One layer on int8 weights with dynamic uint8 input and state."""
+
+    weight: Tensor
+    weight_scale: Tensor
+    recurrent: Tensor
+    recurrent_scale: Tensor
+    bias: Tensor
 
     def __init__(self, layer: QuantLSTM, index: int) -> None:
         super().__init__()
@@ -85,6 +95,8 @@ class StackedWeight(nn.Module):
 
 class FloatWeight(nn.Module):
     """A float weight, called like a stored one."""
+
+    weight: Tensor
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
