@@ -20,7 +20,7 @@ types: .venv/tested
 	$(BIN)/mypy
 
 suite: .venv/tested
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 # The README's quick start on its smallest setting: a few steps, a few utterances, the same path end to end.
 quickstart: .venv/installed

@@ -73,7 +73,7 @@ class QuantLayer(nn.Module):
             yield "weight", self.get_parameter("weight"), self.weight_quantizer
 
 
-def adopt(cls: type[Any], layer: nn.Module) -> Any:
+def adopt(cls: Any, layer: nn.Module) -> Any:
     """An instance of `cls` with the attributes, Parameters and hooks of `layer`; the registries are copies."""
     new: Any = object.__new__(cls)
     new.__dict__.update(layer.__dict__)

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from qat.layers.masking import padding, valid_values
 from qat.numerics.histogram import BINS, Histogram, Measured, measure
 
+COUNTED = 1 << 15  # values of one tensor that enter the histogram at most
+
 
 class Observer(nn.Module):
     """Histogram of all values that one activation quantizer has seen.
@@ -41,14 +43,16 @@ class Observer(nn.Module):
     def observe_(self, x: Tensor, time_axis: int) -> None:
         """Add the values of `x` outside padding.
 
-        Layers that read the very same tensor (query, key and value projections) share the counting.
+        Layers that read the very same tensor (query, key and value projections) share the counting. Of a tensor
+        with more than `COUNTED` values every k-th is counted k times, so that calibration costs little more than
+        the forward it watches; the extremes are exact.
         """
         if not x.numel():
             return
         bins, exponents = self.counts.shape[1], self.exponent.tolist()
         found = _shared.get(x, time_axis, bins, exponents)
         if found is None:
-            found = measure(valid_values(x, time_axis), 1, bins, exponents)
+            found = measure(valid_values(x, time_axis), 1, bins, exponents, COUNTED)
             _shared.put(x, time_axis, bins, found)
         self.histogram.add_(found, exponents)
 

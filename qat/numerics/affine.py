@@ -49,7 +49,8 @@ def fake_quantize(
     """
     if x.is_cuda and noise is None and not scale.requires_grad:
         return _fused(x, scale, zero_point, quant_min, quant_max, axis)
-    scale, zero_point = along(scale, x.ndim, axis), along(zero_point, x.ndim, axis)
+    scale = along(scale, x.ndim, axis)
+    zero_point = None if zero_point is None else along(zero_point, x.ndim, axis)
     if torch.is_grad_enabled() and (x.requires_grad or scale.requires_grad):
         return _FakeQuantize.apply(x, scale, zero_point, quant_min, quant_max, noise, grad_factor, clips)
     levels = _levels(x, scale, zero_point, noise).clamp_(quant_min, quant_max)
@@ -69,20 +70,22 @@ def quantize(
     >>> quantize(torch.tensor([0.26, -9.0]), torch.tensor([0.5]), None, -3, 3)
     tensor([ 1, -3], dtype=torch.int8)
     """
-    scale, zero_point = along(scale, x.ndim, axis), along(zero_point, x.ndim, axis)
+    scale = along(scale, x.ndim, axis)
+    zero_point = None if zero_point is None else along(zero_point, x.ndim, axis)
     levels = _levels(x.detach(), scale, zero_point, None).clamp_(quant_min, quant_max)
     return levels.to(torch.uint8 if quant_min >= 0 else torch.int8)
 
 
 def dequantize(levels: Tensor, scale: Tensor, zero_point: Tensor | None, axis: int | None = None) -> Tensor:
     """`s * (q - z)` in float32; `dequantize(quantize(x))` equals `fake_quantize(x)` bit for bit."""
-    scale, zero_point = along(scale, levels.ndim, axis), along(zero_point, levels.ndim, axis)
+    scale = along(scale, levels.ndim, axis)
+    zero_point = None if zero_point is None else along(zero_point, levels.ndim, axis)
     return _values(levels.to(torch.float32, copy=True), scale, zero_point)
 
 
-def along(values: Tensor | None, ndim: int, axis: int | None) -> Tensor | None:
+def along(values: Tensor, ndim: int, axis: int | None) -> Tensor:
     """Reshape `(C,)` so that it broadcasts along dimension `axis` of a tensor with `ndim` dimensions."""
-    if values is None or axis is None or values.numel() == 1:
+    if axis is None or values.numel() == 1:
         return values
     shape = [1] * ndim
     shape[axis] = -1

@@ -59,7 +59,7 @@ class Histogram:
         """
         if values.numel():
             mine = self.exponent.tolist()
-            self.add_(measure(values, *self.counts.shape, mine), mine)
+            self.add_(measure(values, self.counts.shape[0], self.counts.shape[1], mine), mine)
 
     def add_(self, part: Measured, mine: list[int]) -> None:
         """Add what `measure` made of some values, in place.
@@ -117,7 +117,9 @@ class Measured:
     counts: Tensor | None
 
 
-def measure(values: Tensor, channels: int, bins: int, at_least: list[int]) -> Measured:
+def measure(
+    values: Tensor, channels: int, bins: int, at_least: list[int], limit: int | None = None
+) -> Measured:
     """Extremes and counts of one tensor.
 
     Args:
@@ -125,6 +127,8 @@ def measure(values: Tensor, channels: int, bins: int, at_least: list[int]) -> Me
         channels: `C`.
         bins: a power of two, or 0 for the extremes only.
         at_least: smallest exponents to count at.
+        limit: of one channel with more values than this every k-th is counted, k-fold; None counts all. The
+            extremes are exact either way.
     """
     values = values.detach()
     rows = values.reshape(channels, -1) if channels > 1 else in_memory_order(values)
@@ -136,11 +140,28 @@ def measure(values: Tensor, channels: int, bins: int, at_least: list[int]) -> Me
     ends = (
         [(low.item(), high.item())] if channels == 1 else list(zip(low.tolist(), high.tolist(), strict=True))
     )
-    if not all(math.isfinite(end) for pair in ends for end in pair):
+    if not all(map(math.isfinite, lows + highs)):
         return Measured(low, high, at_least, at_least, None)
-    needed = [exponent_for(max(-first, last), bins) for first, last in ends]
+    needed = [exponent_for(max(-first, last), bins) for first, last in zip(lows, highs, strict=True)]
     exponents = list(map(max, needed, at_least))
-    return Measured(low, high, needed, exponents, count_bins(rows, exponents, bins))
+    stride = thinning(values.shape, limit) if limit and channels == 1 else 1
+    if stride == 1:
+        return Measured(low, high, needed, exponents, count_bins(rows, exponents, bins))
+    return Measured(low, high, needed, exponents, count_bins(rows[::stride], exponents, bins) * stride)
+
+
+def thinning(shape: torch.Size, limit: int) -> int:
+    """Smallest stride that leaves at most `limit` values and is coprime to every dimension.
+
+    A common factor with a dimension would visit some channels or frames only.
+
+    >>> thinning(torch.Size((8, 50)), 100)
+    7
+    """
+    stride = -(-shape.numel() // limit)
+    while any(math.gcd(stride, size) > 1 for size in shape):
+        stride += 1
+    return stride
 
 
 def in_memory_order(x: Tensor) -> Tensor:
@@ -186,7 +207,8 @@ def count_bins(rows: Tensor, exponents: list[int], bins: int) -> Tensor:
     bin would have given.
     """
     if len(exponents) == 1:
-        return count_row(rows.view(-1), 2.0 ** -exponents[0], bins)[None]
+        row = rows if rows.ndim == 1 else rows[0]
+        return count_row(row, 2.0 ** -exponents[0], bins)[None]
     return torch.stack(
         [count_row(row, 2.0**-exponent, bins) for row, exponent in zip(rows, exponents, strict=True)]
     )
