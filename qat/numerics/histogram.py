@@ -140,9 +140,9 @@ def measure(
     ends = (
         [(low.item(), high.item())] if channels == 1 else list(zip(low.tolist(), high.tolist(), strict=True))
     )
-    if not all(map(math.isfinite, lows + highs)):
+    if not all(math.isfinite(end) for pair in ends for end in pair):
         return Measured(low, high, at_least, at_least, None)
-    needed = [exponent_for(max(-first, last), bins) for first, last in zip(lows, highs, strict=True)]
+    needed = [exponent_for(max(-first, last), bins) for first, last in ends]
     exponents = list(map(max, needed, at_least))
     stride = thinning(values.shape, limit) if limit and channels == 1 else 1
     if stride == 1:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch.nn.functional as F
 from speechbrain.lobes.features import Fbank
@@ -68,9 +67,14 @@ class IntegerConv(nn.Module):
             x = F.pad(x, self.outer, mode=self.padding_mode)
         inputs, outputs = self.input_range, self.output_range
         y = operators.conv(
-            *(inputs.quantize(x), inputs.scale, inputs.zero_point),
-            *(self.weight, self.weight_scale),
-            *(outputs.scale, outputs.zero_point, self.bias),
+            inputs.quantize(x),
+            inputs.scale,
+            inputs.zero_point,
+            self.weight,
+            self.weight_scale,
+            outputs.scale,
+            outputs.zero_point,
+            self.bias,
             stride=self.stride,
             padding=self.pads,
             dilation=self.dilation,
@@ -122,13 +126,13 @@ def exported_layer(layer: nn.Module, precision: str) -> nn.Module:
     """
     if precision == "float" and isinstance(layer, QuantLayer):
         layer = layer.to_float()
-    build: Callable[[Any], nn.Module] | None = EXPORTED.get(type(layer))
+    build = EXPORTED.get(type(layer))
     if build is None:
         return layer
     if isinstance(layer, QuantLinear | QuantConv1d | QuantConv2d):
         sides = (layer.input_quantizer, layer.weight_quantizer)
         if not all(isinstance(side, Quantizer) for side in sides):
-            build = PartlyQuantized  # type: ignore[assignment]
+            return PartlyQuantized(layer)
     return build(layer)
 
 
