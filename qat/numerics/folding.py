@@ -28,6 +28,7 @@ def fold_batch_norm(
         beta: BatchNorm bias `(C,)`, None for zero.
         eps: of the BatchNorm.
 
+    >>> import torch
     >>> one = torch.ones(1)
     >>> fold_batch_norm(torch.ones(1, 1), None, one, 4 * one, 2 * one, one, 0.0)
     (tensor([[1.]]), tensor([0.]))

@@ -137,9 +137,7 @@ def measure(
         low, high = low.float(), high.float()
     if not bins:
         return Measured(low, high, at_least, at_least, None)
-    ends = (
-        [(low.item(), high.item())] if channels == 1 else list(zip(low.tolist(), high.tolist(), strict=True))
-    )
+    lows, highs = ([low.item()], [high.item()]) if channels == 1 else (low.tolist(), high.tolist())
     if not all(math.isfinite(end) for pair in ends for end in pair):
         return Measured(low, high, at_least, at_least, None)
     needed = [exponent_for(max(-first, last), bins) for first, last in ends]
@@ -167,7 +165,7 @@ def thinning(shape: torch.Size, limit: int) -> int:
 def in_memory_order(x: Tensor) -> Tensor:
     """All values of `x`, flat, in the order they lie in memory: no copy of a transposed tensor."""
     if not x.is_contiguous():
-        x = x.permute(sorted(range(x.ndim), key=lambda axis: -x.stride(axis)))
+        x = x.permute(sorted(range(x.ndim), key=lambda axis: -int(x.stride(axis))))
     return x.reshape(-1)
 
 
