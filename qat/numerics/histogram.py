@@ -138,9 +138,9 @@ def measure(
     if not bins:
         return Measured(low, high, at_least, at_least, None)
     lows, highs = ([low.item()], [high.item()]) if channels == 1 else (low.tolist(), high.tolist())
-    if not all(math.isfinite(end) for pair in ends for end in pair):
+    if not all(map(math.isfinite, lows + highs)):
         return Measured(low, high, at_least, at_least, None)
-    needed = [exponent_for(max(-first, last), bins) for first, last in ends]
+    needed = [exponent_for(max(-first, last), bins) for first, last in zip(lows, highs, strict=True)]
     exponents = list(map(max, needed, at_least))
     stride = thinning(values.shape, limit) if limit and channels == 1 else 1
     if stride == 1:

@@ -53,21 +53,33 @@ class NodeCounts:
 
 def count_nodes(model: onnx.ModelProto) -> NodeCounts:
     """Sort the compute nodes of an (optimised) graph."""
-    constants = {item.name for item in model.graph.initializer if len(item.dims) >= 2}
-    counts = NodeCounts()
+    weights, counts = constants(model.graph), NodeCounts()
     for index, node in enumerate(model.graph.node):
         if node.op_type in INTEGER | FLOAT:
-            group_of(node, constants, counts)[node.name or f"{node.op_type}_{index}"] = node.op_type
+            group_of(node, weights, counts)[node.name or f"{node.op_type}_{index}"] = node.op_type
     return counts
 
 
-def group_of(node: onnx.NodeProto, constants: set[str], counts: NodeCounts) -> dict[str, str]:
-    """The group that a compute node belongs to; `constants` names the matrices and kernels of the graph."""
+def constants(graph: onnx.GraphProto) -> set[str]:
+    """Names of the matrices and kernels that no input of the graph can change: stored, or computed from stored ones."""
+    fixed = {item.name for item in graph.initializer}
+    matrices = {item.name for item in graph.initializer if len(item.dims) >= 2}
+    for node in graph.node:  # in topological order
+        used = [name for name in node.input if name]
+        if used and all(name in fixed for name in used):
+            fixed.update(node.output)
+            if any(name in matrices for name in used):
+                matrices.update(node.output)
+    return matrices
+
+
+def group_of(node: onnx.NodeProto, weights: set[str], counts: NodeCounts) -> dict[str, str]:
+    """The group that a compute node belongs to; `weights` names the constant matrices and kernels of the graph."""
     if node.op_type in INTEGER:
         return counts.integer
     if FRONTEND in node.name:
         return counts.frontend
-    weighted = any(name in constants for name in node.input)
+    weighted = any(name in weights for name in node.input)
     return counts.float_compute if weighted else counts.float_matmul_without_weights
 
 

@@ -12,7 +12,7 @@ from qat.layers import QuantConv1d, QuantConv2d, Quantizer, QuantLayer, QuantLin
 from qat.runtime import operators
 from qat.runtime.frontend import OnnxFbank
 from qat.runtime.lstm import ExportedLSTM
-from qat.runtime.weights import ActivationRange, StoredWeight, activation_range, integer_bias, integer_weight
+from qat.runtime.weights import ActivationRange, StoredWeight, integer_bias, integer_weight
 
 
 class IntegerLinear(nn.Module):
@@ -84,13 +84,17 @@ class IntegerConv(nn.Module):
 
 
 class PartlyQuantized(nn.Module):
-    """A layer of which only weights or only activations are quantized: stored so, computed in float."""
+    """A layer of which only weights or only activations are quantized: stored so, computed in float.
+
+    Activations are rounded by the quantizer's own float arithmetic: between `QuantizeLinear` nodes ONNX Runtime would
+    quantize the float weights too.
+    """
 
     def __init__(self, layer: QuantLinear | QuantConv1d | QuantConv2d) -> None:
         super().__init__()
         self.float_layer = layer.to_float()
-        self.input_range = activation_range(layer.input_quantizer)
-        self.output_range = activation_range(getattr(layer, "output_quantizer", nn.Identity()))
+        self.input_quantizer = layer.input_quantizer
+        self.output_quantizer = getattr(layer, "output_quantizer", nn.Identity())
         self.stored: nn.Module = nn.Identity()
         if isinstance(layer.weight_quantizer, Quantizer):
             self.stored = StoredWeight(layer.weight, layer.weight_quantizer)
@@ -104,7 +108,7 @@ class PartlyQuantized(nn.Module):
         layer = self.float_layer
         weight = self.stored() if isinstance(self.stored, StoredWeight) else layer.weight
         compute: Callable[..., Tensor] = getattr(layer, "_conv_forward", F.linear)
-        return self.output_range(compute(self.input_range(x), weight, layer.bias))
+        return self.output_quantizer(compute(self.input_quantizer(x), weight, layer.bias))
 
 
 EXPORTED: dict[type[nn.Module], Callable[..., nn.Module]] = {

@@ -45,22 +45,26 @@ class ActivationRange(nn.Module):
 class StoredWeight(nn.Module):
     """An int8 weight whose layer computes in float: the file is small, the arithmetic is not integer.
 
-    Cast and Mul, not `DequantizeLinear`: that one in front of a MatMul becomes a `MatMulNBits`, which quantizes the
-    activations as well.
+    `DequantizeLinear` to whole numbers and Mul, not `DequantizeLinear` alone: that one in front of a MatMul becomes
+    `MatMulNBits`, which quantizes the activations as well. (The exporter folds a Cast back to float weights.)
     """
 
     levels: Tensor
     scale: Tensor
+    one: Tensor
+    zero: Tensor
 
     def __init__(self, weight: Tensor, quantizer: Quantizer) -> None:
         super().__init__()
         levels, scale = integer_weight(weight, quantizer)
         self.register_buffer("levels", levels)
         self.register_buffer("scale", scale.reshape(-1, *[1] * (weight.ndim - 1)))
+        self.register_buffer("one", torch.ones(()))
+        self.register_buffer("zero", torch.zeros((), dtype=torch.int8))
 
     def forward(self) -> Tensor:
         """The float32 weight."""
-        return self.levels.float() * self.scale
+        return operators.dequantize(self.levels, self.one, self.zero) * self.scale
 
 
 def activation_range(quantizer: nn.Module) -> nn.Module:
