@@ -5,13 +5,12 @@ from __future__ import annotations
 import weakref
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from qat.layers.masking import padding, valid_values
 from qat.numerics.histogram import BINS, Histogram, Measured, measure
 
-COUNTED = 1 << 15  # values of one tensor that enter the histogram at most
+COUNTED = 1 << 14  # values of one tensor that enter the histogram at most
 
 
 class Observer(nn.Module):
@@ -39,7 +38,6 @@ class Observer(nn.Module):
         """A view of the buffers: what is added to it is added to them."""
         return Histogram(self.counts, self.exponent, self.minimum, self.maximum)
 
-    @torch.no_grad()
     def observe_(self, x: Tensor, time_axis: int) -> None:
         """Add the values of `x` outside padding.
 

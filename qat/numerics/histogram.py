@@ -73,7 +73,7 @@ class Histogram:
         if part.counts is not None:
             if part.exponents != mine:
                 self.widen_(part.exponents)
-            self.counts += part.counts
+            self.counts.add_(part.counts, alpha=part.repeat)
 
     def widen_(self, exponents: list[int]) -> None:
         """Double the bins of each channel until their width is at least `2^exponent`, in place."""
@@ -108,6 +108,7 @@ class Measured:
         needed: exponents of the narrowest bins that hold the values.
         exponents: of `counts`.
         counts: int64 `(C, bins)`; None where only the extremes count, or a value is not finite.
+        repeat: how often each count counts.
     """
 
     low: Tensor
@@ -115,6 +116,7 @@ class Measured:
     needed: list[int]
     exponents: list[int]
     counts: Tensor | None
+    repeat: int = 1
 
 
 def measure(
@@ -143,9 +145,8 @@ def measure(
     needed = [exponent_for(max(-first, last), bins) for first, last in zip(lows, highs, strict=True)]
     exponents = list(map(max, needed, at_least))
     stride = thinning(values.shape, limit) if limit and channels == 1 else 1
-    if stride == 1:
-        return Measured(low, high, needed, exponents, count_bins(rows, exponents, bins))
-    return Measured(low, high, needed, exponents, count_bins(rows[::stride], exponents, bins) * stride)
+    counts = count_bins(rows if stride == 1 else rows[::stride], exponents, bins)
+    return Measured(low, high, needed, exponents, counts, stride)
 
 
 def thinning(shape: torch.Size, limit: int) -> int:
@@ -157,7 +158,7 @@ def thinning(shape: torch.Size, limit: int) -> int:
     7
     """
     stride = -(-shape.numel() // limit)
-    while any(math.gcd(stride, size) > 1 for size in shape):
+    while stride > 1 and any(math.gcd(stride, size) > 1 for size in shape):
         stride += 1
     return stride
 

@@ -3,7 +3,7 @@ import logging
 import numpy as np
 import pytest
 import torch
-from corpora import sine, write_audio
+from tests.datamodules.corpora import sine, write_audio
 
 from datamodules import audio
 from datamodules.audio import AudioCache, load_audio, read_duration

@@ -3,7 +3,7 @@ import logging
 
 import pytest
 import torch
-from corpora import write_split
+from tests.datamodules.corpora import write_split
 
 from datamodules import ManifestDataModule, MiniDataModule, base
 from datamodules.audio import load_audio

@@ -3,7 +3,7 @@ import tarfile
 
 import pytest
 import torchaudio
-from corpora import write_librispeech
+from tests.datamodules.corpora import write_librispeech
 
 from datamodules import LibriSpeechDataModule
 from datamodules.librispeech import download_subset

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from corpora import sine, write_audio, write_jsonl, write_split
+from tests.datamodules.corpora import sine, write_audio, write_jsonl, write_split
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 

@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from corpora import sine, write_audio, write_jsonl, write_split
+from tests.datamodules.corpora import sine, write_audio, write_jsonl, write_split
 
 from datamodules import ManifestDataModule
 from datamodules.manifest import read_manifest
