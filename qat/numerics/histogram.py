@@ -166,7 +166,8 @@ def thinning(shape: torch.Size, limit: int) -> int:
 def in_memory_order(x: Tensor) -> Tensor:
     """All values of `x`, flat, in the order they lie in memory: no copy of a transposed tensor."""
     if not x.is_contiguous():
-        x = x.permute(sorted(range(x.ndim), key=lambda axis: -x.stride()[axis]))
+        strides = x.stride()
+        x = x.permute(sorted(range(x.ndim), key=lambda axis: -strides[axis]))
     return x.reshape(-1)
 
 

@@ -3,11 +3,11 @@ import logging
 import numpy as np
 import pytest
 import torch
-from tests.datamodules.corpora import sine, write_audio
 
 from datamodules import audio
 from datamodules.audio import AudioCache, load_audio, read_duration
 from qat.errors import UserError
+from tests.datamodules.corpora import sine, write_audio
 
 
 def peak_frequency_hz(signal):

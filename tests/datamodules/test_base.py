@@ -3,11 +3,11 @@ import logging
 
 import pytest
 import torch
-from tests.datamodules.corpora import write_split
 
 from datamodules import ManifestDataModule, MiniDataModule, base
 from datamodules.audio import load_audio
 from qat.errors import UserError
+from tests.datamodules.corpora import write_split
 
 
 @pytest.fixture(scope="module")

@@ -3,11 +3,11 @@ import tarfile
 
 import pytest
 import torchaudio
-from tests.datamodules.corpora import write_librispeech
 
 from datamodules import LibriSpeechDataModule
 from datamodules.librispeech import download_subset
 from qat.errors import UserError
+from tests.datamodules.corpora import write_librispeech
 
 NAMES = {"train_subsets": ["train-clean-100"], "dev_subset": "dev-clean", "test_subsets": ["test-clean"]}
 

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from tests.datamodules.corpora import sine, write_audio, write_jsonl, write_split
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from datamodules import ManifestDataModule
 from qat.errors import UserError
+from tests.datamodules.corpora import sine, write_audio, write_jsonl, write_split
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,11 @@
 import json
 
 import pytest
-from tests.datamodules.corpora import sine, write_audio, write_jsonl, write_split
 
 from datamodules import ManifestDataModule
 from datamodules.manifest import read_manifest
 from qat.errors import UserError
+from tests.datamodules.corpora import sine, write_audio, write_jsonl, write_split
 
 
 def error_of(call, *arguments, **keywords):

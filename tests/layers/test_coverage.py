@@ -1,0 +1,54 @@
+"""Coverage counts what a hand count finds."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from qat.layers import calibrate_weights_, count_macs, coverage, set_enabled_, swap_
+from qat.recipe import Recipe, Rule
+
+
+class Model(nn.Module):
+    """Convolution, LSTM, attention and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(3, 8, 5, padding=2, groups=1)
+        self.rnn = nn.LSTM(8, 6, batch_first=True, bidirectional=True)
+        self.head = nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.rnn(self.conv(x).transpose(1, 2))[0]
+        x = nn.functional.scaled_dot_product_attention(x, x, x)
+        return self.head(x) + (x @ x.transpose(1, 2)).sum() * 0
+
+
+HAND = {
+    "conv": 2 * 7 * 8 * 15,
+    "rnn": 2 * 7 * 2 * 24 * (8 + 6),
+    "head": 2 * 7 * 12 * 5,
+    "attention": 3 * 2 * 7 * 7 * 12,
+}
+
+
+def test_macs_equal_a_hand_count_float_and_quantized() -> None:
+    model, x = Model().eval(), torch.randn(2, 3, 7)
+    assert count_macs(model, lambda: model(x)) == HAND
+    swap_(model, Recipe(preset="test", activation_bits=8, rules=[Rule("rnn"), Rule("*", activation_bits=0)]))
+    calibrate_weights_(model)
+    set_enabled_(model, True)
+    assert count_macs(model, lambda: model(x)) == HAND
+    assert not any(layer._forward_hooks or layer._forward_pre_hooks for layer in model.modules())
+
+
+def test_shares_leave_float_layers_and_attention_out() -> None:
+    model, x = Model().eval(), torch.randn(2, 3, 7)
+    swap_(model, Recipe(preset="test", rules=[Rule("head", quantize=False), Rule("conv", weight_bits=0)]))
+    shares = coverage(model, count_macs(model, lambda: model(x)))
+    weights = {"conv": 120, "rnn": 2 * 24 * 14, "head": 60}
+    assert shares["weights"] == weights["rnn"] / sum(weights.values())
+    assert shares["macs"] == HAND["rnn"] / sum(HAND.values())
+    assert (shares["layers_quantized"], shares["layers_total"]) == (1, 3)
+    assert shares["skipped"] == ["conv", "head"]
+    assert coverage(model)["macs"] is None
