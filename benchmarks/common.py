@@ -91,6 +91,7 @@ def save(name: str, results: list[dict[str, Any]]) -> Path:
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": processor(),
         "cpu_vnni": cpu_has_vnni(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),  # what this process may use, AVX2 under avx2_only.c
         "versions": {"python": platform.python_version(), **found},
         "results": results,
     }
