@@ -23,15 +23,6 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "activation_observer": ("max", "mse", "percentile", "entropy"),
     "weight_granularity": ("channel", "tensor"),
 }
-INHERITED = (
-    "weight_bits",
-    "activation_bits",
-    "rounding",
-    "weight_observer",
-    "activation_observer",
-    "weight_granularity",
-    "activation_signed",
-)
 
 
 @dataclass(frozen=True)
@@ -164,7 +155,8 @@ class Recipe:
         rule = next((rule for rule in self.rules if rule.matches(name, groups)), Rule("*"))
         if not rule.quantize:
             return "excluded by the recipe"
-        chosen = {key: getattr(rule, key) for key in INHERITED}
+        inherited = [item.name for item in fields(Rule) if item.name not in ("match", "quantize")]
+        chosen = {key: getattr(rule, key) for key in inherited}
         chosen = {key: getattr(self, key) if value is None else value for key, value in chosen.items()}
         if not chosen["weight_bits"] and not chosen["activation_bits"]:
             return "the recipe gives it neither weight nor activation bits"
@@ -300,11 +292,9 @@ def _check_recipe(recipe: Recipe) -> None:
 
 
 def _rule(item: Any) -> Rule:
-    return item if isinstance(item, Rule) else Rule(**_with_match(item))
-
-
-def _with_match(item: Any) -> dict[str, Any]:
+    if isinstance(item, Rule):
+        return item
     values = known_fields(Rule, item, "qat.rules")
     if "match" not in values:
         raise UserError(f"qat.rules: {item!r} lacks match (a group or a glob on layer names)")
-    return values
+    return Rule(**values)

@@ -23,7 +23,7 @@ class QuantLSTM(QuantLayer, nn.LSTM):
     With activation bits the input of each stacked layer and the hidden state are quantized dynamically to unsigned
     8 bits per utterance, as the integer kernel does. Evaluation emulates that kernel exactly, step by step. Training
     runs PyTorch's fused kernel on fake-quantized weights and inputs: its hidden state is not quantized, which
-    would need a Python loop over frames; evaluation-mode outputs carry no gradient through the rounding.
+    would need a Python loop over frames; evaluation-mode outputs carry no gradient.
     Below 8 activation bits a static input quantizer stands in front.
     """
 
@@ -150,7 +150,7 @@ class QuantLSTM(QuantLayer, nn.LSTM):
         """Stacked layers through the emulated integer kernel; `x` is `(B, T, F)`, rows by falling length."""
         dtype = x.dtype
         x, hidden, cell = x.float(), [], []
-        with torch.autocast(x.device.type, enabled=False):
+        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
             for layer in range(self.num_layers):
                 span = slice(layer * self.directions, (layer + 1) * self.directions)
                 x, h, c = run_layer(

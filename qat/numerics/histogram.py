@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from qat.numerics.kernel import memory_axes
+
 BINS = 4096  # over both signs: 2048 for magnitudes
 EMPTY_EXPONENT = -100  # log2 of the smallest bin width: far below any activation
 CHUNK = 1 << 16  # values binned at a time: they stay in the cache
@@ -165,10 +167,7 @@ def thinning(shape: torch.Size, limit: int) -> int:
 
 def in_memory_order(x: Tensor) -> Tensor:
     """All values of `x`, flat, in the order they lie in memory: no copy of a transposed tensor."""
-    if not x.is_contiguous():
-        strides = x.stride()
-        x = x.permute(sorted(range(x.ndim), key=lambda axis: -strides[axis]))
-    return x.reshape(-1)
+    return x.permute(memory_axes(x)).reshape(-1)
 
 
 def exponent_for(magnitude: float, bins: int) -> int:
