@@ -4,6 +4,7 @@ Everything is drawn from a key (seed, epoch, utterance id), so that a resumed ru
 """
 
 import hashlib
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -11,6 +12,7 @@ import torchaudio
 from torch import Tensor
 
 from datamodules.audio import SAMPLE_RATE
+from qat.errors import UserError
 
 SPEEDS = {0.9: (9, 10), 1.0: (1, 1), 1.1: (11, 10)}
 """Speed: resampling ratio (from, to). After Ko et al. 2015, "Audio augmentation for speech recognition"."""
@@ -19,14 +21,42 @@ _BLOCK = 16_384  # fastest for responses of 0.1 to 0.4 s
 _BANK_SAMPLES = 1 << 19  # 33 s of each noise, drawn once: longer utterances hear it repeat
 
 
-def augment(signal: Tensor, seed: int, epoch: int, utterance_id: str) -> Tensor:
-    """Applies a random speed, in a third of the cases a room, in half of the cases noise, then a gain.
+@dataclass(frozen=True)
+class Augmentation:
+    """How strongly training audio is varied.
+
+    Args:
+        room_share: share of the utterances heard in a room, in [0, 1].
+        noise_share: share of the utterances with noise, in [0, 1].
+        noise_snr_db: range of signal energy over noise energy, lowest first.
+
+    Raises:
+        UserError: a value outside its range.
+    """
+
+    room_share: float = 1 / 3
+    noise_share: float = 1 / 2
+    noise_snr_db: tuple[float, float] = (10.0, 30.0)
+
+    def __post_init__(self) -> None:
+        for name in ("room_share", "noise_share"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise UserError(f"{name} is {getattr(self, name)}; allowed are numbers from 0 to 1")
+        if len(self.noise_snr_db) != 2 or not self.noise_snr_db[0] <= self.noise_snr_db[1]:
+            raise UserError(f"noise_snr_db is {list(self.noise_snr_db)}; allowed are two numbers, lowest first")
+
+
+def augment(
+    signal: Tensor, seed: int, epoch: int, utterance_id: str, how: Augmentation = Augmentation()
+) -> Tensor:
+    """Applies a random speed, to some utterances a room, to some noise, then a gain.
 
     Args:
         signal: audio `(S,)`, float32 in [-1, 1], S at least 1.
         seed: data seed.
         epoch: training epoch.
         utterance_id: the same (seed, epoch, utterance_id) always give the same result.
+        how: shares and noise level.
 
     Returns:
         Audio `(S',)` in [-1, 1], S' at most S / 0.9 rounded up.
@@ -34,12 +64,13 @@ def augment(signal: Tensor, seed: int, epoch: int, utterance_id: str) -> Tensor:
     generator = keyed_generator(seed, epoch, utterance_id)
     draw = torch.rand(9, generator=generator).tolist()
     signal = change_speed(signal, sorted(SPEEDS)[int(draw[0] * len(SPEEDS))])
-    if draw[1] < 1 / 3:
+    if draw[1] < how.room_share:
         signal = add_room(signal, room_response(0.1 + 0.3 * draw[2], 12.0 * draw[3], generator))
-    if draw[4] < 1 / 2:
+    if draw[4] < how.noise_share:
         color = "pink" if draw[5] < 1 / 2 else "white"
         noise = noise_like(signal.numel(), color, offset=int(draw[6] * _BANK_SAMPLES))
-        signal = add_noise(signal, noise, snr_db=10.0 + 20.0 * draw[7])
+        low, high = how.noise_snr_db
+        signal = add_noise(signal, noise, snr_db=low + (high - low) * draw[7])
     return change_gain(signal, gain_db=12.0 * draw[8] - 6.0)
 
 

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 
 from datamodules.audio import AudioCache
-from datamodules.augment import SLOWEST
+from datamodules.augment import SLOWEST, Augmentation
 from datamodules.batch import Utterance
 from datamodules.loader import SpeechLoader, UtteranceDataset
 from datamodules.sampler import AudioBatchSampler, OrderedBatchSampler
@@ -29,6 +29,9 @@ class SpeechDataModule(LightningDataModule, ABC):
         num_buckets: utterances of similar length are batched together; this many classes of length at most.
         num_workers: processes that decode audio; 0 decodes in the training process.
         augment: vary speed, room, noise and gain of the training audio; never for evaluation, calibration.
+        room_share: share of the augmented utterances that are heard in a room, in [0, 1].
+        noise_share: share of them that get noise, in [0, 1].
+        noise_snr_db: range of the signal-to-noise ratio, lowest first.
         seed: order of the batches and all augmentation follow from (seed, epoch).
         max_train_utterances: train on this many, evenly spaced over the split; null uses all.
         max_test_utterances: the same for dev and each test split.
@@ -41,6 +44,9 @@ class SpeechDataModule(LightningDataModule, ABC):
         num_buckets: int = 20,
         num_workers: int = 0,
         augment: bool = False,
+        room_share: float = 1 / 3,
+        noise_share: float = 1 / 2,
+        noise_snr_db: tuple[float, float] = (10.0, 30.0),
         seed: int = 0,
         max_train_utterances: int | None = None,
         max_test_utterances: int | None = None,
@@ -59,6 +65,7 @@ class SpeechDataModule(LightningDataModule, ABC):
         self.num_buckets = num_buckets
         self.num_workers = num_workers
         self.augment = augment
+        self.augmentation = Augmentation(room_share, noise_share, tuple(noise_snr_db))
         self.seed = seed
         self.max_train_utterances = max_train_utterances
         self.max_test_utterances = max_test_utterances
@@ -99,7 +106,8 @@ class SpeechDataModule(LightningDataModule, ABC):
         sampler = AudioBatchSampler(
             [u.duration_s * stretch for u in utterances], self.max_batch_s, self.num_buckets, seed=self.seed
         )
-        dataset = UtteranceDataset(utterances, self._cache, augment_seed=self.seed if self.augment else None)
+        augment_seed = self.seed if self.augment else None
+        dataset = UtteranceDataset(utterances, self._cache, augment_seed, self.augmentation)
         return SpeechLoader(dataset, sampler, self.num_workers)
 
     def val_dataloader(self) -> SpeechLoader:

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.audio import AudioCache
-from datamodules.augment import augment
+from datamodules.augment import Augmentation, augment
 from datamodules.batch import Batch, Utterance, collate
 from datamodules.sampler import AudioBatchSampler, Key, OrderedBatchSampler
 from qat.errors import UserError
@@ -21,19 +21,25 @@ class UtteranceDataset(Dataset[tuple[Utterance, Tensor]]):
         utterances: what the index counts.
         cache: where decoded audio is kept.
         augment_seed: None leaves the audio as it is; an integer augments, keyed by (seed, epoch, id).
+        augmentation: how strongly.
     """
 
     def __init__(
-        self, utterances: Sequence[Utterance], cache: AudioCache, augment_seed: int | None = None
+        self,
+        utterances: Sequence[Utterance],
+        cache: AudioCache,
+        augment_seed: int | None = None,
+        augmentation: Augmentation = Augmentation(),  # noqa: B008 - frozen
     ) -> None:
         self._utterances, self._cache, self._augment_seed = utterances, cache, augment_seed
+        self._augmentation = augmentation
 
     def __getitem__(self, key: Key) -> tuple[Utterance, Tensor]:
         epoch, index = key
         utterance = self._utterances[index]
         signal = self._cache.load(utterance.audio)
         if self._augment_seed is not None:
-            signal = augment(signal, self._augment_seed, epoch, utterance.id)
+            signal = augment(signal, self._augment_seed, epoch, utterance.id, self._augmentation)
         return utterance, signal
 
     def __len__(self) -> int:

@@ -79,6 +79,7 @@ class Quantizer(nn.Module):
         self.observer_name, self.percentile = observer, percentile
         self.stochastic, self.learn_scale, self.quant_noise = stochastic, learn_scale, quant_noise
         self.is_weight, self.time_axis = is_weight, time_axis
+        self.floor: float | None = None  # observed values below it count as it: what follows ignores them
         self.index = 0
         self.step_key = StepKey()
         self.observing = False
@@ -138,7 +139,7 @@ class Quantizer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Fake-quantize `x` (any float dtype; computed in float32), or return it untouched while disabled."""
         if self.observing:
-            self.observer.observe_(x, self.time_axis)
+            self.observer.observe_(x if self.floor is None else x.clamp(min=self.floor), self.time_axis)
         if not self.is_enabled:
             return x
         if not self.training:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +16,11 @@ from transformers import (
 )
 
 from qat.errors import UserError
-from qat.layers import remove_weight_norm_, valid_lengths
+from qat.layers import Quantizer, remove_weight_norm_, valid_lengths
 from qat.models.ctc import CTCModule, frame_mask
 from qat.recipe import Recipe
 
+GELU_FLOOR = -3.0  # |gelu(x)| <= 0.0041 below: a range that reaches further down wastes levels
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>", "<blank>")
 
 
@@ -88,13 +90,29 @@ class Wav2Vec2Module(CTCModule):
             }
         )
         remove_weight_norm_(self.hf)
-        if hasattr(self.hf.wav2vec2, "masked_spec_embed"):
-            self.hf.wav2vec2.masked_spec_embed.requires_grad_(
-                False
-            )  # no masking: it would stay without gradient
+        if hasattr(self.hf.wav2vec2, "masked_spec_embed"):  # without masking it would stay without gradient
+            self.hf.wav2vec2.masked_spec_embed.requires_grad_(self.masks_time)
         if freeze_feature_encoder:
             self.hf.freeze_feature_encoder()
         self.finish_build()
+        for conv in self.convolutions_before_gelu():
+            if isinstance(quantizer := getattr(conv, "output_quantizer", None), Quantizer):
+                quantizer.floor = GELU_FLOOR
+
+    def convolutions_before_gelu(self) -> Iterator[nn.Module]:
+        """Convolutions whose output goes through GELU and nowhere else."""
+        if self.hf.config.feat_extract_activation != "gelu":
+            return
+        for layer in cast(nn.ModuleList, self.hf.wav2vec2.feature_extractor.conv_layers):
+            if getattr(layer, "layer_norm", None) is None:
+                yield cast(nn.Module, layer.conv)
+        yield self.hf.wav2vec2.encoder.pos_conv_embed.conv
+
+    @property
+    def masks_time(self) -> bool:
+        """Whether training masks spans of frames (SpecAugment as the Hugging Face configuration asks for it)."""
+        config = self.hf.config
+        return bool(config.apply_spec_augment and config.mask_time_prob > 0)
 
     @property
     def blank(self) -> int:
@@ -145,9 +163,12 @@ class Wav2Vec2Module(CTCModule):
     def transform(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """Transformer encoder on `(B, T, H)`; `mask (B, T)` is True on valid frames."""
         encoder = self.hf.wav2vec2.encoder
+        config = self.hf.config
+        if self.training and config.apply_spec_augment and hidden.shape[1] >= config.mask_time_length:
+            hidden = self.hf.wav2vec2._mask_hidden_states(hidden.clone(), attention_mask=mask)
         hidden = hidden.masked_fill(~mask.unsqueeze(-1), 0.0)
         hidden = hidden + encoder.pos_conv_embed(hidden)
-        stable = self.hf.config.do_stable_layer_norm
+        stable = config.do_stable_layer_norm
         hidden = encoder.dropout(hidden if stable else encoder.layer_norm(hidden))
         bias = torch.zeros_like(mask, dtype=hidden.dtype).masked_fill(~mask, torch.finfo(hidden.dtype).min)
         bias = bias[:, None, None, :]

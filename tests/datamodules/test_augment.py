@@ -9,6 +9,7 @@ from datamodules import augment as module
 from datamodules.augment import (
     SLOWEST,
     SPEEDS,
+    Augmentation,
     add_noise,
     add_room,
     augment,
@@ -19,6 +20,7 @@ from datamodules.augment import (
     noise_like,
     room_response,
 )
+from qat.errors import UserError
 
 
 def tone(seconds=1.0, frequency_hz=440.0):
@@ -59,6 +61,33 @@ def test_any_length_stays_in_range_finite_and_within_the_longest(samples):
         assert heard.dtype == torch.float32 and heard.dim() == 1
         assert 1 <= heard.numel() <= math.ceil(samples / SLOWEST)
         assert heard.isfinite().all() and heard.abs().max() <= 1.0 + 1e-6  # one rounding of float32
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"room_share": 1.5}, {"noise_share": -0.1}, {"noise_snr_db": (30.0, 10.0)}, {"noise_snr_db": (1.0,)}]
+)
+def test_a_strength_out_of_range_is_an_error_that_names_it(wrong):
+    (name,) = wrong
+    with pytest.raises(UserError, match=name):
+        Augmentation(**wrong)
+
+
+def test_strength_bounds_the_noise_and_zero_shares_leave_speed_and_gain_only():
+    signal = torch.randn(16_000, generator=keyed_generator(1)) * 0.1
+    still = Augmentation(room_share=0.0, noise_share=0.0)
+    for i in range(30):
+        heard = augment(signal, 0, 0, str(i), still)
+        plain = [change_speed(signal, speed) for speed in SPEEDS]
+        same = [p for p in plain if p.numel() == heard.numel()]
+        assert any(torch.allclose(heard / heard.norm(), p / p.norm(), atol=1e-6) for p in same)
+    always = Augmentation(room_share=0.0, noise_share=1.0, noise_snr_db=(20.0, 40.0))
+    ratios = []
+    for i in range(90):
+        heard = augment(signal, 0, 0, str(i), always)
+        if heard.numel() == signal.numel():
+            gain = (heard @ signal) / (signal @ signal)
+            ratios.append(20 * math.log10(float(signal.norm() * gain / (heard - gain * signal).norm())))
+    assert len(ratios) > 15 and 19.0 < min(ratios) < 27.0 and 33.0 < max(ratios) < 41.0
 
 
 def test_silence_stays_silent():

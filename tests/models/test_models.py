@@ -10,7 +10,7 @@ from torch import nn
 from transformers import Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor, Wav2Vec2ForCTC
 
 from qat.errors import UserError
-from qat.layers import quant_layers
+from qat.layers import quant_layers, quantizers
 from qat.models import CRDNNModule, Wav2Vec2Module, load_module, read_checkpoint
 from qat.models.checkpoint import save_module
 from qat.models.crdnn import normalise_features
@@ -186,3 +186,37 @@ def test_crdnn_lstm_may_run_in_one_direction() -> None:
     model = build("crdnn", rnn_bidirectional=False, rnn_layers=1)
     assert isinstance(model, CRDNNModule)
     assert model(noise(1, 0.5), torch.tensor([8_000]))[0].shape[-1] == len(model.vocabulary)
+
+
+def test_spec_augment_masks_in_training_only_and_trains_its_embedding():
+    config = {**TINY_WAV2VEC2["config"], "apply_spec_augment": True, "mask_time_prob": 0.5, "mask_time_length": 2}
+    model = Wav2Vec2Module(config=config)
+    signal, lengths = noise(2, 0.5), torch.tensor([8_000, 6_000])
+    plain = build("wav2vec2").eval()
+    plain.load_state_dict(model.state_dict())
+    assert torch.equal(model.eval()(signal, lengths)[0], plain(signal, lengths)[0])
+    logits, frames = model.train()(signal, lengths)
+    assert not torch.allclose(logits, plain(signal, lengths)[0])
+    model.ctc_loss(logits, frames, ["ab", "c"]).backward()
+    assert model.hf.wav2vec2.masked_spec_embed.grad.abs().sum() > 0
+    assert not build("wav2vec2").hf.wav2vec2.masked_spec_embed.requires_grad
+    short = torch.tensor([420])  # one frame: shorter than a mask
+    assert model(noise(1, 420 / 16_000), short)[0].isfinite().all()
+
+
+def test_ranges_before_gelu_reach_no_further_down_than_gelu_can_tell():
+    model = build("wav2vec2", Recipe(preset="ptq_max", activation_observer="max"))
+    for layer in model.hf.wav2vec2.feature_extractor.conv_layers:
+        layer.conv.weight.data *= 20.0
+    found = dict(quantizers(model))
+    for _, quantizer in found.items():
+        quantizer.observing = not quantizer.is_weight
+    with torch.no_grad():
+        model.eval()(noise(1, 0.5), torch.tensor([8_000]))
+    floors = {name: float(q.observer.minimum) for name, q in found.items() if name.endswith("output_quantizer")}
+    groups = "hf.wav2vec2.feature_extractor.conv_layers.0.conv.output_quantizer"  # GroupNorm follows, not GELU
+    assert floors.pop(groups) < -3.0
+    assert "hf.wav2vec2.encoder.pos_conv_embed.conv.output_quantizer" in floors and len(floors) == 7
+    assert min(floors.values()) == -3.0
+    gelu = torch.nn.functional.gelu(torch.linspace(-40.0, -3.0, 1_000))
+    assert gelu.abs().max() < 0.0041
