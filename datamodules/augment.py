@@ -43,7 +43,9 @@ class Augmentation:
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise UserError(f"{name} is {getattr(self, name)}; allowed are numbers from 0 to 1")
         if len(self.noise_snr_db) != 2 or not self.noise_snr_db[0] <= self.noise_snr_db[1]:
-            raise UserError(f"noise_snr_db is {list(self.noise_snr_db)}; allowed are two numbers, lowest first")
+            raise UserError(
+                f"noise_snr_db is {list(self.noise_snr_db)}; allowed are two numbers, lowest first"
+            )
 
 
 def augment(

@@ -65,7 +65,7 @@ class SpeechDataModule(LightningDataModule, ABC):
         self.num_buckets = num_buckets
         self.num_workers = num_workers
         self.augment = augment
-        self.augmentation = Augmentation(room_share, noise_share, tuple(noise_snr_db))
+        self.augmentation = Augmentation(room_share, noise_share, noise_snr_db)
         self.seed = seed
         self.max_train_utterances = max_train_utterances
         self.max_test_utterances = max_test_utterances

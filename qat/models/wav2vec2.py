@@ -165,7 +165,7 @@ class Wav2Vec2Module(CTCModule):
         encoder = self.hf.wav2vec2.encoder
         config = self.hf.config
         if self.training and config.apply_spec_augment and hidden.shape[1] >= config.mask_time_length:
-            hidden = self.hf.wav2vec2._mask_hidden_states(hidden.clone(), attention_mask=mask)
+            hidden = self.hf.wav2vec2._mask_hidden_states(hidden.clone(), attention_mask=cast(Any, mask))
         hidden = hidden.masked_fill(~mask.unsqueeze(-1), 0.0)
         hidden = hidden + encoder.pos_conv_embed(hidden)
         stable = config.do_stable_layer_norm

@@ -64,7 +64,8 @@ def test_any_length_stays_in_range_finite_and_within_the_longest(samples):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"room_share": 1.5}, {"noise_share": -0.1}, {"noise_snr_db": (30.0, 10.0)}, {"noise_snr_db": (1.0,)}]
+    "wrong",
+    [{"room_share": 1.5}, {"noise_share": -0.1}, {"noise_snr_db": (30.0, 10.0)}, {"noise_snr_db": (1.0,)}],
 )
 def test_a_strength_out_of_range_is_an_error_that_names_it(wrong):
     (name,) = wrong

@@ -189,7 +189,12 @@ def test_crdnn_lstm_may_run_in_one_direction() -> None:
 
 
 def test_spec_augment_masks_in_training_only_and_trains_its_embedding():
-    config = {**TINY_WAV2VEC2["config"], "apply_spec_augment": True, "mask_time_prob": 0.5, "mask_time_length": 2}
+    config = {
+        **TINY_WAV2VEC2["config"],
+        "apply_spec_augment": True,
+        "mask_time_prob": 0.5,
+        "mask_time_length": 2,
+    }
     model = Wav2Vec2Module(config=config)
     signal, lengths = noise(2, 0.5), torch.tensor([8_000, 6_000])
     plain = build("wav2vec2").eval()
@@ -213,8 +218,12 @@ def test_ranges_before_gelu_reach_no_further_down_than_gelu_can_tell():
         quantizer.observing = not quantizer.is_weight
     with torch.no_grad():
         model.eval()(noise(1, 0.5), torch.tensor([8_000]))
-    floors = {name: float(q.observer.minimum) for name, q in found.items() if name.endswith("output_quantizer")}
-    groups = "hf.wav2vec2.feature_extractor.conv_layers.0.conv.output_quantizer"  # GroupNorm follows, not GELU
+    floors = {
+        name: float(q.observer.minimum) for name, q in found.items() if name.endswith("output_quantizer")
+    }
+    groups = (
+        "hf.wav2vec2.feature_extractor.conv_layers.0.conv.output_quantizer"  # GroupNorm follows, not GELU
+    )
     assert floors.pop(groups) < -3.0
     assert "hf.wav2vec2.encoder.pos_conv_embed.conv.output_quantizer" in floors and len(floors) == 7
     assert min(floors.values()) == -3.0
