@@ -12,14 +12,16 @@ PUBLISHED_AT = ROOT / "docs" / "results" / "speed.md"
 Row = dict[str, Any]
 
 
+def entry(what: str, ratio: float, above_ms: float, below_ms: float) -> Row:
+    """One line of the table."""
+    return {"what": what, "ratio": ratio, "milliseconds": f"{above_ms:.0f} / {below_ms:.0f}"}
+
+
 def integer_rows(result: Row) -> Iterator[Row]:
     """Integer file against float file."""
     for row in result["results"]:
-        yield {
-            "what": f"{row['model']} at published size, {row['audio_s']:g} s of audio: float file / integer file",
-            "ratio": row["speedup"],
-            "milliseconds": f"{row['float_ms']:.0f} / {row['integer_ms']:.0f}",
-        }
+        what = f"{row['model']} at published size, {row['audio_s']:g} s of audio: float file / integer file"
+        yield entry(what, row["speedup"], row["float_ms"], row["integer_ms"])
 
 
 def step_rows(result: Row) -> Iterator[Row]:
@@ -27,22 +29,16 @@ def step_rows(result: Row) -> Iterator[Row]:
     plain = {row["model"]: row["step_ms"] for row in result["results"] if row["method"] == "off"}
     for row in result["results"]:
         if row["method"] in ("deterministic", "stochastic"):
-            yield {
-                "what": f"{row['model']}, training step of {row['batch']} x {row['seconds']:g} s: "
-                f"{row['method']} / float",
-                "ratio": row["ratio"],
-                "milliseconds": f"{row['step_ms']:.0f} / {plain[row['model']]:.0f}",
-            }
+            batch = f"{row['batch']} x {row['seconds']:g} s"
+            what = f"{row['model']}, training step of {batch}: {row['method']} / float"
+            yield entry(what, row["ratio"], row["step_ms"], plain[row["model"]])
 
 
 def calibration_rows(result: Row) -> Iterator[Row]:
     """Calibration against evaluation."""
     for row in result["results"]:
-        yield {
-            "what": f"{row['model']}, calibration by {row['observer']} / evaluation",
-            "ratio": row["ratio"],
-            "milliseconds": f"{row['observed_ms']:.0f} / {row['forward_ms']:.0f}",
-        }
+        what = f"{row['model']}, calibration by {row['observer']} / evaluation"
+        yield entry(what, row["ratio"], row["observed_ms"], row["forward_ms"])
 
 
 SECTIONS = {

@@ -49,8 +49,7 @@ def fake_quantize(
     """
     if x.is_cuda and noise is None and not scale.requires_grad:
         return _fused(x, scale, zero_point, quant_min, quant_max, axis)
-    scale = along(scale, x.ndim, axis)
-    zero_point = None if zero_point is None else along(zero_point, x.ndim, axis)
+    scale, zero_point = both_along(scale, zero_point, x.ndim, axis)
     if torch.is_grad_enabled() and (x.requires_grad or scale.requires_grad):
         return _FakeQuantize.apply(x, scale, zero_point, quant_min, quant_max, noise, grad_factor, clips)
     scale = scale.detach()
@@ -72,8 +71,7 @@ def quantize(
     >>> quantize(torch.tensor([0.26, -9.0]), torch.tensor([0.5]), None, -3, 3)
     tensor([ 1, -3], dtype=torch.int8)
     """
-    scale = along(scale, x.ndim, axis)
-    zero_point = None if zero_point is None else along(zero_point, x.ndim, axis)
+    scale, zero_point = both_along(scale, zero_point, x.ndim, axis)
     levels = (x.detach().float() * scale.detach().reciprocal()).round_()
     if zero_point is not None:
         levels.add_(zero_point)
@@ -82,10 +80,16 @@ def quantize(
 
 def dequantize(levels: Tensor, scale: Tensor, zero_point: Tensor | None, axis: int | None = None) -> Tensor:
     """`s * (q - z)` in float32; `dequantize(quantize(x))` equals `fake_quantize(x)` bit for bit."""
-    scale = along(scale, levels.ndim, axis)
-    zero_point = None if zero_point is None else along(zero_point, levels.ndim, axis)
+    scale, zero_point = both_along(scale, zero_point, levels.ndim, axis)
     values = levels.float() if zero_point is None else levels.float() - zero_point
     return values * scale.detach()
+
+
+def both_along(
+    scale: Tensor, zero_point: Tensor | None, ndim: int, axis: int | None
+) -> tuple[Tensor, Tensor | None]:
+    """Scale and zero point (None is zero), each `along` the axis."""
+    return along(scale, ndim, axis), None if zero_point is None else along(zero_point, ndim, axis)
 
 
 def along(values: Tensor, ndim: int, axis: int | None) -> Tensor:

@@ -47,6 +47,21 @@ def test_augmentation_reaches_training_only(manifests):
     assert sums[0] != sums[1]
 
 
+@pytest.mark.parametrize(
+    "strength",
+    [{"room_share": 0.0}, {"noise_share": 0.0}, {"noise_snr_db": (40.0, 50.0)}],
+    ids=lambda s: next(iter(s)),
+)
+def test_every_strength_of_augmentation_changes_what_training_hears(manifests, strength):
+    strong = {"room_share": 1.0, "noise_share": 1.0, "noise_snr_db": (0.0, 5.0)}
+    heard = []
+    for chosen in (strong, strong, {**strong, **strength}):
+        data = ManifestDataModule(**manifests, max_batch_s=4.0, augment=True, **chosen)
+        heard.append([batch.signal for batch in data.train_dataloader()])
+    assert all(map(torch.equal, heard[0], heard[1]))
+    assert not any(map(torch.equal, heard[0], heard[2]))
+
+
 def _flat(loaders):
     return [batch for loader in (loaders if isinstance(loaders, list) else [loaders]) for batch in loader]
 

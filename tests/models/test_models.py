@@ -10,7 +10,7 @@ from torch import nn
 from transformers import Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor, Wav2Vec2ForCTC
 
 from qat.errors import UserError
-from qat.layers import quant_layers, quantizers
+from qat.layers import quant_layers, quantizers, set_observing_
 from qat.models import CRDNNModule, Wav2Vec2Module, load_module, read_checkpoint
 from qat.models.checkpoint import save_module
 from qat.models.crdnn import normalise_features
@@ -214,8 +214,7 @@ def test_ranges_before_gelu_reach_no_further_down_than_gelu_can_tell():
     for layer in model.hf.wav2vec2.feature_extractor.conv_layers:
         layer.conv.weight.data *= 20.0
     found = dict(quantizers(model))
-    for _, quantizer in found.items():
-        quantizer.observing = not quantizer.is_weight
+    set_observing_(model, True)
     with torch.no_grad():
         model.eval()(noise(1, 0.5), torch.tensor([8_000]))
     floors = {
