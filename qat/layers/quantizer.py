@@ -139,7 +139,7 @@ class Quantizer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Fake-quantize `x` (any float dtype; computed in float32), or return it untouched while disabled."""
         if self.observing:
-            self.observer.observe_(x if self.floor is None else x.clamp(min=self.floor), self.time_axis)
+            self.observer.observe_(x, self.time_axis)
         if not self.is_enabled:
             return x
         if not self.training:
@@ -216,6 +216,8 @@ class Quantizer(nn.Module):
             raise UserError(f"{name}: saw no value during calibration; is the layer used?")
         if not (abs(low) < torch.inf and abs(high) < torch.inf):
             raise UserError(f"{name}: saw NaN or infinite values during calibration (range {low} to {high})")
+        if self.floor is not None:
+            histogram = histogram.raised(self.floor)
         self.set_range_(
             *histogram_range(
                 histogram, self.observer_name, self.quant_min, self.quant_max, self.signed, self.percentile

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from speechbrain.augment.freq_domain import SpectrogramDrop
 from speechbrain.lobes.features import Fbank
 from speechbrain.lobes.models.CRDNN import CRDNN
 from speechbrain.nnet.normalization import BatchNorm1d
@@ -13,6 +14,7 @@ from speechbrain.nnet.RNN import LSTM
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
+from qat.errors import UserError
 from qat.layers import valid_lengths
 from qat.models.ctc import CTCModule, frame_mask
 from qat.recipe import Recipe
@@ -34,6 +36,14 @@ class CRDNNModule(CTCModule):
         dnn_blocks: Linear + BatchNorm blocks after the LSTM.
         dnn_neurons: width of these blocks.
         dropout: of CNN, LSTM and DNN alike.
+        time_masks: SpecAugment (Park et al. 2019, arXiv 1904.08779): at most this many spans of frames of a training
+            utterance are silenced; 0 switches it off.
+        time_mask_frames: a span is shorter than this (10 ms a frame).
+        frequency_masks: at most this many bands of filterbank channels likewise.
+        frequency_mask_channels: a band is narrower than this.
+
+    Raises:
+        UserError: a count below 0 or a width below 2.
     """
 
     groups = {"cnn": ["crdnn.CNN.*"], "rnn": ["crdnn.RNN.*"], "dnn": ["crdnn.DNN.*", "head"]}
@@ -52,6 +62,10 @@ class CRDNNModule(CTCModule):
         dnn_blocks: int = 2,
         dnn_neurons: int = 160,
         dropout: float = 0.15,
+        time_masks: int = 0,
+        time_mask_frames: int = 10,
+        frequency_masks: int = 0,
+        frequency_mask_channels: int = 6,
         learning_rate: float = 1e-3,
         quantizer_learning_rate: float = 1e-4,
         weight_decay: float = 1e-2,
@@ -78,6 +92,10 @@ class CRDNNModule(CTCModule):
             "dnn_blocks": dnn_blocks,
             "dnn_neurons": dnn_neurons,
             "dropout": dropout,
+            "time_masks": time_masks,
+            "time_mask_frames": time_mask_frames,
+            "frequency_masks": frequency_masks,
+            "frequency_mask_channels": frequency_mask_channels,
         }
         self.save_hyperparameters({**self.base_arguments(), **shape})
         self.time_pooling_size = time_pooling_size
@@ -98,6 +116,12 @@ class CRDNNModule(CTCModule):
             dnn_neurons=dnn_neurons,
             dropout=dropout,
         )
+        self.masks = [
+            *spec_augment("time_masks", time_masks, "time_mask_frames", time_mask_frames, dim=1),
+            *spec_augment(
+                "frequency_masks", frequency_masks, "frequency_mask_channels", frequency_mask_channels, dim=2
+            ),
+        ]
         self.head = nn.Linear(dnn_neurons, len(self.vocabulary))
         self.finish_build()
 
@@ -109,6 +133,9 @@ class CRDNNModule(CTCModule):
 
     def encode(self, inputs: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Features `(B, T, F)` -> (logits `(B, T', V)`, frames `(B,)`), `T' = T // time_pooling_size`."""
+        if self.training:
+            for mask in self.masks:
+                inputs = mask(inputs.clone())  # in place
         with valid_lengths(frames, inputs.shape[1]):
             x = self.crdnn.time_pooling(self.crdnn.CNN(inputs))
         frames = torch.div(frames, self.time_pooling_size, rounding_mode="floor").clamp(min=1)
@@ -129,6 +156,17 @@ class CRDNNModule(CTCModule):
         for name, block in self.crdnn.DNN.items():
             if isinstance(block["norm"], BatchNorm1d):
                 yield f"crdnn.DNN.{name}.norm", block["linear"].w, block["norm"].norm
+
+
+def spec_augment(
+    count_name: str, count: int, width_name: str, width: int, dim: int
+) -> Iterator[SpectrogramDrop]:
+    """Sets 0 to `count` spans of 1 to `width - 1` positions along `dim` of `(B, T, F)` to zero, the mean there."""
+    for name, value, least in ((count_name, count, 0), (width_name, width, 2)):
+        if value < least:
+            raise UserError(f"{name} is {value}; allowed are integers from {least}")
+    if count:
+        yield SpectrogramDrop(1, width, 0, count, replace="zeros", dim=dim)
 
 
 def normalise_features(log_mel: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:

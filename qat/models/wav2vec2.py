@@ -189,11 +189,15 @@ def masked_group_norm(x: Tensor, frames: Tensor, norm: nn.GroupNorm) -> Tensor:
         frames: valid frames `(B,)`.
         norm: affine, `num_groups == num_channels`.
     """
-    mask = frame_mask(frames, x.shape[-1]).unsqueeze(1)
-    count = frames.to(x.dtype)[:, None, None]
-    inside = x * mask
-    mean = inside.sum(-1, keepdim=True) / count
-    variance = (inside.square().sum(-1, keepdim=True) / count - mean.square()).clamp(min=0.0)
+    # sums over time as products with the mask: ONNX Runtime's ReduceSum took a fifth of a whole wav2vec2-base
+    with torch.autocast(x.device.type, enabled=False):
+        x = x.float()
+        by_time = x.transpose(1, 2)
+        mask = frame_mask(frames, x.shape[-1]).unsqueeze(1).float()
+        count = frames.float()[:, None, None]
+        mean = (mask @ by_time).transpose(1, 2) / count
+        square = (mask @ by_time.square()).transpose(1, 2) / count
+        variance = (square - mean.square()).clamp(min=0.0)
     scale = norm.weight[:, None] * torch.rsqrt(variance + norm.eps)
     return x * scale + (norm.bias[:, None] - mean * scale)
 

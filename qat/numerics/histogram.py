@@ -92,6 +92,20 @@ class Histogram:
         widened.widen_(exponents)
         self.add_(Measured(other.minimum, other.maximum, exponents, exponents, widened.counts), exponents)
 
+    def raised(self, floor: float) -> Histogram:
+        """A new histogram of the same values after `clamp(min=floor)`.
+
+        Args:
+            floor: finite.
+        """
+        counts, bins = self.counts.clone(), self.counts.shape[1]
+        for row, exponent in zip(counts if bins else (), self.exponent.tolist(), strict=bins > 0):
+            lowest = min(max(math.floor(math.ldexp(floor, -exponent)) + bins // 2, 0), bins - 1)
+            row[lowest] += row[:lowest].sum()
+            row[:lowest] = 0
+        low, high = self.minimum.clamp(min=floor), self.maximum.clamp(min=floor)
+        return Histogram(counts, self.exponent.clone(), low, high)
+
     def clear_(self) -> None:
         """Forget everything, in place."""
         self.counts.zero_()

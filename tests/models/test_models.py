@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor, Wav2Vec2ForCTC
 
 from qat.errors import UserError
-from qat.layers import quant_layers, quantizers, set_observing_
+from qat.layers import finish_calibration_, quant_layers, quantizers, set_observing_
 from qat.models import CRDNNModule, Wav2Vec2Module, load_module, read_checkpoint
 from qat.models.checkpoint import save_module
 from qat.models.crdnn import normalise_features
@@ -58,6 +58,35 @@ def test_masked_group_norm_equals_group_norm_without_padding() -> None:
     torch.testing.assert_close(
         masked_group_norm(x, torch.tensor([50, 50]), norm), norm(x), atol=1e-5, rtol=1e-5
     )
+
+
+def test_masked_group_norm_ignores_padding() -> None:
+    norm, x = nn.GroupNorm(6, 6), torch.randn(2, 6, 50)
+    alone = masked_group_norm(x[1:, :, :20], torch.tensor([20]), norm)
+    together = masked_group_norm(x, torch.tensor([50, 20]), norm)
+    torch.testing.assert_close(together[1:, :, :20], alone, atol=1e-6, rtol=1e-6)
+
+
+def test_the_crdnns_spec_augment_masks_in_training_only() -> None:
+    model = build("crdnn", time_masks=2, frequency_masks=2, frequency_mask_channels=3)
+    assert build("crdnn").masks == []
+    seen: list[Tensor] = []
+    model.crdnn.CNN.register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0].clone()))
+    inputs, frames = torch.rand(16, 60, model.hparams.n_mels) + 1.0, torch.full((16,), 60)
+    before = inputs.clone()
+    torch.manual_seed(0)
+    for _ in range(20):
+        model.train().encode(inputs, frames)
+    model.eval().encode(inputs, frames)
+    assert torch.equal(inputs, before) and torch.equal(seen.pop(), before)
+    silent = torch.stack(seen) == 0  # the inputs are above 1
+    assert torch.equal(torch.stack(seen)[~silent], before.expand_as(silent)[~silent])
+    spans, bands = silent.all(-1).sum(-1), silent.all(-2).sum(-1)  # frames and channels of each utterance
+    assert 9 < spans.max() <= 2 * 9 and 2 < bands.max() <= 2 * 2 and spans.min() == bands.min() == 0
+    with pytest.raises(UserError, match="time_mask_frames is 1; allowed are integers from 2"):
+        build("crdnn", time_mask_frames=1)
+    with pytest.raises(UserError, match="frequency_masks is -1; allowed are integers from 0"):
+        build("crdnn", frequency_masks=-1)
 
 
 def test_feature_normalisation_ignores_padding() -> None:
@@ -217,14 +246,16 @@ def test_ranges_before_gelu_reach_no_further_down_than_gelu_can_tell():
     set_observing_(model, True)
     with torch.no_grad():
         model.eval()(noise(1, 0.5), torch.tensor([8_000]))
-    floors = {
-        name: float(q.observer.minimum) for name, q in found.items() if name.endswith("output_quantizer")
-    }
+    outputs = {name: q for name, q in found.items() if name.endswith("output_quantizer")}
+    assert sum(float(q.observer.minimum) < -3.5 for q in outputs.values()) > 2  # what the floor cuts off
+    set_observing_(model, False)
+    finish_calibration_(model)
+    lowest = {name: float((q.quant_min - q.zero_point) * q.scale) for name, q in outputs.items()}
     groups = (
         "hf.wav2vec2.feature_extractor.conv_layers.0.conv.output_quantizer"  # GroupNorm follows, not GELU
     )
-    assert floors.pop(groups) < -3.0
-    assert "hf.wav2vec2.encoder.pos_conv_embed.conv.output_quantizer" in floors and len(floors) == 7
-    assert min(floors.values()) == -3.0
+    assert lowest.pop(groups) < -3.1
+    assert "hf.wav2vec2.encoder.pos_conv_embed.conv.output_quantizer" in lowest and len(lowest) == 7
+    assert min(lowest.values()) > -3.1  # the zero point is a whole level
     gelu = torch.nn.functional.gelu(torch.linspace(-40.0, -3.0, 1_000))
     assert gelu.abs().max() < 0.0041

@@ -55,6 +55,20 @@ def test_merge_of_two_halves_equals_a_single_pass_bit_for_bit(factor: float) -> 
     assert int(whole.counts.sum()) == 50_011
 
 
+@pytest.mark.parametrize("floor", [-3.0, -0.7109375, 0.0, 2.0, 5.0, -900.0])
+@pytest.mark.parametrize("factor", [1.0, 90.0])
+def test_a_raised_histogram_is_that_of_the_raised_values(floor: float, factor: float) -> None:
+    x = normal(20_000) * factor
+    x[0] = 4.5 * factor
+    raised = seen(x).raised(floor)
+    direct = seen(x.clamp(min=floor))
+    direct.widen_(raised.exponent.tolist())  # narrower bins can hold the raised values
+    assert_same(raised, direct)
+    extremes = seen(x, bins=0).raised(floor)
+    assert float(extremes.minimum) == max(float(x.min()), floor)
+    assert float(extremes.maximum) == max(float(x.max()), floor)
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     values=st.lists(st.floats(-1e6, 1e6, width=32), min_size=2, max_size=60),
