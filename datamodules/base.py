@@ -4,6 +4,7 @@ import hashlib
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -12,7 +13,7 @@ from datamodules.audio import AudioCache
 from datamodules.augment import SLOWEST, Augmentation
 from datamodules.batch import Utterance
 from datamodules.loader import SpeechLoader, UtteranceDataset
-from datamodules.sampler import AudioBatchSampler, OrderedBatchSampler
+from datamodules.sampler import AudioBatchSampler, OrderedBatchSampler, rank_and_world
 from qat.errors import UserError
 
 _log = logging.getLogger(__name__)
@@ -72,6 +73,8 @@ class SpeechDataModule(LightningDataModule, ABC):
         self.test_splits: list[str] = []
         self._cache = AudioCache(_CACHE_LIMIT_S / max(1, num_workers) if cache else 0.0)
         self._read: dict[str, list[Utterance]] = {}
+        self._train_loader: SpeechLoader | None = None
+        self._resume: dict[str, Any] | None = None
 
     @abstractmethod
     def read_split(self, split: str) -> list[Utterance]:
@@ -108,14 +111,38 @@ class SpeechDataModule(LightningDataModule, ABC):
         )
         augment_seed = self.seed if self.augment else None
         dataset = UtteranceDataset(utterances, self._cache, augment_seed, self.augmentation)
-        return SpeechLoader(dataset, sampler, self.num_workers)
+        self._train_loader = SpeechLoader(dataset, sampler, self.num_workers)
+        if self._resume is not None:
+            self._train_loader.load_state_dict(self._resume)
+        return self._train_loader
+
+    def state_dict(self) -> dict[str, Any]:
+        """Position of training, for checkpoints.
+
+        Lightning keeps it as well, but does not restore it where the optimiser's schedule asked for the number of
+        steps and so for the loader.
+        """
+        return {"train": self._train_loader.state_dict()} if self._train_loader is not None else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from the position of a checkpoint."""
+        self._resume = state_dict.get("train")
+        if self._train_loader is not None and self._resume is not None:
+            self._train_loader.load_state_dict(self._resume)
 
     def val_dataloader(self) -> SpeechLoader:
-        """The dev split in fixed batches of similar length; ranks have disjoint shards, maybe unequal."""
+        """The dev split in fixed batches of similar length; each rank gets its own.
+
+        Raises:
+            UserError: there are fewer utterances than processes.
+        """
         utterances = self.utterances("dev")
+        _, world = rank_and_world()
+        if len(utterances) < world:
+            raise UserError(f"split 'dev' has {len(utterances)} utterances; {world} processes need one each")
         durations = [u.duration_s for u in utterances]
         bound = max(self.max_batch_s, *durations)
-        sampler = AudioBatchSampler(durations, bound, self.num_buckets, shuffle=False, even=False)
+        sampler = AudioBatchSampler(durations, bound, self.num_buckets, shuffle=False, repeat=False)
         return SpeechLoader(UtteranceDataset(utterances, self._cache), sampler, self.num_workers)
 
     def test_dataloader(self) -> list[SpeechLoader]:

@@ -39,19 +39,25 @@ def bucket_boundaries(durations: Sequence[float], max_batch_s: float, num_bucket
     return sorted({float(b) for b in np.quantile(durations, np.linspace(0.0, 1.0, count + 1)[1:])})
 
 
-def split_to_multiple(batches: list[list[int]], world: int) -> list[list[int]]:
+def split_to_multiple(batches: list[list[int]], world: int, repeat: bool = True) -> list[list[int]]:
     """Splits the fullest batches in two until their number is a multiple of `world`.
 
     Every rank then takes equally many steps, and no utterance is dropped or seen twice. Only when every batch
-    is down to one utterance are some repeated.
+    is down to one utterance are some repeated, or, without `repeat`, the number is left as it is.
 
     >>> split_to_multiple([[1, 2, 3, 4], [5, 6], [7]], world=2)
     [[1, 2], [5, 6], [7], [3, 4]]
+    >>> split_to_multiple([[1, 2], [3]], world=2, repeat=False), split_to_multiple([[1, 2, 3]], 2, repeat=False)
+    ([[1, 2], [3]], [[1], [2, 3]])
+    >>> split_to_multiple([[1], [2], [3]], world=2, repeat=False)
+    [[1], [2], [3]]
     """
     batches = [list(batch) for batch in batches]
     while len(batches) % world:
         fullest = max(range(len(batches)), key=lambda i: len(batches[i]))
         half = len(batches[fullest]) // 2
+        if half == 0 and not repeat:
+            break
         if half == 0:
             batches += batches[: -len(batches) % world]
             continue
@@ -69,7 +75,8 @@ class AudioBatchSampler(Sampler[list[Key]]):
         num_buckets: utterances of one bucket have similar lengths; small corpora use fewer.
         shuffle: new batches each epoch (training), or one fixed order (evaluation).
         seed: (seed, epoch) determines the batches.
-        even: give each rank equally many batches by splitting some (training); else shards may differ.
+        repeat: where splitting cannot give each rank equally many batches, repeat some (training); else shards
+            differ by one (evaluation: nothing is counted twice).
 
     Raises:
         UserError: an utterance alone is longer than `max_batch_s`, or there is no utterance.
@@ -82,7 +89,7 @@ class AudioBatchSampler(Sampler[list[Key]]):
         num_buckets: int = 20,
         shuffle: bool = True,
         seed: int = 0,
-        even: bool = True,
+        repeat: bool = True,
     ) -> None:
         if not durations:
             raise UserError("there is no utterance to make batches of")
@@ -100,7 +107,7 @@ class AudioBatchSampler(Sampler[list[Key]]):
             batch_ordering="random" if shuffle else "ascending",
             seed=seed * 1_000_003,  # SpeechBrain adds the epoch; seed 1 is not seed 0 one epoch later
         )
-        self._even = even
+        self._repeat = repeat
         self.epoch = 0
         self.start = 0
 
@@ -119,9 +126,7 @@ class AudioBatchSampler(Sampler[list[Key]]):
         # SpeechBrain reshuffles when its iterator is exhausted: ask for no more than its batches
         batches = list(islice(iter(self._batches), len(self._batches)))
         rank, world = rank_and_world()
-        if self._even:
-            batches = split_to_multiple(batches, world)
-        return batches[rank::world]
+        return split_to_multiple(batches, world, self._repeat)[rank::world]
 
     def __iter__(self) -> Iterator[list[Key]]:
         for batch in self.batches()[self.start :]:
@@ -129,7 +134,7 @@ class AudioBatchSampler(Sampler[list[Key]]):
 
     def __len__(self) -> int:
         _, world = rank_and_world()
-        if self._even:
+        if self._repeat:
             return -(-len(self._batches) // world)
         return len(self.batches())
 

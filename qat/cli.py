@@ -17,7 +17,7 @@ import yaml
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero
 
 from datamodules.base import SpeechDataModule
@@ -26,6 +26,7 @@ from qat.errors import UserError
 from qat.models import CTCModule, read_checkpoint
 from qat.models.ctc import model_path
 from qat.recipe import Recipe
+from qat.report.csv_log import csv_logger
 from qat.report.evaluation import EvaluationOptions
 from qat.report.wandb_log import wandb_logger
 from qat.runs import CHECKPOINTS
@@ -118,7 +119,7 @@ class SpeechCLI(LightningCLI):
         bar = sys.stderr.isatty() and options.get("enable_progress_bar") is not False
         ours: list[Callback] = [FoldBatchNorm(), Calibrate(self.run_folder)]
         if self.config["trainer"]["enable_checkpointing"] is not False:
-            ours.append(checkpoint_callback(self.run_folder))
+            ours += checkpoint_callbacks(self.run_folder)
         ours += [TQDMProgressBar() if bar else PlainProgress(), LearningRateMonitor("step")]
         if self.config["evaluation"]["enabled"]:
             ours.append(FinalEvaluation(self.run_folder, self.config_init["evaluation"]))
@@ -136,9 +137,8 @@ class SpeechCLI(LightningCLI):
 
     def loggers(self) -> list[Logger]:
         """CSV always; Weights & Biases when it can be had."""
-        loggers: list[Logger] = [
-            CSVLogger(str(self.run_folder.parent), name=self.run_folder.name, version="")
-        ]
+        resumed_at = int(read_checkpoint(self.checkpoint)["global_step"]) if self.checkpoint else None
+        loggers: list[Logger] = [csv_logger(self.run_folder, resumed_at)]
         options = self.config_init["wandb"]
         if options.enabled:
             logger = wandb_logger(
@@ -320,16 +320,15 @@ def rank() -> int:
     return int(getattr(rank_zero.rank_zero_only, "rank", 0))
 
 
-def checkpoint_callback(folder: Path) -> ModelCheckpoint:
-    """Keeps `best.ckpt` (lowest dev WER) and `last.ckpt`."""
-    return ModelCheckpoint(
-        dirpath=folder,
-        filename="best",
-        monitor="val/wer",
-        mode="min",
-        save_last=True,
-        enable_version_counter=False,
+def checkpoint_callbacks(folder: Path) -> list[Callback]:
+    """Keep `best.ckpt` (lowest dev WER) and `last.ckpt` (after every epoch, better or not)."""
+    best = ModelCheckpoint(
+        dirpath=folder, filename="best", monitor="val/wer", mode="min", enable_version_counter=False
     )
+    last = ModelCheckpoint(
+        dirpath=folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False
+    )
+    return [best, last]
 
 
 def check_same_run(model: CTCModule, path: Path) -> None:
@@ -341,6 +340,10 @@ def check_same_run(model: CTCModule, path: Path) -> None:
     checkpoint = read_checkpoint(path)
     if checkpoint["model"] != model_path(model):
         raise UserError(f"{path}: holds a {checkpoint['model']}, and this run builds a {model_path(model)}")
+    if "global_step" not in checkpoint:
+        raise UserError(
+            f"{path}: holds weights only, no optimiser to resume; start from it with --model.init_from"
+        )
     stored, ours = checkpoint["hyper_parameters"], dict(model.hparams)
     for key in sorted(set(stored) | set(ours)):
         if stored.get(key) != ours.get(key):

@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import yaml
 
 from qat.models import CRDNNModule, CTCModule, Wav2Vec2Module
+from qat.models.checkpoint import save_module
 from qat.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -92,3 +94,33 @@ def tiny_manifests(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         manifests[split] = folder / f"{split}.jsonl"
         manifests[split].write_text("\n".join(lines) + "\n")
     return manifests
+
+
+@pytest.fixture
+def tiny(kind: str, tmp_path: Path, tiny_manifests: dict[str, Path]) -> Path:
+    """A configuration of a tiny model on the tiny corpus."""
+    torch.manual_seed(0)
+    save_module(build(kind), tmp_path / "start.ckpt")
+    name = {"crdnn": "CRDNNModule", "wav2vec2": "Wav2Vec2Module"}[kind]
+    shape = TINY_CRDNN if kind == "crdnn" else TINY_WAV2VEC2
+    config = {
+        "seed_everything": 1,
+        "model": {
+            "class_path": f"qat.models.{name}",
+            "init_args": {**shape, "init_from": str(tmp_path / "start.ckpt")},
+        },
+        "data": {
+            "class_path": "datamodules.ManifestDataModule",
+            "init_args": {
+                "train": str(tiny_manifests["train"]),
+                "dev": str(tiny_manifests["dev"]),
+                "test": {"test_a": str(tiny_manifests["test_a"]), "test_b": str(tiny_manifests["test_b"])},
+                "max_batch_s": 5.0,
+            },
+        },
+        "trainer": {"max_epochs": 1, "accelerator": "cpu", "log_every_n_steps": 1},
+        "qat": {"calibration_utterances": 4},
+    }
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path

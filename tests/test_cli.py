@@ -12,9 +12,8 @@ import yaml
 
 from qat import cli
 from qat.errors import UserError
-from qat.models.checkpoint import save_module
 from qat.report.row import load_report
-from tests.conftest import ROOT, TINY_CRDNN, TINY_WAV2VEC2, build
+from tests.conftest import ROOT
 from train import train
 
 CONFIGS = sorted(ROOT.glob("configs/*.yaml"))
@@ -32,36 +31,6 @@ class ParseOnly(cli.SpeechCLI):
 def parse(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(cli, "SpeechCLI", ParseOnly)
     return lambda *args: cli.build_cli(list(args)).config
-
-
-@pytest.fixture
-def tiny(kind: str, tmp_path: Path, tiny_manifests: dict[str, Path]) -> Path:
-    """A configuration of a tiny model on the tiny corpus."""
-    torch.manual_seed(0)
-    save_module(build(kind), tmp_path / "start.ckpt")
-    name = {"crdnn": "CRDNNModule", "wav2vec2": "Wav2Vec2Module"}[kind]
-    shape = TINY_CRDNN if kind == "crdnn" else TINY_WAV2VEC2
-    config = {
-        "seed_everything": 1,
-        "model": {
-            "class_path": f"qat.models.{name}",
-            "init_args": {**shape, "init_from": str(tmp_path / "start.ckpt")},
-        },
-        "data": {
-            "class_path": "datamodules.ManifestDataModule",
-            "init_args": {
-                "train": str(tiny_manifests["train"]),
-                "dev": str(tiny_manifests["dev"]),
-                "test": {"test_a": str(tiny_manifests["test_a"]), "test_b": str(tiny_manifests["test_b"])},
-                "max_batch_s": 5.0,
-            },
-        },
-        "trainer": {"max_epochs": 1, "accelerator": "cpu", "log_every_n_steps": 1},
-        "qat": {"calibration_utterances": 4},
-    }
-    path = tmp_path / "tiny.yaml"
-    path.write_text(yaml.safe_dump(config))
-    return path
 
 
 def test_there_are_configurations_and_presets() -> None:
@@ -196,6 +165,9 @@ def test_a_stochastic_run_reports_float_ptq_and_trained_integer_files(
     again = ["--config", str(tiny), "--run", str(run), "--ckpt_path", "last", "--model.learning_rate", "0.05"]
     with pytest.raises(UserError, match="recipe is .*preset='stochastic'.*preset='deterministic'"):
         train([*again, "--qat", "deterministic"])
+    again[again.index("last")] = str(run / "model.ckpt")
+    with pytest.raises(UserError, match=r"model\.ckpt: holds weights only.*--model\.init_from"):
+        train([*again, "--qat", "stochastic"])
 
 
 @pytest.mark.slow

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
@@ -71,6 +73,7 @@ class CTCModule(LightningModule):
         self.folded: list[str] = []
         self.swap_report = SwapReport([], [])
         self.step_key = StepKey(seed=self.recipe.seed)
+        self.noise_seed = 0
         self.val_wer = WordErrorRate()
 
     # ---------------------------------------------------------------- building
@@ -171,10 +174,22 @@ class CTCModule(LightningModule):
         with torch.autocast(logits.device.type, enabled=False):
             return F.ctc_loss(log_probs, targets, frames.cpu(), counts, blank=self.blank, zero_infinity=True)
 
+    def on_fit_start(self) -> None:
+        """Remember the seed that the run was started with (a random one where the user set none)."""
+        self.noise_seed = torch.initial_seed()
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Point the stochastic rounding at this optimiser step (counter-based key, no stored generator)."""
+        """Make all noise of training a function of (seed, epoch, batch, rank): a resumed run draws the same.
+
+        Stochastic rounding has its counter-based key; dropout and SpecAugment draw from the global generators of
+        PyTorch and NumPy, which are seeded anew for every batch.
+        """
         self.step_key.step = self.global_step
         self.step_key.rank = self.global_rank
+        key = repr((self.noise_seed, self.current_epoch, batch_idx, self.global_rank)).encode()
+        seed = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little")
+        torch.manual_seed(seed >> 1)
+        np.random.seed(seed % 2**32)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One CTC step."""

@@ -4,7 +4,7 @@ import logging
 import pytest
 import torch
 
-from datamodules import ManifestDataModule, MiniDataModule, base
+from datamodules import ManifestDataModule, MiniDataModule, base, sampler
 from datamodules.audio import load_audio
 from qat.errors import UserError
 from tests.datamodules.corpora import write_split
@@ -171,3 +171,18 @@ def test_the_embedded_corpus_is_ready_to_use():
     assert data.test_splits == ["test_seen", "test_unseen", "test_real"]
     assert len(ids(data.train_dataloader())) == 12
     assert [len(ids(loader)) for loader in data.test_dataloader()] == [3, 3, 3]
+
+
+@pytest.mark.parametrize("world", [2, 4, 6])
+def test_every_process_gets_some_of_dev_and_all_get_all_of_it(data, monkeypatch, world):
+    heard = []
+    for rank in range(world):
+        for module in (base, sampler):
+            monkeypatch.setattr(module, "rank_and_world", lambda rank=rank: (rank, world))
+        shard = ids(data.val_dataloader())
+        assert shard
+        heard += shard
+    assert sorted(heard) == [f"dev-{i}" for i in range(6)]
+    monkeypatch.setattr(base, "rank_and_world", lambda: (0, 7))
+    with pytest.raises(UserError, match="split 'dev' has 6 utterances; 7 processes need one each"):
+        data.val_dataloader()

@@ -62,7 +62,7 @@ def test_training_ranks_take_equally_many_steps_and_share_the_utterances(duratio
 @given(corpora, st.integers(2, 5), st.integers(1, 4))
 def test_evaluation_ranks_partition_the_utterances_without_repeats(durations, world, batch_size):
     for make in (
-        lambda: AudioBatchSampler(durations, 30.0, shuffle=False, even=False),
+        lambda: AudioBatchSampler(durations, 30.0, shuffle=False, repeat=False),
         lambda: OrderedBatchSampler(len(durations), batch_size, shard=True),
     ):
         seen = [index for shard in on_ranks(make, world) for index in indices(shard)]
