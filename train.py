@@ -1,6 +1,11 @@
 """Train, calibrate or fine-tune a recogniser from a configuration, then report on its integer file."""
 
+import os
 import sys
+
+# oneDNN prepares every convolution anew for each shape and forgets the oldest of 1024; batches have more (read once, at
+# the first convolution)
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192")
 
 from qat.errors import UserError
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningDataModule
 
-from datamodules.audio import AudioCache
+from datamodules.audio import SAMPLE_RATE, AudioCache
 from datamodules.augment import SLOWEST, Augmentation
 from datamodules.batch import Utterance
 from datamodules.loader import SpeechLoader, UtteranceDataset
@@ -27,6 +28,8 @@ class SpeechDataModule(LightningDataModule, ABC):
 
     Args:
         max_batch_s: seconds of audio in a training or validation batch at most, padding included.
+        pad_to_s: training batches are padded to a multiple of this, so that few shapes occur: on a CPU every new shape
+            of a convolution costs as much as using it once or twice. 0 pads to the longest utterance.
         num_buckets: utterances of similar length are batched together; this many classes of length at most.
         num_workers: processes that decode audio; 0 decodes in the training process.
         augment: vary speed, room, noise and gain of the training audio; never for evaluation, calibration.
@@ -42,6 +45,7 @@ class SpeechDataModule(LightningDataModule, ABC):
     def __init__(
         self,
         max_batch_s: float = 60.0,
+        pad_to_s: float = 0.0,
         num_buckets: int = 20,
         num_workers: int = 0,
         augment: bool = False,
@@ -60,9 +64,12 @@ class SpeechDataModule(LightningDataModule, ABC):
             max_train_utterances=max_train_utterances,
             max_test_utterances=max_test_utterances,
         )
+        if not 0.0 <= pad_to_s < torch.inf:
+            raise UserError(f"pad_to_s is {pad_to_s}; allowed are numbers from 0")
         if num_workers < 0:
             raise UserError(f"num_workers is {num_workers}; allowed are integers from 0")
         self.max_batch_s = max_batch_s
+        self.pad_to_s = pad_to_s
         self.num_buckets = num_buckets
         self.num_workers = num_workers
         self.augment = augment
@@ -106,12 +113,13 @@ class SpeechDataModule(LightningDataModule, ABC):
         utterances = self.utterances("train")
         # the bound uses the slowest speed for all, so that the number of batches is the same in every epoch
         stretch = 1.0 / SLOWEST if self.augment else 1.0
-        sampler = AudioBatchSampler(
-            [u.duration_s * stretch for u in utterances], self.max_batch_s, self.num_buckets, seed=self.seed
-        )
+        durations = [rounded_up(u.duration_s * stretch, self.pad_to_s) for u in utterances]
+        sampler = AudioBatchSampler(durations, self.max_batch_s, self.num_buckets, seed=self.seed)
         augment_seed = self.seed if self.augment else None
         dataset = UtteranceDataset(utterances, self._cache, augment_seed, self.augmentation)
-        self._train_loader = SpeechLoader(dataset, sampler, self.num_workers)
+        self._train_loader = SpeechLoader(
+            dataset, sampler, self.num_workers, max(1, round(self.pad_to_s * SAMPLE_RATE))
+        )
         if self._resume is not None:
             self._train_loader.load_state_dict(self._resume)
         return self._train_loader
@@ -191,6 +199,15 @@ def evenly_spaced(utterances: list[Utterance], limit: int | None) -> list[Uttera
     if limit is None or limit >= len(utterances):
         return utterances
     return [utterances[i * len(utterances) // limit] for i in range(limit)]
+
+
+def rounded_up(seconds: float, step: float) -> float:
+    """The least multiple of `step` that is not below `seconds`; step 0 changes nothing.
+
+    >>> rounded_up(1.2, 0.5), rounded_up(1.5, 0.5), rounded_up(1.2, 0.0)
+    (1.5, 1.5, 1.2)
+    """
+    return math.ceil(seconds / step) * step if step else seconds
 
 
 def describe_split(split: str, utterances: Sequence[Utterance]) -> str:

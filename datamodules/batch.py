@@ -59,11 +59,12 @@ class Batch:
         return Batch(self.signal.pin_memory(), self.lengths.pin_memory(), self.texts, self.ids)
 
 
-def collate(items: list[tuple[Utterance, Tensor]]) -> Batch:
-    """Pads the signals of `items` with zeros to the longest.
+def collate(items: list[tuple[Utterance, Tensor]], multiple: int = 1) -> Batch:
+    """Pads the signals of `items` with zeros to the longest, and on to a multiple of samples.
 
     Args:
         items: at least one pair of an utterance and its signal `(S_i,)`.
+        multiple: the padded length S is divisible by it; at least 1.
 
     >>> batch = collate([
     ...     (Utterance("a", Path("a.wav"), "one", 0.1), torch.ones(2)),
@@ -71,8 +72,11 @@ def collate(items: list[tuple[Utterance, Tensor]]) -> Batch:
     ... ])
     >>> batch.signal.tolist(), batch.lengths.tolist(), batch.texts
     ([[1.0, 1.0, 0.0], [1.0, 1.0, 1.0]], [2, 3], ['one', 'two'])
+    >>> collate([(Utterance("a", Path("a.wav"), "one", 0.1), torch.ones(5))], multiple=4).signal.shape
+    torch.Size([1, 8])
     """
     utterances, signals = zip(*items, strict=True)
     lengths = torch.tensor([signal.numel() for signal in signals], dtype=torch.int64)
     padded = torch.nn.utils.rnn.pad_sequence(list(signals), batch_first=True)
+    padded = torch.nn.functional.pad(padded, (0, -padded.shape[1] % multiple))
     return Batch(padded, lengths, [u.text for u in utterances], [u.id for u in utterances])

@@ -1,6 +1,7 @@
 """The data set behind every loader, and a loader that resumes in the middle of an epoch."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -51,6 +52,12 @@ class SpeechLoader(DataLoader[Any]):
 
     It starts lazily, because Lightning asks for the iterator before it sets the epoch. It saves and restores
     its position: Lightning keeps the state of a loader that has `state_dict` and `load_state_dict`.
+
+    Args:
+        dataset: what to load.
+        batch_sampler: which utterances go together.
+        num_workers: processes that decode audio.
+        multiple: samples that the padded length of a batch is a multiple of.
     """
 
     def __init__(
@@ -58,12 +65,13 @@ class SpeechLoader(DataLoader[Any]):
         dataset: UtteranceDataset,
         batch_sampler: AudioBatchSampler | OrderedBatchSampler,
         num_workers: int = 0,
+        multiple: int = 1,
     ) -> None:
         super().__init__(
             dataset,
             batch_sampler=batch_sampler,
             num_workers=num_workers,
-            collate_fn=collate,
+            collate_fn=partial(collate, multiple=multiple),
             pin_memory=torch.cuda.is_available(),
             persistent_workers=num_workers > 0,  # each worker keeps the audio that it has decoded
         )

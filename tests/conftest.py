@@ -20,6 +20,8 @@ from qat.models import CRDNNModule, CTCModule, Wav2Vec2Module
 from qat.models.checkpoint import save_module
 from qat.recipe import Recipe
 
+torch.set_num_threads(1)  # sums of another number of threads differ in the last bit; worker processes have one
+
 ROOT = Path(__file__).resolve().parent.parent
 
 TINY_CRDNN: dict[str, Any] = {

@@ -186,3 +186,20 @@ def test_every_process_gets_some_of_dev_and_all_get_all_of_it(data, monkeypatch,
     monkeypatch.setattr(base, "rank_and_world", lambda: (0, 7))
     with pytest.raises(UserError, match="split 'dev' has 6 utterances; 7 processes need one each"):
         data.val_dataloader()
+
+
+def test_few_shapes_occur_where_training_batches_are_padded_to_a_step(manifests):
+    plain, padded = (
+        ManifestDataModule(**manifests, max_batch_s=6.0, augment=True, pad_to_s=step) for step in (0.0, 0.5)
+    )
+    batches = list(padded.train_dataloader())
+    assert sorted(ids(batches)) == sorted(ids(plain.train_dataloader()))
+    for batch in batches:
+        assert batch.signal.shape[1] % 8_000 == 0 and batch.signal.shape[1] - batch.lengths.max() < 8_000
+        assert batch.signal.numel() <= 6.0 * 16_000
+        for row, length in zip(batch.signal, batch.lengths, strict=True):
+            assert not row[length:].any()
+    assert any(batch.signal.shape[1] % 8_000 for batch in plain.train_dataloader())
+    assert any(batch.signal.shape[1] % 8_000 for batch in padded.val_dataloader())
+    with pytest.raises(UserError, match="pad_to_s is -1.0; allowed are numbers from 0"):
+        ManifestDataModule(**manifests, pad_to_s=-1.0)
