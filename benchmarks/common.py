@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import shlex
 import sys
@@ -76,6 +77,12 @@ def calibrate_on_noise_(module: CTCModule, seconds: float = 3.0) -> None:
     module.train(was_training)
 
 
+def preloaded() -> str:
+    """What `LD_PRELOAD` holds, as a command line shows it; file names only."""
+    names = [Path(item).name for item in os.environ.get("LD_PRELOAD", "").replace(":", " ").split()]
+    return f"LD_PRELOAD={':'.join(f'./{name}' for name in names)} " if names else ""
+
+
 def save(name: str, results: list[dict[str, Any]]) -> Path:
     """Write `benchmarks/results/NAME.json` with everything needed to read or repeat the numbers."""
     found = {}
@@ -87,7 +94,7 @@ def save(name: str, results: list[dict[str, Any]]) -> Path:
     script = Path(sys.argv[0]).stem
     content = {
         "benchmark": name,
-        "command": shlex.join(["python", "-m", f"benchmarks.{script}", *sys.argv[1:]]),
+        "command": preloaded() + shlex.join(["python", "-m", f"benchmarks.{script}", *sys.argv[1:]]),
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": processor(),
         "cpu_vnni": cpu_has_vnni(),

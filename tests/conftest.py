@@ -20,7 +20,9 @@ from qat.models import CRDNNModule, CTCModule, Wav2Vec2Module
 from qat.models.checkpoint import save_module
 from qat.recipe import Recipe
 
-torch.set_num_threads(1)  # sums of another number of threads differ in the last bit; worker processes have one
+torch.set_num_threads(
+    1
+)  # sums of another number of threads differ in the last bit; worker processes have one
 
 ROOT = Path(__file__).resolve().parent.parent
 

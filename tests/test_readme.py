@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import shlex
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks import publish
 from qat import cli
 from qat.report.readme import fill
 from tests.conftest import ROOT
@@ -23,6 +25,17 @@ TRAIN = [
 
 def test_tables_are_those_of_the_stored_rows() -> None:
     assert fill(TEXT) == TEXT
+
+
+def test_the_table_of_speeds_is_that_of_the_stored_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = publish.PUBLISHED_AT.read_text()
+    monkeypatch.setattr(publish, "PUBLISHED_AT", tmp_path / "speed.md")
+    publish.main()
+    assert (tmp_path / "speed.md").read_text() == stored
+    assert stored.count("published size") == 2 and stored.count("training step") == 4
+    assert stored.count("calibration by") == 8
 
 
 def test_make_targets_exist() -> None:
