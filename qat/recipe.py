@@ -37,6 +37,7 @@ class Rule:
         rounding: nearest or stochastic (in training; evaluation is always nearest).
         weight_observer: max, mse, percentile or entropy.
         activation_observer: max, mse, percentile or entropy.
+        percentile: share of values inside the range of the percentile observer, in (50, 100].
         weight_granularity: one scale per output channel, or one per tensor.
         activation_signed: symmetric signed activations in place of unsigned ones with a zero point.
     """
@@ -48,6 +49,7 @@ class Rule:
     rounding: Rounding | None = None
     weight_observer: Observer | None = None
     activation_observer: Observer | None = None
+    percentile: float | None = None
     weight_granularity: Granularity | None = None
     activation_signed: bool | None = None
 
@@ -162,7 +164,6 @@ class Recipe:
             return "the recipe gives it neither weight nor activation bits"
         return LayerRecipe(
             **{**chosen, **{key: chosen[key] or None for key in ("weight_bits", "activation_bits")}},
-            percentile=self.percentile,
             reduce_range=bool(self.resolved().reduce_range),
             learn_scale=self.learn_scale,
             quant_noise=self.quant_noise,
@@ -267,6 +268,15 @@ def check_fields(item: Rule | Recipe, where: str, optional: bool) -> None:
         value = getattr(item, name, False)
         if not isinstance(value, bool) and not (optional and value is None):
             raise UserError(f"{where}{name}: {value!r} is not allowed; take true or false")
+    for name, low, high, text in (
+        ("percentile", 50.0, 100.0, "a number above 50, up to 100"),
+        ("quant_noise", -1e-30, 1.0, "a number from 0 to 1"),
+    ):
+        value = getattr(item, name, None)
+        if value is None and optional:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low < value <= high:
+            raise UserError(f"{where}{name}: {value!r} is not allowed; take {text}")
     if isinstance(item, Recipe):
         _check_recipe(item)
 
@@ -276,13 +286,6 @@ def _check_recipe(recipe: Recipe) -> None:
         raise UserError(f"qat.preset: {recipe.preset!r} is not a name")
     if not isinstance(recipe.reduce_range, bool) and recipe.reduce_range not in ("auto", "true", "false"):
         raise UserError(f"qat.reduce_range: {recipe.reduce_range!r} is not allowed; take auto, true or false")
-    for name, low, high, text in (
-        ("percentile", 50.0, 100.0, "a number above 50, up to 100"),
-        ("quant_noise", -1e-30, 1.0, "a number from 0 to 1"),
-    ):
-        value = getattr(recipe, name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not low < value <= high:
-            raise UserError(f"qat.{name}: {value!r} is not allowed; take {text}")
     for name, least in (("calibration_utterances", 1), ("seed", 0)):
         value = getattr(recipe, name)
         if type(value) is not int or value < least:

@@ -181,3 +181,19 @@ def test_every_preset_builds_a_recipe_of_its_name(path: Path) -> None:
     assert recipe.active is (path.stem != "off")
     assert recipe.fine_tune is not path.stem.startswith("ptq")
     assert Recipe.from_dict(recipe.to_dict()) == recipe
+
+
+def test_a_rule_may_have_its_own_percentile() -> None:
+    recipe = Recipe(preset="mine", percentile=99.9, rules=[Rule("cnn", percentile=99.5), Rule("head")])
+    found = [recipe.for_layer(name, GROUPS) for name in NAMES]
+    assert [layer.percentile for layer in found if isinstance(layer, LayerRecipe)] == [
+        99.5,
+        99.5,
+        99.5,
+        99.9,
+        99.9,
+    ]
+    with pytest.raises(
+        UserError, match="rule 'cnn': percentile: 50.0 is not allowed; take a number above 50"
+    ):
+        Rule("cnn", percentile=50.0)
