@@ -71,7 +71,7 @@ def facts(row: Row | None, config: Mapping[str, Any], license_text: str) -> list
         )
     if row:
         lines.append(f"Size: {number(row, 'size_mb')} MB (float: {number(row, 'float_size_mb')} MB)")
-        lines.append(f"Made with: `{row['command']}` (seed {row['seed']}, commit {row['git_commit']})")
+        lines.append(f"Measured with: `{row['command']}` (seed {row['seed']}, commit {row['git_commit']})")
     return lines
 
 
