@@ -78,8 +78,13 @@ def augment(
 
 def keyed_generator(*key: int | str) -> torch.Generator:
     """A CPU generator seeded by a hash of `key`: equal keys give equal draws in any process."""
+    return torch.Generator().manual_seed(keyed_seed(*key))
+
+
+def keyed_seed(*key: int | str) -> int:
+    """A hash of `key` in [-2^63, 2^63), the same in any process."""
     digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "little", signed=True))
+    return int.from_bytes(digest, "little", signed=True)
 
 
 def change_speed(signal: Tensor, speed: float) -> Tensor:

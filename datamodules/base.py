@@ -120,8 +120,9 @@ class SpeechDataModule(LightningDataModule, ABC):
         self._train_loader = SpeechLoader(
             dataset, sampler, self.num_workers, max(1, round(self.pad_to_s * SAMPLE_RATE))
         )
-        if self._resume is not None:
-            self._train_loader.load_state_dict(self._resume)
+        resume, self._resume = self._resume, None
+        if resume is not None:
+            self._train_loader.load_state_dict(resume)
         return self._train_loader
 
     def state_dict(self) -> dict[str, Any]:

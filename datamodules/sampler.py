@@ -56,9 +56,9 @@ def split_to_multiple(batches: list[list[int]], world: int, repeat: bool = True)
     while len(batches) % world:
         fullest = max(range(len(batches)), key=lambda i: len(batches[i]))
         half = len(batches[fullest]) // 2
-        if half == 0 and not repeat:
-            break
         if half == 0:
+            if not repeat:
+                break
             batches += batches[: -len(batches) % world]
             continue
         batches.append(batches[fullest][half:])

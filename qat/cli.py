@@ -137,8 +137,7 @@ class SpeechCLI(LightningCLI):
 
     def loggers(self) -> list[Logger]:
         """CSV always; Weights & Biases when it can be had."""
-        resumed_at = int(read_checkpoint(self.checkpoint)["global_step"]) if self.checkpoint else None
-        loggers: list[Logger] = [csv_logger(self.run_folder, resumed_at)]
+        loggers: list[Logger] = [csv_logger(self.run_folder, self.resumed_at if rank() == 0 else None)]
         options = self.config_init["wandb"]
         if options.enabled:
             logger = wandb_logger(
@@ -170,6 +169,7 @@ class SpeechCLI(LightningCLI):
 
     def resume_path(self) -> str | None:
         """The checkpoint to resume from, checked against this run's model and recipe."""
+        self.resumed_at: int | None = None
         choice = self.config["ckpt_path"]
         if choice is None:
             return None
@@ -179,7 +179,7 @@ class SpeechCLI(LightningCLI):
                 f"--ckpt_path {choice}: {self.run_folder if choice in ('last', 'best') else path} "
                 f"holds no {path.name}"
             )
-        check_same_run(self.model, path)
+        self.resumed_at = check_same_run(self.model, path)
         return str(path)
 
 
@@ -331,8 +331,8 @@ def checkpoint_callbacks(folder: Path) -> list[Callback]:
     return [best, last]
 
 
-def check_same_run(model: CTCModule, path: Path) -> None:
-    """Refuse a checkpoint of another model or recipe.
+def check_same_run(model: CTCModule, path: Path) -> int:
+    """Refuse a checkpoint of another model or recipe; the optimiser steps that it has made.
 
     Raises:
         UserError: naming the field and both values.
@@ -349,6 +349,7 @@ def check_same_run(model: CTCModule, path: Path) -> None:
         if stored.get(key) != ours.get(key):
             theirs, mine = difference(stored.get(key), ours.get(key))
             raise UserError(f"{path}: its {key} is {theirs}, and this run's is {mine}")
+    return int(checkpoint["global_step"])
 
 
 def difference(first: Any, second: Any) -> tuple[str, str]:

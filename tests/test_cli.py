@@ -12,6 +12,7 @@ import yaml
 
 from qat import cli
 from qat.errors import UserError
+from qat.recipe import LayerRecipe, Recipe
 from qat.report.row import load_report
 from tests.conftest import ROOT
 from train import train
@@ -57,6 +58,16 @@ def test_later_flags_win(parse: Any) -> None:
     assert config.qat.weight_bits == 3 and config.qat.rounding == "stochastic"
     assert config.model.init_args.recipe["weight_bits"] == 3
     assert parse("--run", "x/y", "--qat.weight_bits", "4", "--qat", "stochastic").qat.preset == "stochastic"
+
+
+def test_the_rule_of_the_mini_wav2vec2_reaches_its_feature_extractor_under_every_preset(parse: Any) -> None:
+    for preset in cli.preset_names():
+        config = parse("--config", "configs/mini_wav2vec2.yaml", "--run", "x/y", "--qat", preset)
+        recipe = Recipe.from_dict(config.model.init_args.recipe)
+        assert recipe.preset == preset
+        if recipe.active:
+            layer = recipe.for_layer("hf.x", {"feature_extractor": ["hf.*"]})
+            assert isinstance(layer, LayerRecipe) and layer.percentile == 99.6 != recipe.percentile
 
 
 def test_a_users_own_preset_file(parse: Any, tmp_path: Path) -> None:

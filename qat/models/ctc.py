@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -14,6 +13,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torchmetrics.text import WordErrorRate
 
+from datamodules.augment import keyed_seed
 from datamodules.batch import Batch
 from datamodules.text import ALPHABET
 from qat.errors import UserError
@@ -186,8 +186,7 @@ class CTCModule(LightningModule):
         """
         self.step_key.step = self.global_step
         self.step_key.rank = self.global_rank
-        key = repr((self.noise_seed, self.current_epoch, batch_idx, self.global_rank)).encode()
-        seed = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little")
+        seed = keyed_seed(self.noise_seed, self.current_epoch, batch_idx, self.global_rank) % 2**64
         torch.manual_seed(seed >> 1)
         np.random.seed(seed % 2**32)
 

@@ -99,10 +99,11 @@ class Histogram:
             floor: finite.
         """
         counts, bins = self.counts.clone(), self.counts.shape[1]
-        for row, exponent in zip(counts if bins else (), self.exponent.tolist(), strict=bins > 0):
-            lowest = min(max(math.floor(math.ldexp(floor, -exponent)) + bins // 2, 0), bins - 1)
-            row[lowest] += row[:lowest].sum()
-            row[:lowest] = 0
+        if bins:
+            for row, exponent in zip(counts, self.exponent.tolist(), strict=True):
+                lowest = min(max(math.floor(math.ldexp(floor, -exponent)) + bins // 2, 0), bins - 1)
+                row[lowest] += row[:lowest].sum()
+                row[:lowest] = 0
         low, high = self.minimum.clamp(min=floor), self.maximum.clamp(min=floor)
         return Histogram(counts, self.exponent.clone(), low, high)
 

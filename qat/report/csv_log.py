@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 METRICS_FILE = "metrics.csv"
 
@@ -17,17 +17,18 @@ def csv_logger(run_folder: Path, resumed_at: int | None = None) -> CSVLogger:
     Args:
         run_folder: of the run.
         resumed_at: optimiser steps that the checkpoint to resume from has made: rows before stay, later ones are
-            dropped, for they will be logged again. None starts a new file.
+            dropped, for they will be logged again. None starts a new file (and is right for all ranks but the first).
     """
     kept = rows_before(run_folder / METRICS_FILE, resumed_at) if resumed_at is not None else []
     logger = CSVLogger(str(run_folder.parent), name=run_folder.name, version="")
-    if kept and getattr(rank_zero_only, "rank", 0) == 0:
-        logger.experiment.metrics.extend(kept)
-        logger.experiment.save()
+    for row in kept:
+        logger.log_metrics(row, row["step"])
+    if kept:
+        logger.save()
     return logger
 
 
-def rows_before(path: Path, step: int) -> list[dict[str, object]]:
+def rows_before(path: Path, step: int) -> list[dict[str, Any]]:
     """Rows of a metrics file of optimiser steps before `step`, without their empty cells."""
     if not path.is_file():
         return []
