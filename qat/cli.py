@@ -114,6 +114,7 @@ class SpeechCLI(LightningCLI):
         self.checkpoint = self.resume_path()
         for split in ("train", "dev", *self.datamodule.test_splits):
             self.datamodule.utterances(split)
+        self.model.load_teacher()
         make_run_folder(self.run_folder)
         options = self.config_init["trainer"]
         bar = sys.stderr.isatty() and options.get("enable_progress_bar") is not False

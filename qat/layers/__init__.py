@@ -4,6 +4,7 @@ from qat.layers.base import QuantLayer
 from qat.layers.conv import QuantConv1d, QuantConv2d
 from qat.layers.coverage import count_macs, coverage
 from qat.layers.fold import fold_batch_norm_
+from qat.layers.integer import bias_levels, weight_levels
 from qat.layers.linear import QuantLinear
 from qat.layers.lstm import QuantLSTM
 from qat.layers.masking import valid_lengths
@@ -31,6 +32,7 @@ __all__ = [
     "Quantizer",
     "StepKey",
     "SwapReport",
+    "bias_levels",
     "calibrate_weights_",
     "count_macs",
     "coverage",
@@ -47,4 +49,5 @@ __all__ = [
     "strip_weight_norm",
     "swap_",
     "valid_lengths",
+    "weight_levels",
 ]

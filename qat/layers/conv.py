@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import torch
 from torch import Tensor, nn
 
 from qat.layers.base import QuantLayer, device_of
+from qat.layers.integer import (
+    activation_levels,
+    bias_levels,
+    computes_integers,
+    rounded_levels_,
+    weight_levels,
+)
 from qat.layers.quantizer import Quantizer
+from qat.numerics.affine import along
 from qat.recipe import LayerRecipe
 
 
@@ -27,10 +36,27 @@ class QuantConv(QuantLayer):
             self.output_quantizer = Quantizer.for_activation(output, self.time_axis, device_of(self))
 
     def forward(self, input: Tensor) -> Tensor:
-        """As the float convolution."""
+        """As the float convolution; evaluated without a gradient, bit for bit as the integer kernel."""
+        if computes_integers(self):
+            return self._forward_integers(input)
         weight = self.weight_quantizer(self.weight)
         out = self._conv_forward(self.input_quantizer(input), weight, self.bias)  # type: ignore[operator]
         return self.output_quantizer(out)
+
+    def _forward_integers(self, x: Tensor) -> Tensor:
+        """`QLinearConv`: whole-number sums and bias, one rescaling to the output's levels."""
+        inputs, outputs = self.input_quantizer, self.output_quantizer
+        assert isinstance(inputs, Quantizer) and isinstance(outputs, Quantizer)
+        with torch.autocast(x.device.type, enabled=False):
+            weight, scale = weight_levels(self.weight, self.weight_quantizer)  # type: ignore[arg-type]
+            unit, bias = inputs.positive_scale(), None
+            if self.bias is not None:
+                bias, scale = bias_levels(self.bias, weight, unit, scale)  # type: ignore[arg-type]
+                bias = bias.float()
+            sums = self._conv_forward(activation_levels(x, inputs), weight, bias)  # type: ignore[operator]
+            factor = along(unit * scale / outputs.positive_scale(), sums.ndim, 1)
+            levels = rounded_levels_(sums.mul_(factor), outputs)
+            return levels.mul_(outputs.positive_scale()).to(x.dtype)
 
 
 class QuantConv1d(QuantConv, nn.Conv1d):

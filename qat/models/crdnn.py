@@ -71,6 +71,8 @@ class CRDNNModule(CTCModule):
         weight_decay: float = 1e-2,
         warmup_steps: int = 100,
         final_lr_ratio: float = 0.01,
+        teacher: str | None = None,
+        distillation_weight: float = 0.5,
     ) -> None:
         super().__init__(
             recipe,
@@ -80,6 +82,8 @@ class CRDNNModule(CTCModule):
             weight_decay,
             warmup_steps,
             final_lr_ratio,
+            teacher,
+            distillation_weight,
         )
         shape = {
             "n_mels": n_mels,

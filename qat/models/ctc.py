@@ -26,6 +26,7 @@ from qat.layers import (
     set_step_key_,
     swap_,
 )
+from qat.models.distillation import Teacher
 from qat.recipe import Recipe
 
 BLANK = "<blank>"
@@ -45,6 +46,11 @@ class CTCModule(LightningModule):
         weight_decay: for matrices and kernels only; biases, norms and scales have none.
         warmup_steps: optimiser steps of linear warm-up before the cosine decay.
         final_lr_ratio: learning rate at the last step over the peak, in [0, 1].
+        teacher: checkpoint of a float model whose frame posteriors training follows; None: transcripts only.
+        distillation_weight: share of the teacher in the loss, in [0, 1]; the transcript has the rest.
+
+    Raises:
+        UserError: `distillation_weight` outside its range.
     """
 
     groups: dict[str, list[str]] = {}
@@ -58,8 +64,12 @@ class CTCModule(LightningModule):
         weight_decay: float = 1e-2,
         warmup_steps: int = 100,
         final_lr_ratio: float = 0.01,
+        teacher: str | None = None,
+        distillation_weight: float = 0.5,
     ) -> None:
         super().__init__()
+        if not 0.0 <= distillation_weight <= 1.0:
+            raise UserError(f"distillation_weight is {distillation_weight}; allowed are numbers from 0 to 1")
         self.recipe = (
             Recipe.from_dict(recipe) if isinstance(recipe, dict) else recipe or Recipe()
         ).resolved()
@@ -69,6 +79,9 @@ class CTCModule(LightningModule):
         self.weight_decay = weight_decay
         self.warmup_steps = warmup_steps
         self.final_lr_ratio = final_lr_ratio
+        self.teacher_path = teacher
+        self.distillation_weight = distillation_weight
+        self.teacher: Teacher | None = None
         self.vocabulary: list[str] = list(VOCABULARY)
         self.folded: list[str] = []
         self.swap_report = SwapReport([], [])
@@ -86,6 +99,8 @@ class CTCModule(LightningModule):
             "weight_decay": self.weight_decay,
             "warmup_steps": self.warmup_steps,
             "final_lr_ratio": self.final_lr_ratio,
+            "teacher": self.teacher_path,
+            "distillation_weight": self.distillation_weight,
         }
 
     def finish_build(self) -> None:
@@ -117,6 +132,15 @@ class CTCModule(LightningModule):
             self.load_state_dict(checkpoint["state_dict"])
         except RuntimeError as error:
             raise UserError(f"{path}: init_from does not fit this model: {_first_problem(error)}") from None
+
+    def load_teacher(self) -> None:
+        """Read the teacher once, before training; a model that is only evaluated needs none.
+
+        Raises:
+            UserError: see `Teacher`.
+        """
+        if self.teacher_path and self.teacher is None:
+            self.teacher = Teacher(self.teacher_path, self.vocabulary)
 
     # ---------------------------------------------------------------- the forward path
     def features(self, signal: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -177,6 +201,7 @@ class CTCModule(LightningModule):
     def on_fit_start(self) -> None:
         """Remember the seed that the run was started with (a random one where the user set none)."""
         self.noise_seed = torch.initial_seed()
+        self.load_teacher()
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Make all noise of training a function of (seed, epoch, batch, rank): a resumed run draws the same.
@@ -191,9 +216,14 @@ class CTCModule(LightningModule):
         np.random.seed(seed % 2**32)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """One CTC step."""
+        """One CTC step, with the teacher's share where there is one."""
         logits, frames = self(batch.signal, batch.lengths)
         loss = self.ctc_loss(logits, frames, batch.texts)
+        if self.teacher is not None:
+            labels = torch.tensor([len(text) for text in batch.texts], device=logits.device)
+            divergence = self.teacher.loss(logits, frames, batch.signal, batch.lengths, labels)
+            self.log("train/divergence", divergence, batch_size=len(batch.texts))
+            loss = (1 - self.distillation_weight) * loss + self.distillation_weight * divergence
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.texts))
         return loss
 

@@ -62,6 +62,8 @@ class Wav2Vec2Module(CTCModule):
         weight_decay: float = 1e-2,
         warmup_steps: int = 100,
         final_lr_ratio: float = 0.01,
+        teacher: str | None = None,
+        distillation_weight: float = 0.5,
     ) -> None:
         super().__init__(
             recipe,
@@ -71,6 +73,8 @@ class Wav2Vec2Module(CTCModule):
             weight_decay,
             warmup_steps,
             final_lr_ratio,
+            teacher,
+            distillation_weight,
         )
         self.hf, processor = build_model(config, pretrained, vocabulary or self.vocabulary)
         if vocabulary is None and processor is not None:

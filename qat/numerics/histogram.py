@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -166,6 +167,7 @@ def measure(
     return Measured(low, high, needed, exponents, counts, stride)
 
 
+@lru_cache
 def thinning(shape: torch.Size, limit: int) -> int:
     """Smallest stride that leaves at most `limit` values and is coprime to every dimension.
 

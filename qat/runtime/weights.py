@@ -5,11 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from qat.errors import UserError
-from qat.layers import Quantizer
+from qat.layers import Quantizer, bias_levels, weight_levels
 from qat.runtime import operators
-
-INT32_MAX = 2**31 - 1
 
 
 class ActivationRange(nn.Module):
@@ -76,14 +73,11 @@ def activation_range(quantizer: nn.Module) -> nn.Module:
 def integer_weight(weight: Tensor, quantizer: Quantizer) -> tuple[Tensor, Tensor]:
     """int8 weight of the same shape and its scales `(C,)`, one an output channel (axis 0).
 
-    The levels are read off the fake-quantized weight, so they hold whatever rounding the quantizer was trained to.
-
     Raises:
         RuntimeError: the fake-quantized weight is not made of levels of the scale.
     """
-    scale = quantizer.positive_scale().detach().float().expand(weight.shape[0]).contiguous()
+    levels, scale = weight_levels(weight, quantizer)
     fake = quantizer(weight).float() / scale.reshape(-1, *[1] * (weight.ndim - 1))
-    levels = fake.round()
     if not bool(((fake - levels).abs() < 1e-3).all()) or float(levels.abs().max()) > 128:
         raise RuntimeError(
             "a fake-quantized weight is not made of integer levels; is its quantizer in eval mode?"
@@ -94,23 +88,8 @@ def integer_weight(weight: Tensor, quantizer: Quantizer) -> tuple[Tensor, Tensor
 def integer_bias(
     bias: Tensor | None, weight: Tensor, input_scale: Tensor, weight_scale: Tensor
 ) -> tuple[Tensor | None, Tensor]:
-    """int32 bias in units of `input_scale * weight_scale`, and the weight scales that go with it, each `(C,)`.
-
-    A channel whose weights are all zero may have any scale: it gets one that its bias fits in.
-
-    Raises:
-        UserError: the bias of another channel exceeds int32.
-    """
+    """int32 `bias_levels`; no bias leaves the scales as they are."""
     if bias is None:
         return None, weight_scale
-    bias, unit = bias.detach().double(), input_scale.double()
-    empty = (weight.flatten(1) == 0).all(1)
-    fitting = torch.maximum(weight_scale.double(), bias.abs() / (unit * (INT32_MAX // 2)))
-    scale = torch.where(empty, fitting, weight_scale.double()).float()
-    levels = (bias / (unit * scale.double())).round()
-    if levels.abs().max() > INT32_MAX:
-        channel = int(levels.abs().argmax())
-        raise UserError(
-            f"export: the bias {bias[channel]:.3g} of channel {channel} does not fit the int32 sums"
-        )
+    levels, scale = bias_levels(bias, weight, input_scale, weight_scale)
     return levels.to(torch.int32), scale

@@ -24,7 +24,8 @@ def batches() -> list[Batch]:
 def test_parity_of_a_file_with_its_module(crdnn: Exported) -> None:
     parity = check_parity(crdnn.module, Session(crdnn.integer.path), batches())
     assert set(parity) == {"max_abs_logit", "argmax_disagreement", "wer_fake", "wer_integer"}
-    assert 0 < parity["max_abs_logit"] < 0.02
+    # float parts differ in the last bit, which moves a level or two at the most: most often nothing at all
+    assert 0 <= parity["max_abs_logit"] < 0.02
     assert parity["argmax_disagreement"] <= 0.05  # random weights: the best label is a close call
 
 

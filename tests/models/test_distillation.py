@@ -1,0 +1,104 @@
+"""Distillation: the divergence, a teacher that leaves no trace in the student, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from datamodules.batch import Batch, Utterance, collate
+from qat.errors import UserError
+from qat.models import CTCModule
+from qat.models.checkpoint import save_module
+from qat.models.distillation import frame_divergence
+from tests.conftest import build, noise
+from train import train
+
+
+def batch() -> Batch:
+    items = [("a b", 1.0), ("one two", 1.5)]
+    return collate(
+        [
+            (Utterance(text, Path("x"), text, seconds), noise(1, seconds, seed=index)[0])
+            for index, (text, seconds) in enumerate(items)
+        ]
+    )
+
+
+def loss_of(model: CTCModule) -> torch.Tensor:
+    """Loss of one training step outside a trainer, without dropout."""
+    model.log = lambda *args, **kwargs: None  # type: ignore[method-assign, assignment]
+    model.load_teacher()
+    return model.eval().training_step(batch(), 0)
+
+
+@pytest.fixture
+def teacher(tmp_path: Path) -> str:
+    torch.manual_seed(0)
+    model = build("crdnn")
+    torch.nn.init.normal_(model.head.weight)
+    save_module(model, tmp_path / "teacher.ckpt")
+    return str(tmp_path / "teacher.ckpt")
+
+
+def test_divergence_equals_a_loop_and_ignores_padding() -> None:
+    torch.manual_seed(0)
+    teacher, logits = torch.randn(2, 5, 4).log_softmax(-1), torch.randn(2, 6, 4)
+    frames, labels = torch.tensor([5, 3]), torch.tensor([2, 0])
+    student = logits.log_softmax(-1)
+    total = 0.0
+    for row, (count, label) in enumerate(zip(frames.tolist(), labels.tolist(), strict=True)):
+        for frame in range(count):
+            p = teacher[row, frame].exp()
+            total += float((p * (teacher[row, frame] - student[row, frame])).sum()) / max(label, 1)
+    torch.testing.assert_close(frame_divergence(teacher, logits, frames, labels), torch.tensor(total / 2))
+    logits[1, 3:] = 99.0
+    torch.testing.assert_close(frame_divergence(teacher, logits, frames, labels), torch.tensor(total / 2))
+
+
+def test_a_model_does_not_diverge_from_itself(teacher: str) -> None:
+    student = build("crdnn", init_from=teacher, teacher=teacher, distillation_weight=1.0)
+    assert float(loss_of(student)) == pytest.approx(0.0, abs=1e-5)
+
+
+def test_the_weight_mixes_transcript_and_teacher(teacher: str) -> None:
+    def loss(weight: float) -> float:
+        return float(loss_of(build("crdnn", teacher=teacher, distillation_weight=weight)))
+
+    alone = float(loss_of(build("crdnn")))
+    assert loss(0.0) == alone
+    assert loss(1.0) > 0.01 and loss(1.0) != alone
+    assert loss(0.25) == pytest.approx(0.75 * alone + 0.25 * loss(1.0), rel=1e-5)
+
+
+def test_a_teacher_leaves_no_trace_and_learns_nothing(teacher: str, tmp_path: Path) -> None:
+    student = build("crdnn", teacher=teacher)
+    loss_of(student).backward()
+    assert student.state_dict().keys() == build("crdnn").state_dict().keys()
+    assert student.teacher is not None and not student.teacher.model.training
+    assert all(p.grad is None and not p.requires_grad for p in student.teacher.model.parameters())
+    assert all(p.grad is not None for p in student.head.parameters())
+    save_module(student, tmp_path / "student.ckpt")
+    (tmp_path / "teacher.ckpt").unlink()
+    assert torch.load(tmp_path / "student.ckpt", weights_only=True)["hyper_parameters"]["teacher"] == teacher
+    from qat.models import load_module
+
+    assert load_module(tmp_path / "student.ckpt").teacher is None  # evaluated without it
+
+
+def test_teachers_that_do_not_fit_are_refused(teacher: str, tmp_path: Path) -> None:
+    save_module(build("wav2vec2", vocabulary=["<blank>", "a", " "]), tmp_path / "other.ckpt")
+    with pytest.raises(UserError, match=r"other\.ckpt: teacher has 3 labels .* the student 29"):
+        loss_of(build("crdnn", teacher=str(tmp_path / "other.ckpt")))
+    with pytest.raises(UserError, match=r"teacher\.ckpt: teacher has \d+ frames where the student has \d+"):
+        loss_of(build("crdnn", teacher=teacher, time_pooling_size=1))
+    with pytest.raises(UserError, match=r"distillation_weight is 2\.0; allowed are numbers from 0 to 1"):
+        build("crdnn", distillation_weight=2.0)
+
+
+def test_a_missing_teacher_is_told_before_the_run_folder_is_made(tiny: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(UserError, match=r"gone\.ckpt: no such checkpoint"):
+        train(["--config", str(tiny), "--run", str(run), "--model.teacher", str(tmp_path / "gone.ckpt")])
+    assert not run.exists()
