@@ -48,6 +48,7 @@ HELP = """usage: python train.py [--config FILE] [--qat PRESET] [--run NAME] [--
   --qat.rules LIST         ordered rules for groups or layer names (first match wins)
   --run NAME               run folder checkpoints/NAME (default MODEL-PRESET-TIME)
   --ckpt_path P            resume: last, best, or a file
+  --model.teacher CKPT     follow a float model's frame posteriors (--model.distillation_weight 0 to 1)
   --model.* --data.* --trainer.*    fields of the model, the data module and Lightning's Trainer
   --evaluation.* --wandb.*          how the report is measured; Weights & Biases
   --seed_everything N      seed of everything
