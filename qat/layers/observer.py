@@ -10,9 +10,7 @@ from torch import Tensor, nn
 from qat.layers.masking import padding, valid_values
 from qat.numerics.histogram import BINS, Histogram, Measured, measure
 
-COUNTED = (
-    1 << 14
-)  # values of one tensor that enter the histogram at most: four million of a calibration on 256 utterances
+COUNTED = 1 << 14  # values of one tensor counted at most: four million in a calibration on 256 utterances
 
 
 class Observer(nn.Module):

@@ -73,6 +73,7 @@ class CRDNNModule(CTCModule):
         final_lr_ratio: float = 0.01,
         teacher: str | None = None,
         distillation_weight: float = 0.5,
+        splice_share: float = 0.0,
     ) -> None:
         super().__init__(
             recipe,
@@ -84,6 +85,7 @@ class CRDNNModule(CTCModule):
             final_lr_ratio,
             teacher,
             distillation_weight,
+            splice_share,
         )
         shape = {
             "n_mels": n_mels,

@@ -26,7 +26,7 @@ from qat.layers import (
     set_step_key_,
     swap_,
 )
-from qat.models.distillation import Teacher
+from qat.models.distillation import Teacher, splice
 from qat.recipe import Recipe
 
 BLANK = "<blank>"
@@ -48,9 +48,10 @@ class CTCModule(LightningModule):
         final_lr_ratio: learning rate at the last step over the peak, in [0, 1].
         teacher: checkpoint of a float model whose frame posteriors training follows; None: transcripts only.
         distillation_weight: share of the teacher in the loss, in [0, 1]; the transcript has the rest.
+        splice_share: share of a batch made of two utterances each, which the teacher alone can label, in [0, 1].
 
     Raises:
-        UserError: `distillation_weight` outside its range.
+        UserError: a share or weight outside its range, or splicing without a teacher.
     """
 
     groups: dict[str, list[str]] = {}
@@ -66,10 +67,14 @@ class CTCModule(LightningModule):
         final_lr_ratio: float = 0.01,
         teacher: str | None = None,
         distillation_weight: float = 0.5,
+        splice_share: float = 0.0,
     ) -> None:
         super().__init__()
-        if not 0.0 <= distillation_weight <= 1.0:
-            raise UserError(f"distillation_weight is {distillation_weight}; allowed are numbers from 0 to 1")
+        for name, value in (("distillation_weight", distillation_weight), ("splice_share", splice_share)):
+            if not 0.0 <= value <= 1.0:
+                raise UserError(f"{name} is {value}; allowed are numbers from 0 to 1")
+        if splice_share and not teacher:
+            raise UserError(f"splice_share is {splice_share}; without a teacher allowed is 0")
         self.recipe = (
             Recipe.from_dict(recipe) if isinstance(recipe, dict) else recipe or Recipe()
         ).resolved()
@@ -81,6 +86,7 @@ class CTCModule(LightningModule):
         self.final_lr_ratio = final_lr_ratio
         self.teacher_path = teacher
         self.distillation_weight = distillation_weight
+        self.splice_share = splice_share
         self.teacher: Teacher | None = None
         self.vocabulary: list[str] = list(VOCABULARY)
         self.folded: list[str] = []
@@ -101,6 +107,7 @@ class CTCModule(LightningModule):
             "final_lr_ratio": self.final_lr_ratio,
             "teacher": self.teacher_path,
             "distillation_weight": self.distillation_weight,
+            "splice_share": self.splice_share,
         }
 
     def finish_build(self) -> None:
@@ -216,16 +223,29 @@ class CTCModule(LightningModule):
         np.random.seed(seed % 2**32)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """One CTC step, with the teacher's share where there is one."""
-        logits, frames = self(batch.signal, batch.lengths)
-        loss = self.ctc_loss(logits, frames, batch.texts)
-        if self.teacher is not None:
-            labels = torch.tensor([len(text) for text in batch.texts], device=logits.device)
-            divergence = self.teacher.loss(logits, frames, batch.signal, batch.lengths, labels)
-            self.log("train/divergence", divergence, batch_size=len(batch.texts))
-            loss = (1 - self.distillation_weight) * loss + self.distillation_weight * divergence
+        """One step on transcripts, and on the teacher's posteriors where there is one."""
+        loss = (
+            self.transcript_loss(batch)
+            if self.teacher is None
+            else self.distillation_loss(batch, self.teacher)
+        )
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.texts))
         return loss
+
+    def transcript_loss(self, batch: Batch) -> Tensor:
+        """The CTC loss alone."""
+        return self.ctc_loss(*self(batch.signal, batch.lengths), batch.texts)
+
+    def distillation_loss(self, batch: Batch, teacher: Teacher) -> Tensor:
+        """Transcripts of the utterances that stay whole, and the teacher's posteriors of all."""
+        labels = torch.tensor([len(text) for text in batch.texts], device=batch.signal.device)
+        signal, lengths, labels, spliced = splice(batch.signal, batch.lengths, labels, self.splice_share)
+        logits, frames = self(signal, lengths)
+        whole = (~spliced).nonzero().flatten()
+        loss = self.ctc_loss(logits[whole], frames[whole], [batch.texts[row] for row in whole.tolist()])
+        divergence = teacher.loss(logits, frames, signal, lengths, labels)
+        self.log("train/divergence", divergence, batch_size=len(batch.texts))
+        return (1 - self.distillation_weight) * loss + self.distillation_weight * divergence
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss and corpus word error rate (percent) on the dev split."""

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from qat.models.ctc import CTCModule
 
 FRAME_SLACK = 2  # models of one frame rate differ by this much at the end of an utterance
+CUTS = (0.25, 0.75)  # an utterance is cut somewhere between these shares of its length
 
 
 class Teacher:
@@ -83,3 +84,39 @@ def frame_divergence(teacher: Tensor, logits: Tensor, frames: Tensor, labels: Te
     divergence = F.kl_div(student, teacher[:, :total], reduction="none", log_target=True).sum(-1)
     valid = torch.arange(total, device=frames.device)[None, :] < frames[:, None]
     return (divergence.masked_fill(~valid, 0.0).sum(1) / labels.clamp(min=1)).mean()
+
+
+def splice(
+    signal: Tensor, lengths: Tensor, labels: Tensor, share: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Replace about `share` of a batch by the beginning of an utterance followed by the end of another.
+
+    Nobody knows the transcript of the result, but a teacher knows its posteriors: a small corpus gains sentences. Draws
+    from PyTorch's global generator, which training seeds for every batch.
+
+    Args:
+        signal: `(B, S)`, zero past the lengths.
+        lengths: valid samples `(B,)`.
+        labels: labels of each transcript `(B,)`.
+        share: in [0, 1]; at least one utterance stays whole.
+
+    Returns:
+        signal `(B, S)`, lengths `(B,)`, about how many labels each utterance has now (float `(B,)`), and which of them
+        are spliced (bool `(B,)`).
+    """
+    rows, width = signal.shape
+    count = min(int(share * rows + float(torch.rand([]))), rows - 1)
+    first = torch.randperm(rows)[:count]
+    second = (first + torch.randint(1, max(rows, 2), (count,))) % rows  # another one
+    cuts = torch.empty(count, 2).uniform_(*CUTS)
+    mixed, new_lengths, new_labels = signal.clone(), lengths.clone(), labels.float()
+    spliced = torch.zeros(rows, dtype=torch.bool, device=signal.device)
+    for row, other, (end, begin) in zip(first.tolist(), second.tolist(), cuts.tolist(), strict=True):
+        head, rest = int(end * int(lengths[row])), int(lengths[other])
+        tail = signal[other, int(begin * rest) : rest][: width - head]
+        mixed[row, head : head + len(tail)] = tail
+        mixed[row, head + len(tail) :] = 0.0
+        new_lengths[row] = head + len(tail)
+        new_labels[row] = end * labels[row] + len(tail) / rest * labels[other]
+        spliced[row] = True
+    return mixed, new_lengths, new_labels, spliced

@@ -64,6 +64,7 @@ class Wav2Vec2Module(CTCModule):
         final_lr_ratio: float = 0.01,
         teacher: str | None = None,
         distillation_weight: float = 0.5,
+        splice_share: float = 0.0,
     ) -> None:
         super().__init__(
             recipe,
@@ -75,6 +76,7 @@ class Wav2Vec2Module(CTCModule):
             final_lr_ratio,
             teacher,
             distillation_weight,
+            splice_share,
         )
         self.hf, processor = build_model(config, pretrained, vocabulary or self.vocabulary)
         if vocabulary is None and processor is not None:
