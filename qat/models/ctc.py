@@ -234,7 +234,8 @@ class CTCModule(LightningModule):
 
     def transcript_loss(self, batch: Batch) -> Tensor:
         """The CTC loss alone."""
-        return self.ctc_loss(*self(batch.signal, batch.lengths), batch.texts)
+        logits, frames = self(batch.signal, batch.lengths)
+        return self.ctc_loss(logits, frames, batch.texts)
 
     def distillation_loss(self, batch: Batch, teacher: Teacher) -> Tensor:
         """Transcripts of the utterances that stay whole, and the teacher's posteriors of all."""
