@@ -54,6 +54,8 @@ class QuantConv(QuantLayer):
                 bias, scale = bias_levels(self.bias, weight, unit, scale)  # type: ignore[arg-type]
                 bias = bias.float()
             sums = self._conv_forward(activation_levels(x, inputs), weight, bias)  # type: ignore[operator]
+            # whole already, unless a fast algorithm (Winograd, FFT) took another way there
+            sums = sums.round_()
             factor = along(unit * scale / outputs.positive_scale(), sums.ndim, 1)
             levels = rounded_levels_(sums.mul_(factor), outputs)
             return levels.mul_(outputs.positive_scale()).to(x.dtype)

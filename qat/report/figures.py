@@ -125,7 +125,7 @@ def draw_training(path: Path, metrics_csv: Path) -> Path | None:
         if series[name]:
             marker = "o" if len(series[name]) < 40 else ""
             left.plot(*zip(*series[name], strict=True), color=colour, label=name, marker=marker, markersize=3)
-    left.set_ylabel("CTC loss per label")
+    left.set_ylabel("loss per label")
     if series["val/wer"]:
         right.plot(*zip(*series["val/wer"], strict=True), color=COLOURS[5], marker="o", markersize=3)
         last = series["val/wer"][-1]
