@@ -108,7 +108,7 @@ def draw_sqnr(path: Path, sqnr_db: Mapping[str, float]) -> Path | None:
         axes.text(max(value if known else most, 0.0), place, text, va="center", fontsize=7)
     axes.set_yticks(range(len(sqnr_db)), list(sqnr_db), fontsize=7)
     axes.set_ylim(len(sqnr_db) - 0.4, -0.6)
-    axes.set_xlabel("signal-to-quantization-noise ratio at the layer's output (dB); more is better")
+    axes.set_xlabel("signal to quantization noise at the output (dB); more is better")
     axes.set_title("Quantization noise per layer")
     axes.margins(x=0.12)
     return finish(figure, axes, path, grid="x")
