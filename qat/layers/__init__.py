@@ -7,7 +7,7 @@ from qat.layers.fold import fold_batch_norm_
 from qat.layers.integer import bias_levels, weight_levels
 from qat.layers.linear import QuantLinear
 from qat.layers.lstm import QuantLSTM
-from qat.layers.masking import valid_lengths
+from qat.layers.masking import frame_mask, valid_lengths
 from qat.layers.observer import Observer
 from qat.layers.quantizer import Quantizer, StepKey
 from qat.layers.state import (
@@ -38,6 +38,7 @@ __all__ = [
     "coverage",
     "finish_calibration_",
     "fold_batch_norm_",
+    "frame_mask",
     "load_float_state_",
     "quant_layers",
     "quantizers",

@@ -69,3 +69,8 @@ def valid_values(x: Tensor, time_axis: int) -> Tensor:
         return x
     rows = [row.narrow(time_axis, 0, count).reshape(-1) for row, count in zip(x, counts, strict=True)]
     return torch.cat(rows)
+
+
+def frame_mask(frames: Tensor, total: int) -> Tensor:
+    """Boolean `(B, total)`: True where the frame index is below `frames (B,)`."""
+    return torch.arange(total, device=frames.device)[None, :] < frames[:, None]

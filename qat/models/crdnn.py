@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from qat.errors import UserError
-from qat.layers import valid_lengths
-from qat.models.ctc import CTCModule, frame_mask
+from qat.layers import frame_mask, valid_lengths
+from qat.models.ctc import CTCModule
 from qat.recipe import Recipe
 
 HOP_LENGTH = 160  # samples: 10 ms at 16 kHz

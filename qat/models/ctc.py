@@ -324,11 +324,6 @@ def model_path(module: nn.Module) -> str:
     return f"qat.models.{type(module).__name__}"
 
 
-def frame_mask(frames: Tensor, total: int) -> Tensor:
-    """Boolean `(B, total)`: True where the frame index is below `frames (B,)`."""
-    return torch.arange(total, device=frames.device)[None, :] < frames[:, None]
-
-
 def _first_problem(error: RuntimeError) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[1] if len(lines) > 1 else lines[0]

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from qat.errors import UserError
+from qat.layers import frame_mask
 
 if TYPE_CHECKING:
     from qat.models.ctc import CTCModule
@@ -82,7 +83,7 @@ def frame_divergence(teacher: Tensor, logits: Tensor, frames: Tensor, labels: Te
     total = int(frames.max())
     student = F.log_softmax(logits[:, :total].float(), dim=-1)
     divergence = F.kl_div(student, teacher[:, :total], reduction="none", log_target=True).sum(-1)
-    valid = torch.arange(total, device=frames.device)[None, :] < frames[:, None]
+    valid = frame_mask(frames, total)
     return (divergence.masked_fill(~valid, 0.0).sum(1) / labels.clamp(min=1)).mean()
 
 

@@ -16,8 +16,8 @@ from transformers import (
 )
 
 from qat.errors import UserError
-from qat.layers import Quantizer, remove_weight_norm_, valid_lengths
-from qat.models.ctc import CTCModule, frame_mask
+from qat.layers import Quantizer, frame_mask, remove_weight_norm_, valid_lengths
+from qat.models.ctc import CTCModule
 from qat.recipe import Recipe
 
 GELU_FLOOR = -3.0  # |gelu(x)| <= 0.0041 below: a range that reaches further down wastes levels
