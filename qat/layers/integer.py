@@ -2,8 +2,8 @@
 
 A float32 sum of products of levels is exact below 2^24, whatever its order, so a layer's sums are the kernel's int32
 sums (for up to 1,044 products of 8-bit activations and 7-bit weights of full size; longer sums that stay below 2^24 as
-well). Rounding a product of dequantized floats instead flips about one output level in a thousand where a bias has to
-be a whole number of sums, and one in a hundred thousand elsewhere; later layers amplify both.
+well). Rounding a product of dequantized floats instead moves an output level now and then, most where a bias has to be
+a whole number of sums, and later layers amplify that.
 """
 
 from __future__ import annotations
@@ -64,7 +64,5 @@ def bias_levels(
     levels = (bias / (unit * scale.double())).round()
     if levels.abs().max() > INT32_MAX:
         channel = int(levels.abs().argmax())
-        raise UserError(
-            f"export: the bias {bias[channel]:.3g} of channel {channel} does not fit the int32 sums"
-        )
+        raise UserError(f"the bias {bias[channel]:.3g} of channel {channel} does not fit the int32 sums")
     return levels, scale
