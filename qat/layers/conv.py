@@ -12,9 +12,9 @@ from qat.layers.integer import (
     activation_levels,
     bias_levels,
     computes_integers,
-    rounded_levels_,
     weight_levels,
 )
+from qat.layers.lstm_kernel import centred_levels
 from qat.layers.quantizer import Quantizer
 from qat.numerics.affine import along
 from qat.recipe import LayerRecipe
@@ -57,7 +57,8 @@ class QuantConv(QuantLayer):
             # whole already, unless a fast algorithm (Winograd, FFT) took another way there
             sums = sums.round_()
             factor = along(unit * scale / outputs.positive_scale(), sums.ndim, 1)
-            levels = rounded_levels_(sums.mul_(factor), outputs)
+            one, zero_point = torch.ones_like(outputs.scale), outputs.zero_point
+            levels = centred_levels(sums.mul_(factor), one, zero_point, outputs.quant_min, outputs.quant_max)
             return levels.mul_(outputs.positive_scale()).to(x.dtype)
 
 

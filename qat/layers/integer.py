@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from qat.errors import UserError
+from qat.layers.lstm_kernel import centred_levels
 from qat.layers.quantizer import Quantizer
 
 INT32_MAX = 2**31 - 1
@@ -28,14 +29,9 @@ def computes_integers(layer: nn.Module) -> bool:
 
 
 def activation_levels(x: Tensor, quantizer: Quantizer) -> Tensor:
-    """`clip(round(x / s) + z, n, p) - z` as float32; divides as `QuantizeLinear` does."""
-    return rounded_levels_(x.float() / quantizer.positive_scale(), quantizer)
-
-
-def rounded_levels_(x: Tensor, quantizer: Quantizer) -> Tensor:
-    """`clip(round(x) + z, n, p) - z` in place, of an `x` in units of the scale."""
-    low, high = quantizer.quant_min - quantizer.zero_point, quantizer.quant_max - quantizer.zero_point
-    return x.round_().clamp_(low.float(), high.float())
+    """Levels of an activation less the zero point, as float32."""
+    scale, zero_point = quantizer.positive_scale(), quantizer.zero_point
+    return centred_levels(x.float(), scale, zero_point, quantizer.quant_min, quantizer.quant_max)
 
 
 def weight_levels(weight: Tensor, quantizer: Quantizer) -> tuple[Tensor, Tensor]:

@@ -25,9 +25,11 @@ def dynamic_range(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
     return scale, (low / scale).neg_().round_().clamp_(0, LEVELS)
 
 
-def centred_levels(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
-    """`clip(round(x / s) + z, 0, 255) - z` as floats."""
-    return (x / scale).round_().add_(zero_point).clamp_(0, LEVELS).sub_(zero_point)
+def centred_levels(
+    x: Tensor, scale: Tensor, zero_point: Tensor, quant_min: int = 0, quant_max: int = LEVELS
+) -> Tensor:
+    """`clip(round(x / s) + z, n, p) - z` as floats; divides as `QuantizeLinear` does."""
+    return (x / scale).round_().add_(zero_point).clamp_(quant_min, quant_max).sub_(zero_point)
 
 
 def run_layer(
