@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -21,12 +20,12 @@ from qat.layers import (
     StepKey,
     SwapReport,
     fold_batch_norm_,
-    quantizers,
     set_enabled_,
     set_step_key_,
     swap_,
 )
 from qat.models.distillation import Teacher, splice
+from qat.models.optimizer import parameter_groups, warmup_cosine
 from qat.recipe import Recipe
 
 BLANK = "<blank>"
@@ -262,32 +261,13 @@ class CTCModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW with groups for matrices, vectors and quantizer scales; linear warm-up, cosine decay."""
-        optimizer = torch.optim.AdamW(self.parameter_groups(), lr=self.learning_rate, betas=(0.9, 0.98))
+        groups = parameter_groups(self, self.weight_decay, self.quantizer_learning_rate)
+        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, betas=(0.9, 0.98))
         steps = max(int(self.trainer.estimated_stepping_batches), 1)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.lr_factor(step, steps))
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: warmup_cosine(step, steps, self.warmup_steps, self.final_lr_ratio)
+        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def lr_factor(self, step: int, steps: int) -> float:
-        """Share of the peak learning rate at `step` of `steps`."""
-        warmup = min(self.warmup_steps, steps // 4)
-        if step < warmup:
-            return (step + 1) / (warmup + 1)
-        progress = min((step - warmup) / max(steps - warmup, 1), 1.0)
-        return self.final_lr_ratio + (1 - self.final_lr_ratio) * 0.5 * (1 + math.cos(math.pi * progress))
-
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """Optimiser groups: decayed weights, undecayed vectors, learned scales at their own rate."""
-        scales = {id(p) for _, quantizer in quantizers(self) for p in quantizer.parameters()}
-        named = [p for p in self.parameters() if p.requires_grad]
-        matrices = [p for p in named if p.ndim > 1 and id(p) not in scales]
-        vectors = [p for p in named if p.ndim <= 1 and id(p) not in scales]
-        learned = [p for p in named if id(p) in scales]
-        groups: list[dict[str, Any]] = [
-            {"params": matrices, "weight_decay": self.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-            {"params": learned, "weight_decay": 0.0, "lr": self.quantizer_learning_rate},
-        ]
-        return [group for group in groups if group["params"]]
 
     # ---------------------------------------------------------------- folding and checkpoints
     def batch_norm_pairs(self) -> Iterator[tuple[str, nn.Module, nn.Module]]:

@@ -106,6 +106,8 @@ def splice(
         are spliced (bool `(B,)`).
     """
     rows, width = signal.shape
+    if not share:
+        return signal, lengths, labels.float(), torch.zeros(rows, dtype=torch.bool, device=signal.device)
     count = min(int(share * rows + float(torch.rand([]))), rows - 1)
     first = torch.randperm(rows)[:count]
     second = (first + torch.randint(1, max(rows, 2), (count,))) % rows  # another one

@@ -111,20 +111,3 @@ def test_observers_choose_different_ranges(observer: str, data: SpeechDataModule
     reference = build("crdnn", Recipe(preset="x", activation_observer="max", calibration_utterances=6))
     calibrate_(reference, data)
     assert (state_hash(model) == state_hash(reference)) == (observer == "max")
-
-
-def test_optimiser_groups_keep_scales_apart() -> None:
-    model = build("crdnn", Recipe(preset="x", learn_scale=True))
-    groups = model.parameter_groups()
-    assert [group["weight_decay"] for group in groups] == [model.weight_decay, 0.0, 0.0]
-    assert groups[2]["lr"] == model.quantizer_learning_rate
-    scales = {id(p) for _, quantizer in quantizers(model) for p in quantizer.parameters()}
-    assert scales and {id(p) for p in groups[2]["params"]} == scales
-    assert len(build("crdnn", Recipe(preset="x")).parameter_groups()) == 2
-
-
-def test_schedule_warms_up_and_decays() -> None:
-    model = build("crdnn", warmup_steps=10, final_lr_ratio=0.1)
-    factors = [model.lr_factor(step, 100) for step in range(101)]
-    assert factors[0] < factors[5] < factors[10] == 1.0
-    assert factors[100] == pytest.approx(0.1) and sorted(factors[10:], reverse=True) == factors[10:]
