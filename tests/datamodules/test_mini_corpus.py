@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.mini import grammar
+from datamodules import MiniDataModule
+from datamodules.mini import grammar, make_corpus
+from qat.errors import UserError
 
 MINI = Path(grammar.__file__).parent
 SPLITS = ("train", "dev", "test_seen", "test_unseen", "test_real")
@@ -158,3 +160,46 @@ def test_a_missing_program_is_one_clear_line():
         audio.need_program("no-such-program", "some-package")
     with pytest.raises(audio.CorpusError, match="^missing program: no-such-program$"):
         audio.run(["no-such-program"])
+
+
+def test_the_plan_repeats_the_shipped_sentences(rows):
+    exclude = {row["text"] for row in every(rows) if row["speaker"] == "allison"}
+    planned = make_corpus.plan(17, exclude)
+    known = {(item.key, item.split) for item in planned}
+    shipped = [row for row in every(rows) if row["speaker"] != "allison"]
+    found = sum((row["id"], split) in known for split in SPLITS for row in rows[split])
+    assert found == len(shipped)
+
+
+def test_more_commands_are_new_and_spoken_by_voices_of_training(rows):
+    more = make_corpus.plan_more(17, 50, MINI)
+    assert more == make_corpus.plan_more(17, 50, MINI) and len({item.text for item in more}) == 50
+    assert not {item.text for item in more} & {row["text"] for row in every(rows)}
+    assert {item.split for item in more} == {"train"} and not {item.voice for item in more} & HELD_OUT
+
+
+def test_extra_training_utterances_join_train_and_nothing_else(rows, tmp_path):
+    first, second = ({**row, "audio": str(MINI / row["audio"])} for row in rows["train"][:2])
+    manifest = tmp_path / "more.jsonl"
+    manifest.write_text(
+        "".join(json.dumps({**row, "id": f"new-{row['id']}"}) + "\n" for row in (first, second))
+    )
+    plain, data = MiniDataModule(), MiniDataModule(extra_train=str(manifest))
+    assert data.utterances("dev") == plain.utterances("dev")
+    joined = data.utterances("train")
+    assert joined[:-2] == plain.utterances("train") and joined[-1].id == f"new-{second['id']}"
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({}, r"more\.jsonl: id '.*' is also in the mini corpus"),
+        ({"id": "new"}, r"more\.jsonl: id 'new': text '.*' is in a dev or test split"),
+    ],
+)
+def test_extra_utterances_that_clash_are_refused(rows, tmp_path, change, message):
+    row = {**rows["train"][0], "audio": str(MINI / rows["train"][0]["audio"]), **change}
+    row["text"] = rows["test_seen"][0]["text"] if change else row["text"]
+    (tmp_path / "more.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(UserError, match=message):
+        MiniDataModule(extra_train=str(tmp_path / "more.jsonl")).utterances("train")
