@@ -206,6 +206,8 @@ def build(args: argparse.Namespace) -> str:
 
 def build_more(args: argparse.Namespace) -> str:
     """Build ``args.more`` further training commands under ``args.out``."""
+    if args.more < 1:
+        raise CorpusError(f"--more is {args.more}; allowed are whole numbers from 1")
     need_program("opusenc", "opus-tools")
     check_engines([voice for voice in VOICES.values() if not voice.heldout])
     utterances = plan_more(args.seed, args.more, Path(__file__).parent)
@@ -241,7 +243,7 @@ def main() -> int:
     parser.add_argument("--more", type=int, help="build as many training commands that do not ship, only")
     args = parser.parse_args()
     try:
-        print(build_more(args) if args.more else build(args))
+        print(build(args) if args.more is None else build_more(args))
     except CorpusError as error:
         print(f"make_corpus: {error}", file=sys.stderr)
         return 1

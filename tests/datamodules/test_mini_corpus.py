@@ -178,6 +178,13 @@ def test_more_commands_are_new_and_spoken_by_voices_of_training(rows):
     assert {item.split for item in more} == {"train"} and not {item.voice for item in more} & HELD_OUT
 
 
+def test_no_more_commands_is_one_clear_line_and_removes_nothing(tmp_path, monkeypatch, capsys):
+    (tmp_path / "audio").mkdir()
+    monkeypatch.setattr("sys.argv", ["make_corpus", "--out", str(tmp_path), "--more", "0"])
+    assert make_corpus.main() == 1 and (tmp_path / "audio").is_dir()
+    assert capsys.readouterr().err == "make_corpus: --more is 0; allowed are whole numbers from 1\n"
+
+
 def test_extra_training_utterances_join_train_and_nothing_else(rows, tmp_path):
     first, second = ({**row, "audio": str(MINI / row["audio"])} for row in rows["train"][:2])
     manifest = tmp_path / "more.jsonl"
