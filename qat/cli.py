@@ -368,7 +368,7 @@ def difference(first: Any, second: Any) -> tuple[str, str]:
 def one_line(message: str) -> str:
     """The telling parts of a parser's message on one line.
 
-    >>> one_line("Parser key \"a.b\":\\n  Expected an int. Got value: x")
+    >>> one_line('Parser key "a.b":\\n  Expected an int. Got value: x')
     'a.b: Expected an int. Got value: x'
     """
     lines = [line.strip() for line in str(message).splitlines() if line.strip()] or ["bad arguments"]
