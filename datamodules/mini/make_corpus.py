@@ -208,6 +208,8 @@ def build_more(args: argparse.Namespace) -> str:
     """Build ``args.more`` further training commands under ``args.out``."""
     if args.more < 1:
         raise CorpusError(f"--more is {args.more}; allowed are whole numbers from 1")
+    if (args.out / "dev.jsonl").exists():
+        raise CorpusError(f"--out is {args.out}, which holds a whole corpus; --more takes another folder")
     need_program("opusenc", "opus-tools")
     check_engines([voice for voice in VOICES.values() if not voice.heldout])
     utterances = plan_more(args.seed, args.more, Path(__file__).parent)

@@ -185,6 +185,14 @@ def test_no_more_commands_is_one_clear_line_and_removes_nothing(tmp_path, monkey
     assert capsys.readouterr().err == "make_corpus: --more is 0; allowed are whole numbers from 1\n"
 
 
+def test_more_commands_do_not_replace_a_whole_corpus(tmp_path, monkeypatch, capsys):
+    (tmp_path / "audio").mkdir()
+    (tmp_path / "dev.jsonl").touch()
+    monkeypatch.setattr("sys.argv", ["make_corpus", "--out", str(tmp_path), "--more", "9"])
+    assert make_corpus.main() == 1 and (tmp_path / "audio").is_dir()
+    assert "holds a whole corpus; --more takes another folder" in capsys.readouterr().err
+
+
 def test_extra_training_utterances_join_train_and_nothing_else(rows, tmp_path):
     first, second = ({**row, "audio": str(MINI / row["audio"])} for row in rows["train"][:2])
     manifest = tmp_path / "more.jsonl"
