@@ -21,7 +21,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero
 
 from datamodules.base import SpeechDataModule
-from qat.callbacks import Calibrate, FinalEvaluation, FoldBatchNorm, PlainProgress
+from qat.callbacks import AdaRound, Calibrate, FinalEvaluation, FoldBatchNorm, PlainProgress
 from qat.errors import UserError
 from qat.models import CTCModule, read_checkpoint
 from qat.models.ctc import model_path
@@ -119,7 +119,7 @@ class SpeechCLI(LightningCLI):
         make_run_folder(self.run_folder)
         options = self.config_init["trainer"]
         bar = sys.stderr.isatty() and options.get("enable_progress_bar") is not False
-        ours: list[Callback] = [FoldBatchNorm(), Calibrate(self.run_folder)]
+        ours: list[Callback] = [FoldBatchNorm(), Calibrate(self.run_folder), AdaRound(self.run_folder)]
         if self.config["trainer"]["enable_checkpointing"] is not False:
             ours += checkpoint_callbacks(self.run_folder)
         ours += [TQDMProgressBar() if bar else PlainProgress(), LearningRateMonitor("step")]

@@ -12,7 +12,12 @@ from datamodules.audio import load_audio
 from qat.cli import DEFAULT_CONFIG
 from qat.errors import UserError
 from qat.report.evaluation import EvaluationOptions, report_checkpoint
+from qat.report.results import write_results
+from qat.report.wandb_log import upload_suite
 from qat.runs import MODEL_FILE, build_data, find_checkpoint, read_config
+from qat.suite import Results, Runner, jobs_of, load_suite, suite_folder
+
+RESULTS_FOLDER = Path("docs/results")
 
 
 class OneLineArguments(argparse.ArgumentParser):
@@ -41,6 +46,19 @@ def parser() -> argparse.ArgumentParser:
     transcribe.add_argument("target", metavar="RUN|CKPT", help="run name, run folder or checkpoint file")
     transcribe.add_argument("audio", nargs="+", type=Path, help="audio files (WAV, FLAC, Ogg Opus)")
     transcribe.add_argument("--threads", type=int, default=1, help="threads of the engine")
+    suite = commands.add_parser("suite", help="every row of a set of tables, restartable")
+    suite.add_argument("name", help="seed_tables, or a YAML file of your own")
+    suite.add_argument("--quick", action="store_true", help="one seed, small budgets, part of the test sets")
+    suite.add_argument("--jobs", type=int, default=1, help="runs at a time, which share the cores")
+    suite.add_argument(
+        "--only", nargs="+", default=[], metavar="GLOB", help="rows to run, such as 'crdnn/adaround*'"
+    )
+    suite.add_argument(
+        "--config", nargs="+", default=[], metavar="MODEL=FILE", help="another configuration for a model"
+    )
+    suite.add_argument("--out", type=Path, help="folder of rows and figures (default docs/results)")
+    suite.add_argument("--render", action="store_true", help="run nothing, write the tables from stored rows")
+    suite.add_argument("--wandb", action="store_true", help="upload the stored rows to Weights & Biases")
     return root
 
 
@@ -52,6 +70,8 @@ def run(args: Sequence[str]) -> None:
             f.name: getattr(options, f.name) for f in fields(EvaluationOptions) if hasattr(options, f.name)
         }
         report(options.targets, options.config, EvaluationOptions(**chosen))
+    elif options.command == "suite":
+        suite(options)
     else:
         transcribe(options.target, options.audio, options.threads)
 
@@ -68,6 +88,38 @@ def report(targets: Sequence[str], config: Path | None, options: EvaluationOptio
             folder = folder / f"report-{checkpoint.stem}"
             folder.mkdir(exist_ok=True)
         report_checkpoint(checkpoint, folder, build_data(settings), settings, options)
+
+
+def suite(options: argparse.Namespace) -> None:
+    """Run what is missing of a suite, then write its tables; a failed run is an exit status of 1 at the end.
+
+    Raises:
+        UserError: bad arguments.
+    """
+    if options.jobs < 1:
+        raise UserError(f"--jobs {options.jobs}: allowed are integers from 1")
+    pairs = [item.partition("=") for item in options.config]
+    for model, equals, file in pairs:
+        if not (equals and file):
+            raise UserError(f"--config {model}: must be MODEL=FILE")
+    chosen = load_suite(options.name, {model: file for model, _, file in pairs})
+    work = suite_folder(chosen, options.quick)
+    ours = not (options.quick or options.config or options.out or options.name.endswith((".yaml", ".yml")))
+    folder = options.out or (RESULTS_FOLDER if ours else work)
+    results = Results.load(folder, chosen.name)
+    failures = 0
+    if not options.render:
+        jobs = jobs_of(chosen, work, options.quick, options.only)
+        failures = Runner(results, options.jobs).run(jobs)
+    if results.rows:
+        path = Path("RESULTS.md") if ours else folder / "RESULTS.md"
+        command = f"python evaluate.py suite {options.name}" + (" --quick" if options.quick else "")
+        for written in write_results(chosen, results, path, command):
+            print(f"wrote {written}", flush=True)
+    if options.wandb:
+        upload_suite(chosen, results, folder / "wandb")
+    if failures:
+        raise UserError(f"suite: {failures} runs failed; the log of each lies beside its folder in {work}")
 
 
 def config_of(checkpoint: Path, config: Path | None) -> Path:

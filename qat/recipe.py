@@ -16,6 +16,7 @@ Rounding = Literal["nearest", "stochastic"]
 Observer = Literal["max", "mse", "percentile", "entropy"]
 Granularity = Literal["channel", "tensor"]
 ReduceRange = bool | Literal["auto", "true", "false"]
+FoldBatchNorm = bool | Literal["after_calibration"]
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "rounding": ("nearest", "stochastic"),
@@ -23,6 +24,11 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "activation_observer": ("max", "mse", "percentile", "entropy"),
     "weight_granularity": ("channel", "tensor"),
 }
+
+BOOLEANS = (
+    *("quantize", "activation_signed", "learn_scale", "fine_tune"),
+    *("ada_round", "bias_correction", "re_estimate_batch_norm"),
+)
 
 
 @dataclass(frozen=True)
@@ -86,8 +92,14 @@ class Recipe:
         learn_scale: train the scales as well (LSQ, arXiv 1902.08153).
         quant_noise: share of weights quantized at each training step, the others stay float, in [0, 1]; 0 is off:
             all are quantized (Fan 2020, arXiv 2004.07320). Evaluation quantizes all.
-        fold_batch_norm: fold BatchNorm into the layer before it, before calibration.
+        fold_batch_norm: fold BatchNorm into the layer before it, before calibration; after_calibration is the wrong
+            order (ranges are those of other weights), kept to measure what it costs.
         fine_tune: train after calibration; false stops there (post-training quantization).
+        ada_round: choose each weight's rounding by the error at its layer's output (AdaRound, arXiv 2004.10568).
+        ada_round_steps: optimiser steps a layer; 0 leaves coordinate descent alone.
+        bias_correction: take the mean error of each output out of the bias (Nagel 2019, arXiv 1906.04721).
+        reconstruction_utterances: training utterances that AdaRound and bias correction read.
+        re_estimate_batch_norm: measure the statistics of unfolded BatchNorm anew after training (arXiv 2203.11086).
         calibration_utterances: training utterances that calibrate the activations.
         seed: of calibration draw and stochastic rounding.
         rules: the first rule that matches a layer wins; the fields above are the last rule.
@@ -105,8 +117,13 @@ class Recipe:
     reduce_range: ReduceRange = "auto"
     learn_scale: bool = False
     quant_noise: float = 0.0
-    fold_batch_norm: bool = True
+    fold_batch_norm: FoldBatchNorm = True
     fine_tune: bool = True
+    ada_round: bool = False
+    ada_round_steps: int = 2000
+    bias_correction: bool = False
+    reconstruction_utterances: int = 128
+    re_estimate_batch_norm: bool = False
     calibration_utterances: int = 256
     seed: int = 0
     rules: list[Rule] = field(default_factory=list)
@@ -167,6 +184,7 @@ class Recipe:
             reduce_range=bool(self.resolved().reduce_range),
             learn_scale=self.learn_scale,
             quant_noise=self.quant_noise,
+            ada_round=self.ada_round,
         )
 
     def check_rules(self, names: Iterable[str], groups: Mapping[str, Sequence[str]]) -> None:
@@ -199,6 +217,7 @@ class LayerRecipe:
     reduce_range: bool = False
     learn_scale: bool = False
     quant_noise: float = 0.0
+    ada_round: bool = False
 
     @property
     def weight_quant_max(self) -> int:
@@ -264,7 +283,7 @@ def check_fields(item: Rule | Recipe, where: str, optional: bool) -> None:
         value = getattr(item, name)
         if value not in choices and not (optional and value is None):
             raise UserError(f"{where}{name}: {value!r} is not allowed; take {', '.join(choices)}")
-    for name in ("quantize", "activation_signed", "learn_scale", "fold_batch_norm", "fine_tune"):
+    for name in BOOLEANS:
         value = getattr(item, name, False)
         if not isinstance(value, bool) and not (optional and value is None):
             raise UserError(f"{where}{name}: {value!r} is not allowed; take true or false")
@@ -286,7 +305,17 @@ def _check_recipe(recipe: Recipe) -> None:
         raise UserError(f"qat.preset: {recipe.preset!r} is not a name")
     if not isinstance(recipe.reduce_range, bool) and recipe.reduce_range not in ("auto", "true", "false"):
         raise UserError(f"qat.reduce_range: {recipe.reduce_range!r} is not allowed; take auto, true or false")
-    for name, least in (("calibration_utterances", 1), ("seed", 0)):
+    folding = recipe.fold_batch_norm
+    if not isinstance(folding, bool) and folding != "after_calibration":
+        raise UserError(
+            f"qat.fold_batch_norm: {folding!r} is not allowed; take true, false or after_calibration"
+        )
+    for name, least in (
+        ("calibration_utterances", 1),
+        ("reconstruction_utterances", 1),
+        ("ada_round_steps", 0),
+        ("seed", 0),
+    ):
         value = getattr(recipe, name)
         if type(value) is not int or value < least:
             raise UserError(f"qat.{name}: {value!r} is not allowed; take a whole number from {least}")

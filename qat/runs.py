@@ -89,7 +89,7 @@ def build_data(config: dict[str, Any]) -> SpeechDataModule:
     return data_class(**section.get("init_args", {}))
 
 
-def candidates_of(checkpoint: Path, config: dict[str, Any]) -> list[Candidate]:
+def candidates_of(checkpoint: Path, config: dict[str, Any], with_twin: bool = True) -> list[Candidate]:
     """The models to compare: the float start, its post-training-quantized twin, and the checkpoint itself."""
     module = load_module(checkpoint)
     start = ((config.get("model") or {}).get("init_args") or {}).get("init_from")
@@ -102,7 +102,8 @@ def candidates_of(checkpoint: Path, config: dict[str, Any]) -> list[Candidate]:
     if not candidates:
         candidates.append(Candidate("float", "float", float_twin(module), checkpoint))
     twin = checkpoint.parent / PTQ_FILE
-    if twin.is_file() and checkpoint.name == MODEL_FILE and module.recipe.fine_tune:
+    further = module.recipe.fine_tune or module.reconstruction
+    if with_twin and further and twin.is_file() and checkpoint.name == MODEL_FILE:
         candidates.append(Candidate("ptq", "ptq", load_module(twin), twin))
     return [*candidates, Candidate("model", module.recipe.preset, module, checkpoint)]
 

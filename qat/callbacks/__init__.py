@@ -1,8 +1,9 @@
-"""When things happen in a run: fold, calibrate, evaluate."""
+"""When things happen in a run: fold, calibrate, round, evaluate."""
 
+from qat.callbacks.ada_round import AdaRound
 from qat.callbacks.calibrate import Calibrate
 from qat.callbacks.final_evaluation import FinalEvaluation
 from qat.callbacks.fold import FoldBatchNorm
 from qat.callbacks.plain_progress import PlainProgress
 
-__all__ = ["Calibrate", "FinalEvaluation", "FoldBatchNorm", "PlainProgress"]
+__all__ = ["AdaRound", "Calibrate", "FinalEvaluation", "FoldBatchNorm", "PlainProgress"]

@@ -13,6 +13,7 @@ from datamodules.base import SpeechDataModule
 from qat.layers import calibrate_weights_, finish_calibration_, quantizers, set_observing_
 from qat.models.checkpoint import save_module
 from qat.models.ctc import CTCModule
+from qat.models.folding import fold_and_check
 
 
 class Calibrate(Callback):
@@ -35,6 +36,10 @@ class Calibrate(Callback):
         assert isinstance(trainer.datamodule, SpeechDataModule)  # type: ignore[attr-defined]
         rank_zero_info(str(pl_module.swap_report))
         rank_zero_info(calibrate_(pl_module, trainer.datamodule))  # type: ignore[attr-defined]
+        if pl_module.recipe.fold_batch_norm == "after_calibration":
+            pl_module.quantize(False)
+            rank_zero_info(f"{fold_and_check(pl_module)}, after calibration: the ranges do not know of it")
+            pl_module.quantize()
         if self.run_folder is not None and trainer.is_global_zero:
             save_module(pl_module, self.run_folder / "ptq.ckpt")
 

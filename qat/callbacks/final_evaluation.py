@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 
 from datamodules.base import SpeechDataModule
+from qat.callbacks.re_estimate import re_estimate_batch_norm_
 from qat.models.checkpoint import read_checkpoint, save_module
 from qat.models.ctc import CTCModule
 from qat.report.error_rates import load_worst
@@ -38,9 +39,11 @@ class FinalEvaluation(Callback):
         best = self.run_folder / "best.ckpt"
         if best.is_file():
             pl_module.load_state_dict(read_checkpoint(best)["state_dict"])
-        save_module(pl_module, self.run_folder / MODEL_FILE)
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, SpeechDataModule)
+        if pl_module.recipe.re_estimate_batch_norm:
+            print(re_estimate_batch_norm_(pl_module, data), flush=True)
+        save_module(pl_module, self.run_folder / MODEL_FILE)
         config = read_config(self.run_folder / "config.yaml")
         rows = report_checkpoint(self.run_folder / MODEL_FILE, self.run_folder, data, config, self.options)
         for logger in trainer.loggers:

@@ -19,7 +19,7 @@ class FoldBatchNorm(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Fold once; say how many."""
         assert isinstance(pl_module, CTCModule)
-        if stage != "fit" or not (pl_module.recipe.active and pl_module.recipe.fold_batch_norm):
+        if stage != "fit" or not (pl_module.recipe.active and pl_module.recipe.fold_batch_norm is True):
             return
         if not pl_module.folded:
             rank_zero_info(fold_and_check(pl_module))

@@ -10,9 +10,11 @@ from qat.layers.lstm import QuantLSTM
 from qat.layers.masking import frame_mask, valid_lengths
 from qat.layers.observer import Observer
 from qat.layers.quantizer import Quantizer, StepKey
+from qat.layers.reconstruction import LinearMap, Moments, execution_order, linear_maps, record_inputs
 from qat.layers.state import (
     calibrate_weights_,
     finish_calibration_,
+    harden_,
     load_float_state_,
     set_enabled_,
     set_observing_,
@@ -23,6 +25,8 @@ from qat.layers.weight_norm import remove_weight_norm_, strip_weight_norm
 
 __all__ = [
     "QUANT_LAYERS",
+    "LinearMap",
+    "Moments",
     "Observer",
     "QuantConv1d",
     "QuantConv2d",
@@ -36,12 +40,16 @@ __all__ = [
     "calibrate_weights_",
     "count_macs",
     "coverage",
+    "execution_order",
     "finish_calibration_",
     "fold_batch_norm_",
     "frame_mask",
+    "harden_",
+    "linear_maps",
     "load_float_state_",
     "quant_layers",
     "quantizers",
+    "record_inputs",
     "remove_weight_norm_",
     "set_enabled_",
     "set_observing_",

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from qat.layers.base import QuantLayer, device_of
+from qat.layers.integer import weight_levels
 from qat.layers.lstm_kernel import dynamic_range, run_layer
 from qat.layers.quantizer import Quantizer
-from qat.numerics.affine import fake_quantize, quantize
+from qat.numerics.affine import fake_quantize
 from qat.recipe import LayerRecipe
 
 Hidden = tuple[Tensor, Tensor]
@@ -165,14 +166,9 @@ class QuantLSTM(QuantLayer, nn.LSTM):
         stacks: list[list[Tensor]] = [[], [], [], [], []]
         for names in self._all_weights[layer * self.directions : (layer + 1) * self.directions]:
             for place, name in enumerate(names[:2]):
-                quantizer = self.weight_quantizers[name]
-                assert isinstance(quantizer, Quantizer)
-                scale = quantizer.positive_scale().detach()
-                levels = quantize(
-                    getattr(self, name), scale, None, quantizer.quant_min, quantizer.quant_max, quantizer.axis
-                )
-                stacks[2 * place].append(gates_first(levels.float()))
-                stacks[2 * place + 1].append(gates_first(scale.expand(len(levels))))
+                levels, scale = weight_levels(getattr(self, name), self.weight_quantizers[name])  # type: ignore[arg-type]
+                stacks[2 * place].append(gates_first(levels))
+                stacks[2 * place + 1].append(gates_first(scale))
             if self.bias:
                 stacks[4].append(
                     gates_first((getattr(self, names[2]) + getattr(self, names[3])).detach().float())

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from qat.errors import UserError
 from qat.layers.observer import Observer
-from qat.numerics.affine import SCALE_FLOOR, fake_quantize
+from qat.numerics.ada_round import first_variable, hard_round
+from qat.numerics.affine import SCALE_FLOOR, along, fake_quantize
 from qat.numerics.histogram import BINS
 from qat.numerics.ranges import histogram_range, symmetric_range, weight_magnitude
 from qat.numerics.rounding import noise_bits
@@ -36,7 +37,8 @@ class Quantizer(nn.Module):
     """Fake-quantizes one tensor, or passes it on untouched while disabled.
 
     State (final shapes from construction on): `scale` float32 and `zero_point` int32, `(1,)` or `(C,)`; `enabled`
-    and `calibrated` uint8 `()`. `scale` is a Parameter where it is learned.
+    and `calibrated` uint8 `()`. `scale` is a Parameter where it is learned. With AdaRound also `rounding`, its
+    variable, float32 of the weight's shape, and `rounds` uint8 `()`: whether `rounding` decides instead of nearest.
 
     Args:
         quant_min: smallest level.
@@ -51,8 +53,11 @@ class Quantizer(nn.Module):
         quant_noise: share of the weight quantized at each training step (Fan 2020, arXiv 2004.07320); 0: all.
         is_weight: a weight (calibrated from itself, noise alike on all ranks) or an activation (observed).
         time_axis: of an activation, negative; padding there is left out of the histogram.
+        rounding_shape: shape of the weight, to hold an AdaRound variable; None: it is rounded to nearest.
     """
 
+    rounding: Tensor
+    rounds: Tensor
     scale: Tensor
     zero_point: Tensor
     enabled: Tensor
@@ -72,6 +77,7 @@ class Quantizer(nn.Module):
         quant_noise: float = 0.0,
         is_weight: bool = False,
         time_axis: int = -1,
+        rounding_shape: torch.Size | None = None,
     ) -> None:
         super().__init__()
         self.quant_min, self.quant_max = quant_min, quant_max
@@ -92,6 +98,10 @@ class Quantizer(nn.Module):
         self.register_buffer("zero_point", torch.zeros(channels, dtype=torch.int32))
         self.register_buffer("enabled", torch.zeros((), dtype=torch.uint8))
         self.register_buffer("calibrated", torch.zeros((), dtype=torch.uint8))
+        self.is_rounded = False  # mirrors `rounds`
+        if rounding_shape is not None:
+            self.register_buffer("rounding", torch.zeros(rounding_shape))
+            self.register_buffer("rounds", torch.zeros((), dtype=torch.uint8))
         if not is_weight:
             self.observer = Observer(0 if observer == "max" else BINS)
 
@@ -110,6 +120,7 @@ class Quantizer(nn.Module):
             learn_scale=recipe.learn_scale,
             quant_noise=recipe.quant_noise,
             is_weight=True,
+            rounding_shape=weight.shape if recipe.ada_round else None,
         ).to(weight.device)
 
     @classmethod
@@ -142,6 +153,11 @@ class Quantizer(nn.Module):
             self.observer.observe_(x, self.time_axis)
         if not self.is_enabled:
             return x
+        if self.is_rounded:
+            scale = along(self.positive_scale(), x.ndim, self.axis)
+            return hard_round(x.detach().float(), scale, self.rounding, self.quant_min, self.quant_max).to(
+                x.dtype
+            )
         if not self.training:
             return fake_quantize(
                 x, self.positive_scale(), self.offset, self.quant_min, self.quant_max, self.axis
@@ -231,6 +247,28 @@ class Quantizer(nn.Module):
         self.zero_point.copy_(zero_point)
         self.calibrated.fill_(1)
 
+    @torch.no_grad()
+    def start_rounding_(self, weight: Tensor) -> None:
+        """Set AdaRound's variable to where it rounds nothing yet; the quantizer goes on rounding to nearest."""
+        self.rounding.copy_(
+            first_variable(weight.float(), along(self.positive_scale(), weight.ndim, self.axis))
+        )
+
+    @torch.no_grad()
+    def set_rounding_(self, up: Tensor) -> None:
+        """Round up where `up` (bool, the weight's shape) says so and down elsewhere, from now on."""
+        self.rounding.copy_(torch.where(up, 1.0, -1.0) * self.rounding.abs().clamp(min=1e-6))
+        self.rounds.fill_(1)
+        self.is_rounded = True
+
+    @torch.no_grad()
+    def harden_(self, weight: Tensor) -> None:
+        """Write the rounded values into `weight`; rounding to nearest keeps them, so that training can go on."""
+        if self.is_rounded:
+            weight.copy_(self(weight))
+            self.rounds.fill_(0)
+            self.is_rounded = False
+
     def set_enabled_(self, enabled: bool) -> None:
         """Switch on or off."""
         self.enabled.fill_(int(enabled))
@@ -239,6 +277,7 @@ class Quantizer(nn.Module):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args)
         self.is_enabled = bool(self.enabled)
+        self.is_rounded = hasattr(self, "rounds") and bool(self.rounds)
 
     def extra_repr(self) -> str:
         """Levels, scales, observer and switch."""

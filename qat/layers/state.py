@@ -52,6 +52,13 @@ def finish_calibration_(model: nn.Module) -> None:
             quantizer.finish_calibration_(name)
 
 
+def harden_(model: nn.Module) -> None:
+    """Write weights that AdaRound rounded into the weights themselves, so that training can go on from them."""
+    for _, layer in quant_layers(model):
+        for _, weight, quantizer in layer.weights():
+            quantizer.harden_(weight)
+
+
 def state_hash(model: nn.Module) -> str:
     """SHA-256 of all scales and zero points with their names, as hex: equal on ranks that agree."""
     digest = hashlib.sha256()

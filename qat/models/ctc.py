@@ -89,6 +89,7 @@ class CTCModule(LightningModule):
         self.teacher: Teacher | None = None
         self.vocabulary: list[str] = list(VOCABULARY)
         self.folded: list[str] = []
+        self.reconstruction: list[dict[str, Any]] = []  # what AdaRound and bias correction did to each layer
         self.swap_report = SwapReport([], [])
         self.step_key = StepKey(seed=self.recipe.seed)
         self.noise_seed = 0
@@ -287,10 +288,12 @@ class CTCModule(LightningModule):
         """Add what rebuilding needs besides the hyper-parameters."""
         checkpoint["model"] = model_path(self)
         checkpoint["folded"] = list(self.folded)
+        checkpoint["reconstruction"] = [dict(item) for item in self.reconstruction]
         checkpoint["vocabulary"] = list(self.vocabulary)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Bring the structure to the checkpoint's before its weights are loaded."""
+        self.reconstruction = [dict(item) for item in checkpoint.get("reconstruction", [])]
         if checkpoint.get("folded") and not self.folded:
             self.fold_batch_norm()
 

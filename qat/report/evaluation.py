@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from qat.report.error_rates import (
 )
 from qat.report.figures import draw_all
 from qat.report.model_card import write_model_card
+from qat.report.provenance import write_text
 from qat.report.row import Row, build_row, config_sha256, provenance, save_report, sha256_file
 from qat.report.sqnr import layer_sqnr
 from qat.report.tables import print_table, write_report_markdown
@@ -31,6 +33,7 @@ from qat.runs import Candidate, candidates_of
 from qat.runtime import Session, export_onnx, measure_latency
 from qat.runtime.parity import compare
 
+ERRORS_FILE = "errors.json"
 LICENSES = {
     "mini": "trained on the mini corpus, see datamodules/mini/licenses/LICENSES.md for its sources",
     "librispeech": "trained on LibriSpeech (CC-BY-4.0)",
@@ -48,6 +51,7 @@ class EvaluationOptions:
         repeats: timed runs of each file over the test set's length mix, at least 20.
         seed: of the bootstrap.
         worst: utterances kept in `worst.json` per split.
+        twin: measure the post-training-quantized twin of a fine-tuned model as well.
     """
 
     enabled: bool = True
@@ -56,6 +60,7 @@ class EvaluationOptions:
     repeats: int = 20
     seed: int = 0
     worst: int = 50
+    twin: bool = True
 
 
 @dataclass
@@ -87,7 +92,7 @@ def report_checkpoint(
     Writes `report.json`, `report.md`, `worst.json`, one ONNX file per model, and figures into `folder`.
     """
     started = time.time()
-    candidates = candidates_of(checkpoint, dict(config))
+    candidates = candidates_of(checkpoint, dict(config), options.twin)
     check_splits(data, candidates)
     heard = [listen(candidate, folder, data, options) for candidate in candidates]
     check_files(heard, data)
@@ -140,9 +145,10 @@ def signal_of(batch: Batch) -> np.ndarray:
 
 
 def check_splits(data: SpeechDataModule, candidates: Sequence[Candidate]) -> None:
-    """Guard: calibration may not have seen what is evaluated."""
+    """Guard: neither calibration nor AdaRound may have seen what is evaluated."""
     for recipe in (item.module.recipe for item in candidates if item.module.recipe.active):
-        seen = [item.id for item in data.calibration_utterances(recipe.calibration_utterances, recipe.seed)]
+        count = max(recipe.calibration_utterances, recipe.reconstruction_utterances)
+        seen = [item.id for item in data.calibration_utterances(count, recipe.seed)]
         for split in data.test_splits:
             guards.check_no_leak(seen, [item.id for item in data.utterances(split)], split)
 
@@ -308,10 +314,11 @@ def write_report(
     data: SpeechDataModule,
     options: EvaluationOptions,
 ) -> None:
-    """Write rows, tables, worst utterances and figures; print the table."""
-    save_report(folder / "report.json", rows)
-    write_report_markdown(folder / "report.md", rows, f"{folder.name}")
+    """Write rows, tables, utterances and figures; print the table."""
     last = heard[-1]
+    write_text(folder / ERRORS_FILE, json.dumps(errors_of(heard)) + "\n")
+    save_report(folder / "report.json", rows)
+    write_report_markdown(folder / "report.md", rows, f"{folder.name}", last.candidate.module.reconstruction)
     save_worst(
         folder / "worst.json",
         {split: worst_utterances(items, options.worst) for split, items in last.utterances.items()},
@@ -323,6 +330,25 @@ def write_report(
         rows, f"{folder}: word error rate with 95 % intervals, latency and size of the exported files"
     )
     print(f"report: {folder / 'report.md'}", flush=True)
+
+
+def errors_of(heard: Sequence[Heard]) -> dict[str, dict[str, list[int]]]:
+    """Word errors of every utterance in order, for later significance tests: model's file -> split -> counts.
+
+    `words` holds the reference words.
+    """
+    found = {
+        item.candidate.name: {
+            split: [utterance.counts.errors for utterance in utterances]
+            for split, utterances in item.utterances.items()
+        }
+        for item in heard
+    }
+    words = {
+        split: [utterance.counts.reference_words for utterance in utterances]
+        for split, utterances in heard[0].utterances.items()
+    }
+    return {"words": words, **found}
 
 
 def sqnr_of(candidate: Candidate, data: SpeechDataModule) -> dict[str, float]:

@@ -6,6 +6,7 @@ import csv
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -139,6 +140,51 @@ def draw_training(path: Path, metrics_csv: Path) -> Path | None:
         decorate(axes, "both")
     left.legend(frameon=False)
     return save(figure, path)
+
+
+Points = Mapping[str, Sequence[Mapping[str, Any]]]
+WORST_SHOWN = 100.0  # percent; a model that is broken altogether would flatten all others
+
+
+def draw_bits(path: Path, points: Points, float_wer: float, title: str) -> Path:
+    """WER against bits, a line with its 95 % band a method; `points` as `curve_points` gives."""
+    widths = list(dict.fromkeys(point["bits"] for line in points.values() for point in line))
+    figure, axes = canvas(8.0, 4.4)
+    axes.axhline(float_wer, color=FLOAT_COLOUR, linestyle="--", linewidth=1.0, label="float")
+    for number, (method, line) in enumerate(points.items()):
+        if not line:
+            continue
+        x = [widths.index(point["bits"]) for point in line]
+        colour = COLOURS[number % len(COLOURS)]
+        axes.plot(x, [point["wer"] for point in line], marker="o", color=colour, label=method)
+        low, high = zip(*(point["interval"] for point in line), strict=True)
+        axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+    axes.set_xticks(range(len(widths)), widths)
+    axes.set_yscale("log")
+    axes.set_ylim(top=min(axes.get_ylim()[1], 1.2 * WORST_SHOWN))
+    axes.set_ylabel("word error rate (%), logarithmic")
+    axes.set_title(f"{title}: word error rate by bits, 95 % bands")
+    return finish(figure, axes, path, legend=True)
+
+
+def draw_tradeoff(path: Path, points: Points, key: str, title: str) -> Path:
+    """WER against size or latency, a mark a row with its bits."""
+    names = {"size_mb": "size of the file (MB)", "latency_ms": "latency p50 (ms)"}
+    figure, axes = canvas(8.0, 4.4)
+    for number, (method, line) in enumerate(points.items()):
+        known = [point for point in line if point[key] is not None]
+        colour = COLOURS[number % len(COLOURS)]
+        if known:
+            x, y = [point[key] for point in known], [point["wer"] for point in known]
+            axes.scatter(x, y, color=colour, label=method, s=28)
+        for point in known:
+            place = (point[key], point["wer"])
+            axes.annotate(point["bits"], place, xytext=(4, 3), textcoords="offset points", fontsize=7)
+    axes.set_yscale("log")
+    axes.set_xlabel(names[key])
+    axes.set_ylabel("word error rate (%), logarithmic")
+    axes.set_title(f"{title}: word error rate against {names[key].partition(' (')[0]}")
+    return finish(figure, axes, path, legend=True, grid="both")
 
 
 def read_metrics(path: Path, names: Sequence[str]) -> dict[str, list[tuple[int, float]]]:

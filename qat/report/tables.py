@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -163,8 +163,27 @@ def markdown_table(rows: Sequence[Row], columns: Sequence[Column]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def report_markdown(rows: Sequence[Row], title: str = "Report") -> str:
-    """The whole of `report.md`: error rates, durations, speed, coverage and parity, conditions and notes."""
+RECONSTRUCTION: list[tuple[str, Callable[[Mapping[str, Any]], str]]] = [
+    ("layer", lambda item: f"`{item['layer']}`"),
+    ("error before", lambda item: f"{item['before']:.3g}"),
+    ("error after", lambda item: f"{item['after']:.3g}"),
+    ("left", lambda item: f"{100 * item['after'] / item['before']:.0f} %" if item["before"] else "n/a"),
+    ("steps", lambda item: str(item["steps"])),
+    ("frames", lambda item: str(item["frames"])),
+    ("bias corrected", lambda item: "yes" if item["bias_corrected"] else "no"),
+]
+
+
+def report_markdown(
+    rows: Sequence[Row], title: str = "Report", reconstruction: Sequence[Mapping[str, Any]] = ()
+) -> str:
+    """The whole of `report.md`: error rates, durations, speed, coverage and parity, conditions and notes.
+
+    Args:
+        rows: the report.
+        title: heading.
+        reconstruction: what AdaRound and bias correction did to each layer.
+    """
     parts = [f"# {title}\n", f"{HOW_TO_READ}\n"]
     sections = [
         ("Word error rate", WER),
@@ -174,6 +193,12 @@ def report_markdown(rows: Sequence[Row], title: str = "Report") -> str:
     ]
     for heading, columns in sections:
         parts.append(f"## {heading}\n\n{markdown_table(rows, NAMES + columns)}")
+    if reconstruction:
+        parts.append(
+            "## Reconstruction of each layer\n\nSquared error of all outputs behind the layers done before, mean "
+            "over training frames, before and after AdaRound and bias correction.\n\n"
+            + markdown_table(reconstruction, RECONSTRUCTION)  # type: ignore[arg-type]
+        )
     parts.append("## Conditions\n\n" + "".join(f"- {line}\n" for line in conditions(rows)))
     skipped = skipped_lines(rows)
     if skipped:
@@ -208,9 +233,11 @@ def skipped_lines(rows: Sequence[Row]) -> list[str]:
     return list(dict.fromkeys(pairs))
 
 
-def write_report_markdown(path: Path, rows: Sequence[Row], title: str = "Report") -> None:
+def write_report_markdown(
+    path: Path, rows: Sequence[Row], title: str = "Report", reconstruction: Sequence[Mapping[str, Any]] = ()
+) -> None:
     """Write `report.md` (whole or not at all)."""
-    write_text(path, report_markdown(rows, title))
+    write_text(path, report_markdown(rows, title, reconstruction))
 
 
 def print_table(rows: Sequence[Row], title: str = "", stream: TextIO | None = None) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import netrc
 import os
 import socket
@@ -17,10 +19,12 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from qat.report.provenance import write_text
-from qat.report.row import Row
+from qat.report.row import FIELDS, Row
 
 if TYPE_CHECKING:
     from wandb import Run
+
+    from qat.suite import Results, Suite
 
 ID_FILE = "wandb_id"
 NETWORK_TIMEOUT_S = 3.0
@@ -196,6 +200,57 @@ def log_report(
             run.log_artifact(artifact)
     except Exception as error:  # the report is on disk already
         say(f"W&B: the report was not logged completely ({type(error).__name__}: {error})")
+
+
+def upload_suite(suite: Suite, results: Results, folder: Path) -> int:
+    """One run for each stored row under the suite's group, and one with the table of all; the runs written.
+
+    Runs have fixed ids, so uploading again updates them. Offline without a key, as any run.
+
+    Args:
+        suite: gives the group its name.
+        results: stored rows.
+        folder: of the W&B files.
+    """
+    mode, why = choose_mode(None)
+    if mode == "disabled":
+        say(f"W&B: not used ({why}); {results.path('')} has everything")
+        return 0
+    import wandb
+
+    fixed: dict[str, Any] = {
+        **{"project": "speech-qat", "group": suite.name, "dir": str(folder), "mode": mode, "resume": "allow"},
+        **{
+            "reinit": "finish_previous",
+            "settings": wandb.Settings(init_timeout=START_TIMEOUT_S, silent=True),
+        },
+    }
+    groups: dict[str, list[Row]] = {}
+    for row in results.rows:
+        groups.setdefault(f"{row['suite_row']} {Path(row['run']).name}", []).append(row)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, rows in groups.items():
+        config = {key: rows[0][key] for key in ("suite_row", "model", "method", "seed", "command")}
+        with wandb.init(id=suite_run_id(suite, name), name=name, config=config, **fixed) as run:
+            run.summary.update(summary(rows))
+    columns: list[str | int] = [key for key, field in FIELDS.items() if not field.keys]
+    table = wandb.Table(
+        columns=columns, data=[[plain_cell(row[str(key)]) for key in columns] for row in results.rows]
+    )
+    with wandb.init(id=suite_run_id(suite, "summary"), name=f"{suite.name} summary", **fixed) as run:
+        run.log({"rows": table})
+    say(f"W&B: {mode} ({why}), {len(groups)} rows and a summary in group {suite.name}, files in {folder}")
+    return len(groups) + 1
+
+
+def plain_cell(value: Any) -> Any:
+    """A table's cell: lists and objects as text."""
+    return json.dumps(value) if isinstance(value, list | dict) else value
+
+
+def suite_run_id(suite: Suite, name: str) -> str:
+    """The same id for the same row."""
+    return hashlib.sha256(f"{suite.name}/{name}".encode()).hexdigest()[:12]
 
 
 def summary(rows: Sequence[Row]) -> dict[str, Any]:

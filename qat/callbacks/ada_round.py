@@ -1,0 +1,230 @@
+"""AdaRound and bias correction, layer by layer, after calibration."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from torch import Tensor
+
+from datamodules.base import SpeechDataModule
+from datamodules.batch import Batch
+from qat.layers import (
+    LinearMap,
+    Moments,
+    QuantLSTM,
+    execution_order,
+    harden_,
+    linear_maps,
+    record_inputs,
+)
+from qat.models.ctc import CTCModule
+from qat.numerics.ada_round import State, first_variable, optimise
+
+SAVE_EVERY_S = 60.0
+
+
+class AdaRound(Callback):
+    """Reconstructs each layer's output behind the layers already rounded (Nagel 2020, arXiv 2004.10568).
+
+    The recipe's `ada_round` chooses the roundings, its `bias_correction` takes out what mean error is left. Layers
+    follow in the order of their calls; every rank reads the same training utterances, one at a time (so that no
+    padding takes part), and comes to the same bits. The state is kept in `last.ckpt` at every layer, and once a minute
+    inside one: a killed run goes on with `--ckpt_path last` and ends with the same bits.
+
+    Args:
+        run_folder: where `last.ckpt` is kept; None keeps none.
+        save_every_s: seconds between two savings inside a layer.
+    """
+
+    def __init__(self, run_folder: Path | None = None, save_every_s: float = SAVE_EVERY_S) -> None:
+        self.run_folder = run_folder
+        self.save_every_s = save_every_s
+        self.position = 0  # sites done
+        self.finished = False
+        self.inside: dict[str, Any] = {}  # Adam's state of the map in work
+        self.biases: dict[str, Tensor] = {}  # of the float model, which bias correction changes
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the work stands; the roundings themselves are buffers of the quantizers."""
+        biases = {} if self.finished else dict(self.biases)
+        inside = dict(self.inside)
+        return {"position": self.position, "finished": self.finished, "inside": inside, "biases": biases}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.position, self.finished = state_dict["position"], state_dict["finished"]
+        self.inside, self.biases = dict(state_dict["inside"]), dict(state_dict["biases"])
+
+    @torch.no_grad()
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Do the layers that are not done yet, once, before training."""
+        assert isinstance(pl_module, CTCModule)
+        recipe = pl_module.recipe
+        if self.finished or not recipe.active or not (recipe.ada_round or recipe.bias_correction):
+            return
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        assert isinstance(data, SpeechDataModule)
+        was_training = pl_module.training
+        pl_module.eval()
+        self.reconstruct_(pl_module, data, lambda: self.save(trainer))
+        pl_module.train(was_training)
+        if recipe.fine_tune:
+            harden_(pl_module)
+
+    def reconstruct_(self, module: CTCModule, data: SpeechDataModule, save: Callable[[], None]) -> None:
+        """All sites from `self.position` on; `save` is called whenever the state is worth keeping."""
+        recipe, started = module.recipe, time.perf_counter()
+        utterances = data.calibration_utterances(recipe.reconstruction_utterances, recipe.seed)
+        batches = [batch.to(module.device) for batch in data.loader(utterances)]
+        reference = self.float_reference(module)
+        found = sites(module, batches[0])
+        while self.position < len(found):
+            maps = found[self.position]
+            moments = collect(module, reference, maps, batches, recipe.seed)
+            for item in maps:
+                if all(entry["layer"] != item.name for entry in module.reconstruction):
+                    module.reconstruction.append(self.treat_(module, item, moments[item.name], save))
+                    self.inside = {}
+            self.position += 1
+            save()
+            said = module.reconstruction[-len(maps) :]
+            errors = ", ".join(f"{entry['before']:.3g} -> {entry['after']:.3g}" for entry in said)
+            rank_zero_info(
+                f"reconstructed {self.position}/{len(found)} {maps[0].name}"
+                f"{f' and {len(maps) - 1} more' if len(maps) > 1 else ''}: mean squared error {errors}"
+            )
+        self.finished = True
+        save()
+        biased = sum(entry["bias_corrected"] for entry in module.reconstruction)
+        without = f" ({len(module.reconstruction) - biased} have none)" if recipe.bias_correction else ""
+        rank_zero_info(
+            f"{'AdaRound' if recipe.ada_round else 'bias correction'}: {len(module.reconstruction)} products on "
+            f"{len(utterances)} training utterances in {time.perf_counter() - started:.1f} s, "
+            f"{biased} biases corrected{without}"
+        )
+
+    def float_reference(self, module: CTCModule) -> CTCModule:
+        """The model with its quantizers off and the biases it began with."""
+        reference = copy.deepcopy(module, {id(getattr(module, "_trainer", None)): None})
+        reference.quantize(False)
+        biases = {key: value for key, value in reference.named_parameters() if "bias" in key}
+        if not self.biases:
+            self.biases = {key: value.detach().cpu().clone() for key, value in biases.items()}
+        for key, value in biases.items():
+            value.copy_(self.biases[key])
+        return reference
+
+    def treat_(
+        self, module: CTCModule, item: LinearMap, moments: Moments, save: Callable[[], None]
+    ) -> dict[str, Any]:
+        """Round and correct one map; its entry in the report."""
+        recipe, started = module.recipe, time.perf_counter()
+        before, steps = item.error(moments), 0
+        if recipe.ada_round:
+            steps = self.round_(item, moments, recipe.ada_round_steps, recipe.bias_correction, save)
+        after = item.error(moments)
+        mean_error = item.mean_error(moments).double().square().sum()
+        corrected = recipe.bias_correction and item.correct_bias_(moments)
+        return {
+            "layer": item.name,
+            "before": before,
+            "after": after - float(mean_error) if corrected else after,
+            "steps": steps,
+            "frames": moments.count,
+            "bias_corrected": bool(corrected),
+            "seconds": round(time.perf_counter() - started, 3),
+        }
+
+    def round_(
+        self, item: LinearMap, moments: Moments, steps: int, centred: bool, save: Callable[[], None]
+    ) -> int:
+        """Choose the roundings of one map; the steps it took."""
+        if self.inside.get("layer") != item.name:
+            item.search_scale_(item.problem(moments, centred))
+        problem = item.problem(moments, centred)
+        if self.inside.get("layer") == item.name:
+            variable = item.gather(lambda _, quantizer: quantizer.rounding)
+            state = State(variable, self.inside["first"], self.inside["second"], self.inside["step"])
+        else:
+            state = State(first_variable(problem.weight, problem.scale))
+        saved = time.perf_counter()
+
+        def progress(state: State) -> None:
+            nonlocal saved
+            if time.perf_counter() - saved >= self.save_every_s:
+                store(item, state.variable)
+                self.inside = {
+                    "layer": item.name,
+                    "step": state.step,
+                    "first": state.first.clone(),
+                    "second": state.second.clone(),
+                }
+                save()
+                saved = time.perf_counter()
+
+        up = optimise(problem, state, steps, progress)
+        store(item, state.variable)
+        for _, quantizer, share in item.scatter(up):
+            quantizer.set_rounding_(share)
+        return state.step
+
+    def save(self, trainer: Trainer) -> None:
+        """Write `last.ckpt`; all ranks take part."""
+        if self.run_folder is not None:
+            trainer.save_checkpoint(self.run_folder / "last.ckpt", weights_only=False)
+
+
+def store(item: LinearMap, variable: Tensor) -> None:
+    """Copy AdaRound's variable into the quantizers' buffers."""
+    for _, quantizer, share in item.scatter(variable):
+        quantizer.rounding.copy_(share)
+
+
+def sites(module: CTCModule, batch: Batch) -> list[list[LinearMap]]:
+    """What is reconstructed together, in order: layers that read the same input; each stacked LSTM layer alone."""
+    found: list[list[LinearMap]] = []
+    for names in execution_order(module, lambda: module(batch.signal, batch.lengths)):
+        layers: list[Any] = [module.get_submodule(name) for name in names]
+        plain = [pair for pair in zip(names, layers, strict=True) if not isinstance(pair[1], QuantLSTM)]
+        stacked = [pair for pair in zip(names, layers, strict=True) if isinstance(pair[1], QuantLSTM)]
+        found += [[item] for pair in stacked for item in linear_maps([pair])]
+        if maps := linear_maps(plain):
+            found.append(maps)
+    return found
+
+
+def collect(
+    module: CTCModule, reference: CTCModule, maps: Sequence[LinearMap], batches: Sequence[Batch], seed: int
+) -> dict[str, Moments]:
+    """Moments of the inputs of `maps`, all called with the same tensor, over utterances of one each.
+
+    Args:
+        module: quantized; the layers before the maps are done.
+        reference: the float model, with layers of the same names.
+        maps: of one site.
+        batches: one utterance each.
+        seed: of the positions that are drawn where a layer has many.
+    """
+    found = {item.name: Moments() for item in maps}
+    names = {id(layer): name for name, layer in module.named_modules()}
+    first = names[id(maps[0].layer)]
+    for number, batch in enumerate(batches):
+        calls = []
+        for model in (module, reference):
+            with record_inputs(model, [first]) as recorded:
+                model(batch.signal, batch.lengths)
+            calls.append(recorded.calls[0][1])
+        for item in maps:
+            sides = [
+                item.rows(x, quantized, torch.Generator().manual_seed(1_000_003 * seed + number))
+                for x, quantized in zip(calls, (True, False), strict=True)
+            ]
+            found[item.name].add(*sides)
+    return found

@@ -1,0 +1,374 @@
+"""RESULTS.md: the published tables beside ours, filled from stored rows and from nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qat.report.figures import draw_bits, draw_tradeoff
+from qat.report.provenance import write_text
+from qat.report.row import Row
+from qat.report.significance import Difference, paired_difference, wer_interval
+from qat.report.tables import bits, conditions
+from qat.suite import FLOAT, Published, Results, Suite, SuiteTable
+
+SIGNIFICANT = 0.05
+HOW_TO_READ = (
+    "Every cell is written by `{command}` from stored rows ([rows]({rows}), [word errors by utterance]({errors}), "
+    "[state of each run]({runs})). Published numbers are those of another model on other speech, beside ours to "
+    "compare the *differences*, not the levels. WER and latency belong to the exported file of the row; latency is "
+    "p50 of one utterance, float and integer file taking turns on one thread. Rows with several seeds show the mean, "
+    "the standard deviation between seeds, and an interval from the paired bootstrap over utterances, seeds pooled; "
+    "p < 0.05 means that a difference is hardly chance."
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a row came to on one split, its seeds together.
+
+    Args:
+        wer: mean over seeds, percent.
+        spread: standard deviation between seeds; None for one.
+        interval: 95 % bootstrap, seeds pooled.
+        difference: to float, paired, seeds pooled; None for the float row.
+        seeds: how many.
+    """
+
+    wer: float
+    spread: float | None
+    interval: tuple[float, float] | None
+    difference: Difference | None
+    seeds: int
+
+
+class View:
+    """Looks rows up by suite row and split.
+
+    Args:
+        suite: what was to be measured.
+        results: what was.
+    """
+
+    def __init__(self, suite: Suite, results: Results) -> None:
+        self.suite, self.results = suite, results
+        self.splits = list(dict.fromkeys(row["split"] for row in results.rows))
+        self.cells: dict[tuple[str, str], Cell | None] = {}
+
+    def rows(self, row_id: str, split: str) -> list[Row]:
+        """Stored rows, one a seed."""
+        return [row for row in self.results.rows if row["suite_row"] == row_id and row["split"] == split]
+
+    def first(self, row_id: str) -> Row | None:
+        """Any row: bits, size and latency do not depend on the split."""
+        return next((row for row in self.results.rows if row["suite_row"] == row_id), None)
+
+    def errors(self, row_id: str) -> list[dict[str, list[int]]]:
+        """Word errors of each utterance, split -> counts, one a seed."""
+        if row_id.endswith(f"/{FLOAT}"):
+            return [self.results.errors[row_id]] if row_id in self.results.errors else []
+        seeds = self.suite.row(row_id).seeds
+        return [
+            self.results.errors[key] for seed in seeds if (key := f"{row_id}/s{seed}") in self.results.errors
+        ]
+
+    def cell(self, row_id: str, split: str) -> Cell | None:
+        """The row's numbers on one split; None where nothing is stored."""
+        if (row_id, split) not in self.cells:
+            self.cells[row_id, split] = self._cell(row_id, split)
+        return self.cells[row_id, split]
+
+    def _cell(self, row_id: str, split: str) -> Cell | None:
+        measured = [row["wer"] for row in self.rows(row_id, split) if row["wer"] is not None]
+        counts = [np.asarray(item[split]) for item in self.errors(row_id)]
+        if not measured or not counts:
+            return None
+        model = row_id.partition("/")[0]
+        words = np.asarray(self.results.errors[f"{model}/words"][split]) * len(counts)
+        pooled = np.sum(counts, axis=0)
+        difference = None
+        if not row_id.endswith(f"/{FLOAT}"):
+            base = np.asarray(self.results.errors[f"{model}/{FLOAT}"][split]) * len(counts)
+            difference = paired_difference(pooled, base, words, seed=0)
+        return Cell(
+            wer=100.0 * float(pooled.sum()) / float(words.sum()),
+            spread=float(np.std(measured, ddof=1)) if len(measured) > 1 else None,
+            interval=wer_interval(pooled, words, seed=0),
+            difference=difference,
+            seeds=len(counts),
+        )
+
+    def failure(self, row_id: str) -> str:
+        """Why a row is empty."""
+        states = [state for key, state in self.results.runs.items() if key.rpartition("/")[0] == row_id]
+        failed = next((state for state in states if state["status"] == "failed"), None)
+        return f"failed: {failed['error']}" if failed else "not run yet"
+
+
+def render(view: View, command: str, links: Mapping[str, str], figures: Sequence[Path] = ()) -> str:
+    """The whole of RESULTS.md."""
+    suite = view.suite
+    parts = [f"# {suite.title}\n", HOW_TO_READ.format(command=command, **links) + "\n"]
+    parts += [f"![{path.stem}]({path.as_posix()})\n" for path in figures]
+    parts.append("## What was to be shown\n\n" + acceptance(view))
+    for table in suite.tables:
+        parts.append(f"## {table.heading}\n\n{table_markdown(view, table)}")
+    for model in suite.configs:
+        parts.append(f"## {model}: error rate by bits and method\n\n{curve_markdown(view, model)}")
+    parts.append("## Conditions\n\n" + "".join(f"- {line}\n" for line in short_conditions(view.results.rows)))
+    missing = [row.id for row in suite.rows if view.first(row.id) is None]
+    if missing:
+        lines = "".join(f"- `{row_id}`: {view.failure(row_id)}\n" for row_id in missing)
+        parts.append(f"## Rows that are missing\n\n{lines}")
+    return "\n".join(parts)
+
+
+def table_markdown(view: View, table: SuiteTable) -> str:
+    """One published table: each published row with ours behind it."""
+    titles = ["published row", "published WER / s", "ours", "bits"]
+    titles += [f"WER % {split}" for split in view.splits] + [
+        "p50 ms: float / file",
+        "MB",
+        "weights",
+        "verdict",
+    ]
+    lines = [titles, ["---"] * len(titles)]
+    base = table.rows[0].wer
+    for line in table.rows:
+        for place, name in enumerate(line.rows):
+            lines.append(
+                [
+                    *(published_cells(line, base) if place == 0 else ("", "")),
+                    *our_cells(view, f"{table.model}/{name}"),
+                ]
+            )
+    return markdown(lines)
+
+
+def published_cells(line: Published, base: float | None) -> tuple[str, str]:
+    """Name, and "3.58 (+0.42) / 0.6"."""
+    if not line.name:
+        return "(ours only)", ""
+    wer = "-" if line.wer is None else f"{line.wer:.2f}"
+    if line.wer is not None and base is not None and line.wer != base:
+        wer += f" ({line.wer - base:+.2f})"
+    return line.name, f"{wer} / {'-' if line.time_s is None else line.time_s}"
+
+
+def our_cells(view: View, row_id: str) -> list[str]:
+    """From our title to the verdict."""
+    title = "float" if row_id.endswith(f"/{FLOAT}") else view.suite.row(row_id).title
+    row = view.first(row_id)
+    if row is None:
+        return [title, "", *([""] * (len(view.splits) + 3)), view.failure(row_id)]
+    return [
+        title,
+        bits(row),
+        *(cell_text(view.cell(row_id, split)) for split in view.splits),
+        latency_text(row),
+        "n/a" if row["size_mb"] is None else f"{row['size_mb']:.2f}",
+        f"{100 * row['coverage']['weights']:.1f} %" if row["coverage"] else "float",
+        verdict(view, row_id),
+    ]
+
+
+def cell_text(cell: Cell | None) -> str:
+    """ "4.79 ± 0.10 [3.8, 5.8], +0.11 (p 0.63)"."""
+    if cell is None:
+        return ""
+    spread = "" if cell.spread is None else f" ± {cell.spread:.2f}"
+    interval = "" if cell.interval is None else f" [{cell.interval[0]:.1f}, {cell.interval[1]:.1f}]"
+    difference = ""
+    if cell.difference is not None:
+        difference = f", {cell.difference.mean:+.2f} (p {cell.difference.p_value:.3f})"
+    return f"{cell.wer:.2f}{spread}{interval}{difference}"
+
+
+def latency_text(row: Row) -> str:
+    """ "31.7 / 24.3 (1.30x)"."""
+    if row["latency_ms"] is None:
+        return "n/a"
+    own = f"{row['latency_ms']['p50']:.1f}"
+    if row["float_latency_ms"] is None:
+        return own
+    return f"{row['float_latency_ms']['p50']:.1f} / {own} ({row['speedup']:.2f}x)"
+
+
+def verdict(view: View, row_id: str) -> str:
+    """What the first split says, in words."""
+    if row_id.endswith(f"/{FLOAT}"):
+        return "reference"
+    cell = view.cell(row_id, view.splits[0])
+    if cell is None or cell.difference is None:
+        return "not measured"
+    if cell.difference.p_value >= SIGNIFICANT:
+        return "no significant difference to float"
+    if cell.difference.mean < 0:
+        return f"better than float by {-cell.difference.mean:.2f}"
+    return f"loses {cell.difference.mean:.2f} points ({100 * relative(view, row_id):+.0f} %)"
+
+
+def relative(view: View, row_id: str) -> float:
+    """Loss over the float error rate, on the first split."""
+    split = view.splits[0]
+    cell, base = view.cell(row_id, split), view.cell(f"{row_id.partition('/')[0]}/{FLOAT}", split)
+    assert cell is not None and base is not None
+    return (cell.wer - base.wer) / base.wer
+
+
+def curve_markdown(view: View, model: str) -> str:
+    """Bits down, methods across, on the first split."""
+    curves = view.suite.curves
+    widths = max((len(names) for names in curves.values()), default=0)
+    lines = [["bits", *curves], ["---"] * (1 + len(curves))]
+    for place in range(widths):
+        cells, width = [], ""
+        for names in curves.values():
+            row_id = f"{model}/{names[place]}" if place < len(names) else ""
+            row = view.first(row_id) if row_id else None
+            width = width or (bits(row) if row else "")
+            cells.append(cell_text(view.cell(row_id, view.splits[0])) if row else "")
+        lines.append([width or names_of_bits(curves, place), *cells])
+    return f"WER % on {view.splits[0] if view.splits else 'the test set'}.\n\n{markdown(lines)}"
+
+
+def names_of_bits(curves: Mapping[str, Sequence[str]], place: int) -> str:
+    """The bits of a line without measured rows, from the row's name."""
+    return next((names[place] for names in curves.values() if place < len(names)), "")
+
+
+@dataclass(frozen=True)
+class Aim:
+    """One thing that the suite is to show.
+
+    Args:
+        text: what.
+        rows: row names that it is about; the first stands for the last in a recovery.
+        kind: `insignificant`, `relative` (loss over float at most `limit`), or `recovers` (of the second row's loss).
+        limit: a share.
+    """
+
+    text: str
+    rows: tuple[str, ...]
+    kind: str
+    limit: float = 0.0
+
+
+AIMS = (
+    Aim("W8A8 PTQ: no significant loss", ("w8a8",), "insignificant"),
+    Aim("W8A8 QAT: no significant loss", ("qat_w8a8",), "insignificant"),
+    Aim("AdaRound W3A8 recovers at least 60 % of nearest's loss", ("adaround_w3a8", "w3a8"), "recovers", 0.6),
+    Aim("QAT W3A8: at most +5 %", ("qat_w3a8", "stochastic_w3a8"), "relative", 0.05),
+    Aim("QAT W2A8: at most +25 %", ("qat_w2a8", "stochastic_w2a8"), "relative", 0.25),
+    Aim("QAT W4A4: at most +10 %", ("qat_w4a4", "stochastic_w4a4"), "relative", 0.10),
+)
+
+
+def acceptance(view: View) -> str:
+    """The aims, met or not, for each model; on the first split."""
+    lines = [["aim", "model", "measured", "met"], ["---"] * 4]
+    for aim in AIMS:
+        for model in view.suite.configs:
+            measured, met = judge(view, aim, model)
+            lines.append(
+                [aim.text, model, measured, {True: "yes", False: "**no**", None: "not measured"}[met]]
+            )
+    return markdown(lines)
+
+
+def judge(view: View, aim: Aim, model: str) -> tuple[str, bool | None]:
+    """What was measured, and whether that meets the aim (None: not measured)."""
+    split = view.splits[0] if view.splits else ""
+    found = {name: view.cell(f"{model}/{name}", split) for name in aim.rows}
+    known = {name: cell for name, cell in found.items() if cell is not None and cell.difference is not None}
+    if not known or (aim.kind == "recovers" and len(known) < 2):
+        return "", None
+    if aim.kind == "insignificant":
+        gap = known[aim.rows[0]].difference
+        assert gap is not None
+        return f"{gap.mean:+.2f} (p {gap.p_value:.3f})", gap.p_value >= SIGNIFICANT or gap.mean < 0
+    if aim.kind == "recovers":
+        ours, theirs = (known[name].difference for name in aim.rows)
+        assert ours is not None and theirs is not None
+        if theirs.p_value >= SIGNIFICANT:
+            return f"nearest loses nothing significant ({theirs.mean:+.2f}); AdaRound {ours.mean:+.2f}", None
+        share = 1.0 - ours.mean / theirs.mean
+        return f"{100 * share:.0f} % ({theirs.mean:+.2f} -> {ours.mean:+.2f})", share >= aim.limit
+    shares = {name: relative(view, f"{model}/{name}") for name in known}
+    best = min(shares, key=lambda name: shares[name])
+    text = "; ".join(
+        f"{view.suite.row(f'{model}/{name}').title} {100 * value:+.1f} %" for name, value in shares.items()
+    )
+    return text, shares[best] <= aim.limit
+
+
+def short_conditions(rows: Sequence[Row]) -> list[str]:
+    """Machine, versions and commits, without the command of every row."""
+    lines = [line.partition(": ")[2] for line in conditions(rows)]
+    return list(dict.fromkeys(lines))
+
+
+def markdown(lines: Sequence[Sequence[str]]) -> str:
+    """A GitHub table."""
+    return "".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |\n" for line in lines)
+
+
+def write_results(suite: Suite, results: Results, path: Path, command: str) -> list[Path]:
+    """Draw the figures beside the rows, and write the markdown; the files written."""
+    view = View(suite, results)
+    figures = []
+    for model in suite.configs:
+        points = curve_points(view, model)
+        if any(points.values()):
+            stem = results.folder / f"{results.name}_{model}"
+            base = view.cell(f"{model}/{FLOAT}", view.splits[0])
+            assert base is not None
+            figures += [
+                draw_bits(Path(f"{stem}_bits.png"), points, base.wer, f"{model}, {view.splits[0]}"),
+                draw_tradeoff(Path(f"{stem}_size.png"), points, "size_mb", f"{model}, {view.splits[0]}"),
+                draw_tradeoff(
+                    Path(f"{stem}_latency.png"), points, "latency_ms", f"{model}, {view.splits[0]}"
+                ),
+            ]
+    here = path.parent
+    links = {key: relative_path(results.path(suffix), here) for key, suffix in LINKS.items()}
+    drawn = [Path(relative_path(item, here)) for item in figures]
+    write_text(path, render(view, command, links, drawn))
+    return [path, *figures]
+
+
+LINKS = {"rows": "", "errors": "_errors", "runs": "_runs"}
+
+
+def relative_path(path: Path, start: Path) -> str:
+    """`path` as a link from a file in `start`."""
+    return (
+        Path(*path.resolve().relative_to(start.resolve()).parts).as_posix()
+        if path.resolve().is_relative_to(start.resolve())
+        else path.as_posix()
+    )
+
+
+def curve_points(view: View, model: str) -> dict[str, list[dict[str, Any]]]:
+    """For figures: method -> points with bits, WER, interval, size and latency."""
+    points: dict[str, list[dict[str, Any]]] = {}
+    for method, names in view.suite.curves.items():
+        points[method] = []
+        for name in names:
+            row = view.first(f"{model}/{name}")
+            cell = view.cell(f"{model}/{name}", view.splits[0]) if row else None
+            if row is not None and cell is not None:
+                points[method].append(
+                    {
+                        "bits": bits(row),
+                        "wer": cell.wer,
+                        "interval": cell.interval or (cell.wer, cell.wer),
+                        "size_mb": row["size_mb"],
+                        "latency_ms": (row["latency_ms"] or {}).get("p50"),
+                    }
+                )
+    return points

@@ -1,0 +1,170 @@
+"""AdaRound and bias correction in a fit: they act, they are kept, and a run killed half-way ends the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from datamodules import ManifestDataModule
+from datamodules.base import SpeechDataModule
+from qat.callbacks.ada_round import AdaRound, collect, sites
+from qat.callbacks.calibrate import calibrate_
+from qat.cli import build_cli
+from qat.layers import quant_layers, quantizers
+from qat.models import load_module
+from qat.models.checkpoint import read_checkpoint
+from qat.recipe import Recipe
+from tests.conftest import build
+
+SMALL = ["--qat.ada_round_steps", "120", "--qat.reconstruction_utterances", "3"]
+
+
+@pytest.fixture
+def data(tiny_manifests: dict[str, Path]) -> SpeechDataModule:
+    paths = {key: str(tiny_manifests[key]) for key in ("train", "dev")}
+    return ManifestDataModule(**paths, test=str(tiny_manifests["test_a"]), max_batch_s=6.0)
+
+
+def adaround(tiny: Path, folder: Path, *flags: str) -> Any:
+    arguments = ["--config", str(tiny), "--qat", "adaround", "--run", str(folder), *SMALL, *flags]
+    return build_cli([*arguments, "--wandb.enabled", "false", "--evaluation.enabled", "false"])
+
+
+def fit(run: Any) -> Any:
+    run.save_config()
+    run.trainer.fit(run.model, datamodule=run.datamodule, ckpt_path=run.checkpoint)
+    return run.model
+
+
+def test_every_layer_is_reconstructed_and_its_error_falls(kind: str, tiny: Path, tmp_path: Path) -> None:
+    model = fit(adaround(tiny, tmp_path / "run", "--qat.weight_bits", "3"))
+    layers = [name for name, _ in quant_layers(model)]
+    treated = {item["layer"].removesuffix(".l0").removesuffix(".l1") for item in model.reconstruction}
+    assert treated == set(layers)
+    assert all(item["after"] < item["before"] for item in model.reconstruction)
+    assert all(bool(q.rounds) and q.is_rounded for _, q in quantizers(model) if q.is_weight)
+    twin = load_module(tmp_path / "run" / "ptq.ckpt")
+    assert not any(q.is_rounded for _, q in quantizers(twin))
+    for (_, one), (_, two) in zip(quant_layers(model), quant_layers(twin), strict=True):
+        for (_, ours, rounded), (_, theirs, nearest) in zip(one.weights(), two.weights(), strict=True):
+            assert torch.equal(ours, theirs)  # the float weights stay
+            assert not torch.equal(rounded(ours), nearest(theirs))
+            assert bool(((rounded(ours) - ours).abs() / rounded.scale.max() < 2.5).all())
+
+
+def test_the_layers_of_an_attention_block_share_one_site(data: SpeechDataModule) -> None:
+    model = build("wav2vec2", Recipe(preset="x", ada_round=True)).eval()
+    batch = next(iter(data.loader(data.utterances("train")[:1])))
+    found = [[item.name.rpartition(".")[2] for item in site] for site in sites(model, batch)]
+    assert found.count(["q_proj", "k_proj", "v_proj"]) == 2
+    assert found[0] == ["conv"] and found[-1] == ["lm_head"]
+
+
+def test_stacked_lstm_layers_follow_each_other(data: SpeechDataModule) -> None:
+    model = build("crdnn", Recipe(preset="x", ada_round=True)).eval()
+    batch = next(iter(data.loader(data.utterances("train")[:1])))
+    found = [[item.name for item in site] for site in sites(model, batch)]
+    assert [name for site in found for name in site if ".rnn." in name] == [
+        "crdnn.RNN.rnn.l0",
+        "crdnn.RNN.rnn.l1",
+    ]
+    assert all(len(site) == 1 for site in found)
+
+
+def test_inputs_come_from_the_quantized_prefix_and_targets_from_the_float_model(
+    data: SpeechDataModule,
+) -> None:
+    """The first layer sees the same on both sides (weights only), a later one does not."""
+    import copy
+
+    recipe = Recipe(preset="x", weight_bits=2, activation_bits=None, ada_round=True, calibration_utterances=3)
+    model = build("wav2vec2", recipe)
+    calibrate_(model, data)
+    model.eval()
+    reference = copy.deepcopy(model)
+    reference.quantize(False)
+    batches = list(data.loader(data.utterances("train")[:2]))
+    found = sites(model, batches[0])
+    with torch.no_grad():
+        first = collect(model, reference, found[0], batches, 0)[found[0][0].name]
+        later = collect(model, reference, found[3], batches, 0)[found[3][0].name]
+    assert float(first.split()[2].abs().max()) == 0.0
+    assert float(later.split()[2].abs().max()) > 0.0
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("saves", [1, 4])
+def test_a_killed_run_goes_on_and_ends_with_the_same_bits(
+    kind: str, saves: int, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between layers and inside one; the resumed run ends as one that was never interrupted."""
+    expected = fit(adaround(tiny, tmp_path / "whole")).state_dict()
+    save, count = AdaRound.save, 0
+
+    def kill(self: AdaRound, trainer: Any) -> None:
+        nonlocal count
+        save(self, trainer)
+        count += 1
+        if count == saves:
+            raise Killed
+
+    monkeypatch.setattr(AdaRound, "save", kill)
+    run = adaround(tiny, tmp_path / "killed")
+    for callback in run.trainer.callbacks:
+        if isinstance(callback, AdaRound):
+            callback.save_every_s = 0.0  # at every look: also inside a layer
+    with pytest.raises(Killed):
+        fit(run)
+    monkeypatch.setattr(AdaRound, "save", save)
+    inside = read_checkpoint(tmp_path / "killed" / "last.ckpt")["callbacks"]["AdaRound"]["inside"]
+    resumed = fit(adaround(tiny, tmp_path / "killed", "--ckpt_path", "last")).state_dict()
+    assert resumed.keys() == expected.keys()
+    assert all(torch.equal(resumed[key], expected[key]) for key in expected)
+    assert saves != 1 or inside  # the first kill hits the inside of the first layer
+
+
+def test_the_checkpoint_rebuilds_the_rounding(kind: str, tiny: Path, tmp_path: Path) -> None:
+    from qat.models.checkpoint import save_module
+
+    model = fit(adaround(tiny, tmp_path / "run", "--qat.weight_bits", "3")).eval()
+    save_module(model, tmp_path / "model.ckpt")
+    again = load_module(tmp_path / "model.ckpt")
+    signal, lengths = 0.1 * torch.randn(1, 16_000), torch.tensor([16_000])
+    with torch.no_grad():
+        assert torch.equal(model(signal, lengths)[0], again(signal, lengths)[0])
+    assert again.reconstruction == model.reconstruction
+
+
+def test_training_after_adaround_starts_from_its_rounding(kind: str, tiny: Path, tmp_path: Path) -> None:
+    """`fine_tune` after AdaRound: the rounded values become the weights, and nearest keeps them."""
+    plain = fit(adaround(tiny, tmp_path / "plain", "--qat.weight_bits", "3"))
+    run = adaround(
+        tiny, tmp_path / "tuned", "--qat.weight_bits", "3", "--qat.fine_tune", "true", "--trainer.max_steps", "1",
+        "--model.learning_rate", "0.0", "--model.weight_decay", "0.0",
+    )  # fmt: skip
+    tuned = fit(run)
+    for (_, one), (_, two) in zip(quant_layers(plain), quant_layers(tuned), strict=True):
+        for (_, ours, rounded), (_, theirs, nearest) in zip(one.weights(), two.weights(), strict=True):
+            assert not nearest.is_rounded
+            torch.testing.assert_close(nearest.eval()(theirs), rounded(ours))
+
+
+def test_bias_correction_alone_changes_biases_only(kind: str, tiny: Path, tmp_path: Path) -> None:
+    flags = ["--qat.ada_round", "false", "--qat.weight_bits", "3"]
+    model = fit(adaround(tiny, tmp_path / "run", *flags))
+    twin = load_module(tmp_path / "run" / "ptq.ckpt")
+    changed = {
+        key.rpartition(".")[2].partition("_l")[0]
+        for key, value in model.state_dict().items()
+        if not torch.equal(value, twin.state_dict()[key])
+    }
+    assert changed <= {"bias", "bias_ih"} and "bias" in changed
+    if kind == "crdnn":
+        assert "bias_ih" in changed
+    assert all(item["steps"] == 0 for item in model.reconstruction)
