@@ -120,7 +120,7 @@ class Recipe:
     fold_batch_norm: FoldBatchNorm = True
     fine_tune: bool = True
     ada_round: bool = False
-    ada_round_steps: int = 2000
+    ada_round_steps: int = 1000
     bias_correction: bool = False
     reconstruction_utterances: int = 128
     re_estimate_batch_norm: bool = False

@@ -29,6 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SUITES = ROOT / "configs" / "suites"
 KEPT = ("model.ckpt", "model.onnx", "control.onnx")  # of the large files in a finished row's folder
 FLOAT = "float"
+AIM_KINDS = ("insignificant", "relative", "recovers")
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,24 @@ class SuiteTable:
 
 
 @dataclass(frozen=True)
+class Aim:
+    """One thing that the suite is to show, for each model that has the rows; judged on the first split.
+
+    Args:
+        text: what.
+        rows: row names; the best of them counts.
+        kind: `insignificant` (difference to float), `relative` (loss over float at most `limit`), or `recovers` (the
+            first row at least the share `limit` of what the second loses).
+        limit: a share.
+    """
+
+    text: str
+    rows: tuple[str, ...]
+    kind: str
+    limit: float = 0.0
+
+
+@dataclass(frozen=True)
 class Suite:
     """What a suite file says.
 
@@ -98,6 +117,7 @@ class Suite:
         rows: all rows, models in turn.
         tables: which rows fill them.
         curves: method -> row names by falling bits, for figures and the table of bits; a name may lack in a model.
+        aims: what the results are held against.
         quick: flags that make every run small.
     """
 
@@ -107,6 +127,7 @@ class Suite:
     rows: tuple[SuiteRow, ...]
     tables: tuple[SuiteTable, ...]
     curves: Mapping[str, tuple[str, ...]]
+    aims: tuple[Aim, ...] = ()
     quick: tuple[str, ...] = ()
 
     def row(self, row_id: str) -> SuiteRow:
@@ -181,6 +202,7 @@ def load_suite(name: str, configs: Mapping[str, str] | None = None) -> Suite:
         rows=tuple(rows),
         tables=tuple(_table(item) for item in content["tables"]),
         curves={method: tuple(names) for method, names in (content.get("curves") or {}).items()},
+        aims=tuple(Aim(**{**item, "rows": tuple(item["rows"])}) for item in content.get("aims") or []),
         quick=tuple(shlex.split(content.get("quick", ""))),
     )
     check_names(suite, path)
@@ -209,6 +231,14 @@ def check_names(suite: Suite, path: Path) -> None:
             for name in line.rows:
                 if f"{table.model}/{name}" not in known:
                     raise UserError(f"{path}: table {table.heading!r}: no row {name!r} of {table.model}")
+    for aim in suite.aims:
+        if aim.kind not in AIM_KINDS:
+            raise UserError(
+                f"{path}: aim {aim.text!r}: kind {aim.kind!r} is not one of {', '.join(AIM_KINDS)}"
+            )
+        for name in aim.rows:
+            if not any(row.name == name for row in suite.rows):
+                raise UserError(f"{path}: aim {aim.text!r}: no model has a row {name!r}")
     for row in suite.rows:
         if row.model not in suite.configs:
             raise UserError(f"{path}: rows of {row.model!r}, which is not among the models")

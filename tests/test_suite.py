@@ -1,0 +1,211 @@
+"""The suite runner: what is run, what is kept, what a restart does; and the shipped suite itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from qat import commands
+from qat.cli import ROOT, preset_names
+from qat.errors import UserError
+from qat.recipe import Recipe
+from qat.report.row import load_report
+from qat.suite import Results, Runner, jobs_of, load_suite, prepare_folder, suite_names
+
+
+@pytest.fixture
+def suite_file(tiny: Path, tmp_path: Path) -> Path:
+    """One model, two rows that work and one that fails, one table."""
+    content = {
+        "models": {"mine": str(tiny)},
+        "rows": {
+            "mine": {
+                "w8a8": {"title": "PTQ", "args": "--qat ptq_mse --evaluation.repeats 20"},
+                "broken": {"args": "--qat ptq_mse --qat.weight_bits 1"},
+                "w3a8": {"title": "PTQ", "args": "--qat ptq_max --qat.weight_bits 3 --evaluation.repeats 20"},
+            }
+        },
+        "tables": [
+            {
+                "heading": "Table 1",
+                "model": "mine",
+                "rows": [
+                    {"published": "base", "wer": 3.16, "time_s": 1.1, "rows": ["float"]},
+                    {"published": "8 bit", "wer": 3.58, "rows": ["w8a8", "w3a8", "broken"]},
+                ],
+            }
+        ],
+        "curves": {"nearest": ["w8a8", "w3a8"]},
+        "aims": [{"text": "no loss", "rows": ["w8a8", "w3a8"], "kind": "relative", "limit": 0.5}],
+    }
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["wav2vec2"])
+def test_a_suite_runs_shows_failures_and_restarts_where_it_was(
+    kind: str,
+    suite_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("qat.suite.CHECKPOINTS", tmp_path / "checkpoints")
+    out = tmp_path / "out"
+    arguments = ["suite", str(suite_file), "--out", str(out), "--jobs", "2"]
+    with pytest.raises(UserError, match="1 runs failed"):
+        commands.run(arguments)
+    text = (out / "RESULTS.md").read_text()
+    assert "weight_bits: 1 is not allowed" in text  # the failed row says why
+    assert "| no loss | mine | PTQ" in text
+    assert "3.58 (+0.42) / -" in text and "W3 A8" in text and "W8 A8" in text
+    rows = load_report(out / "mine.json")
+    assert {row["suite_row"] for row in rows} == {"mine/float", "mine/w8a8", "mine/w3a8"}
+    runs = json.loads((out / "mine_runs.json").read_text())
+    assert {key: value["status"] for key, value in runs.items()} == {
+        "mine/w8a8/s1": "done",
+        "mine/w3a8/s1": "done",
+        "mine/broken/s1": "failed",
+    }
+    capsys.readouterr()
+    before = (out / "mine.json").read_text()
+    with pytest.raises(UserError, match="1 runs failed"):  # only the failed one is tried again
+        commands.run(arguments)
+    assert "3 runs, 2 done already" in capsys.readouterr().out
+    assert (out / "mine.json").read_text() == before
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    commands.run(["suite", str(suite_file), "--out", str(out), "--render", "--wandb"])
+    said = capsys.readouterr()
+    assert "3 rows and a summary in group mine" in said.err
+    assert len(list((out / "wandb").glob("wandb/offline-run-*"))) == 4
+    for picture in ("mine_mine_bits.png", "mine_mine_size.png", "mine_mine_latency.png"):
+        assert (out / picture).is_file()
+
+
+def test_the_shipped_suites_load_and_their_rows_parse(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every row's flags are a recipe that train.py takes, and every table finds its rows."""
+    from qat.cli import expand_presets
+
+    monkeypatch.chdir(ROOT)
+    assert suite_names() == ["seed_tables"]
+    suite = load_suite("seed_tables")
+    assert [table.heading.split(":")[0] for table in suite.tables] == [f"Table {n}" for n in range(1, 12)]
+    for row in suite.rows:
+        flags = list(row.args)
+        expand_presets(flags)
+        preset = flags[flags.index("--qat") + 1]
+        assert preset in preset_names()
+        values = yaml.safe_load((ROOT / "configs" / "qat" / f"{preset}.yaml").read_text())
+        for flag, value in zip(flags, flags[1:], strict=False):
+            if flag.startswith("--qat."):
+                values[flag.removeprefix("--qat.")] = yaml.safe_load(value)
+        Recipe.from_dict(values)
+    for name in ("qat_w8a8", "stochastic_w8a8", "control"):
+        for model in suite.configs:
+            assert suite.row(f"{model}/{name}").seeds == (1, 2, 3)
+
+
+def test_quick_takes_one_seed_and_small_budgets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    suite = load_suite("seed_tables")
+    quick, full = jobs_of(suite, tmp_path, True), jobs_of(suite, tmp_path, False)
+    assert len({job.row.id for job in quick}) == len(quick) < len(full)
+    assert all("--data.max_test_utterances" in job.command for job in quick)
+    assert not any("--data.max_test_utterances" in job.command for job in full)
+    assert len({job.sha256 for job in full}) == len(full)  # no two runs are the same
+
+
+def test_only_selects_rows_by_glob(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    suite = load_suite("seed_tables")
+    chosen = jobs_of(suite, tmp_path, False, ["crdnn/adaround*", "wav2vec2/w8a8"])
+    assert {job.row.model for job in chosen} == {"crdnn", "wav2vec2"}
+    assert all(job.row.name.startswith("adaround") or job.row.id == "wav2vec2/w8a8" for job in chosen)
+    with pytest.raises(UserError, match="fits no row"):
+        jobs_of(suite, tmp_path, False, ["nothing*"])
+
+
+@pytest.mark.parametrize("kind", ["crdnn"])
+def test_another_configuration_or_seed_is_another_run(kind: str, suite_file: Path, tmp_path: Path) -> None:
+    """A stored run counts only while everything that decides its result is the same."""
+    suite = load_suite(str(suite_file))
+    first = jobs_of(suite, tmp_path, False)
+    assert [job.sha256 for job in first] == [
+        job.sha256 for job in jobs_of(suite, tmp_path / "elsewhere", False)
+    ]
+    config = suite.configs["mine"]
+    config.write_text(config.read_text().replace("max_epochs: 1", "max_epochs: 2"))
+    changed = jobs_of(load_suite(str(suite_file)), tmp_path, False)
+    assert all(one.sha256 != two.sha256 for one, two in zip(first, changed, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["crdnn"])
+def test_a_killed_run_is_resumed_and_another_one_begins_anew(
+    kind: str, suite_file: Path, tmp_path: Path
+) -> None:
+    job = jobs_of(load_suite(str(suite_file)), tmp_path / "runs", False)[0]
+    assert prepare_folder(job) == []
+    job.folder.mkdir(parents=True)
+    (job.folder / "last.ckpt").touch()
+    assert prepare_folder(job) == ["--ckpt_path", "last"]
+    job.folder.with_suffix(".sha256").write_text("other")
+    assert prepare_folder(job) == [] and not job.folder.exists()
+
+
+def change(key: str, value: Any) -> Any:
+    def act(content: dict[str, Any]) -> None:
+        content[key] = value
+
+    return act
+
+
+@pytest.mark.parametrize("kind", ["crdnn"])
+@pytest.mark.parametrize(
+    ("act", "message"),
+    [
+        (change("rows", {}), "rows is missing or empty"),
+        (change("models", {"mine": "nowhere.yaml"}), "nowhere.yaml: no such configuration file"),
+        (lambda content: content["tables"][0]["rows"][0].update(rows=["typo"]), "no row 'typo' of mine"),
+        (lambda content: content["tables"][0].update(model="other"), "unknown model 'other'"),
+        (lambda content: content["aims"][0].update(kind="x"), "kind 'x' is not one of insignificant"),
+        (lambda content: content["aims"][0].update(rows=["y"]), "no model has a row 'y'"),
+    ],
+)
+def test_a_bad_suite_is_one_line(kind: str, suite_file: Path, act: Any, message: str) -> None:
+    content = yaml.safe_load(suite_file.read_text())
+    act(content)
+    suite_file.write_text(yaml.safe_dump(content, sort_keys=False))
+    with pytest.raises(UserError, match=message):
+        load_suite(str(suite_file))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["no_such_suite"], "neither one of seed_tables nor a YAML file"),
+        (["seed_tables", "--jobs", "0"], "allowed are integers from 1"),
+        (["seed_tables", "--config", "crdnn"], "must be MODEL=FILE"),
+        (["seed_tables", "--config", "other=x.yaml"], "the suite's models are crdnn, wav2vec2"),
+    ],
+)
+def test_bad_arguments_are_one_line(
+    arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(UserError, match=message):
+        commands.run(["suite", *arguments])
+
+
+@pytest.mark.parametrize("kind", ["crdnn"])
+def test_what_is_not_begun_when_it_is_stopped_is_not_run(kind: str, suite_file: Path, tmp_path: Path) -> None:
+    job = jobs_of(load_suite(str(suite_file)), tmp_path / "runs", False)[0]
+    runner = Runner(Results(tmp_path, "mine"), 1)
+    runner.stopping = True
+    assert runner.run_job(job) == "mine/w8a8/s1: not begun"
+    assert not job.folder.exists()
