@@ -49,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
     suite = commands.add_parser("suite", help="every row of a set of tables, restartable")
     suite.add_argument("name", help="seed_tables, or a YAML file of your own")
     suite.add_argument("--quick", action="store_true", help="one seed, small budgets, part of the test sets")
-    suite.add_argument("--jobs", type=int, default=1, help="runs at a time, which share the cores")
+    suite.add_argument("--jobs", type=int, default=2, help="runs at a time, which share the cores")
     suite.add_argument(
         "--only", nargs="+", default=[], metavar="GLOB", help="rows to run, such as 'crdnn/adaround*'"
     )

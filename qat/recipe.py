@@ -16,6 +16,7 @@ Rounding = Literal["nearest", "stochastic"]
 Observer = Literal["max", "mse", "percentile", "entropy"]
 Granularity = Literal["channel", "tensor"]
 ReduceRange = bool | Literal["auto", "true", "false"]
+FourBitLinear = Literal["matmul_nbits", "integer"]
 FoldBatchNorm = bool | Literal["after_calibration"]
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -23,6 +24,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "weight_observer": ("max", "mse", "percentile", "entropy"),
     "activation_observer": ("max", "mse", "percentile", "entropy"),
     "weight_granularity": ("channel", "tensor"),
+    "four_bit_linear": ("matmul_nbits", "integer"),
 }
 
 BOOLEANS = (
@@ -89,6 +91,9 @@ class Recipe:
         weight_granularity: one weight scale per output channel, or one per tensor.
         activation_signed: symmetric signed activations in place of unsigned ones with a zero point.
         reduce_range: 7-bit weight range at 8 bits; auto where the CPU lacks VNNI (u8s8 products saturate there).
+        four_bit_linear: kernel of linear layers with 4-bit weights and 8-bit activations. matmul_nbits keeps the
+            weights at 4 bits in memory too and quantizes activations on the fly, in blocks; integer unpacks them when
+            the file is loaded and computes as at 8 bits.
         learn_scale: train the scales as well (LSQ, arXiv 1902.08153).
         quant_noise: share of weights quantized at each training step, the others stay float, in [0, 1]; 0 is off:
             all are quantized (Fan 2020, arXiv 2004.07320). Evaluation quantizes all.
@@ -115,6 +120,7 @@ class Recipe:
     weight_granularity: Granularity = "channel"
     activation_signed: bool = False
     reduce_range: ReduceRange = "auto"
+    four_bit_linear: FourBitLinear = "matmul_nbits"
     learn_scale: bool = False
     quant_noise: float = 0.0
     fold_batch_norm: FoldBatchNorm = True
@@ -182,6 +188,7 @@ class Recipe:
         return LayerRecipe(
             **{**chosen, **{key: chosen[key] or None for key in ("weight_bits", "activation_bits")}},
             reduce_range=bool(self.resolved().reduce_range),
+            four_bit_linear=self.four_bit_linear,
             learn_scale=self.learn_scale,
             quant_noise=self.quant_noise,
             ada_round=self.ada_round,
@@ -215,9 +222,16 @@ class LayerRecipe:
     weight_granularity: Granularity = "channel"
     activation_signed: bool = False
     reduce_range: bool = False
+    four_bit_linear: FourBitLinear = "matmul_nbits"
     learn_scale: bool = False
     quant_noise: float = 0.0
     ada_round: bool = False
+
+    @property
+    def packs_linear(self) -> bool:
+        """Whether a linear layer runs on 4-bit weights as they are stored, its activations in blocks."""
+        bits = (self.weight_bits, self.activation_bits)
+        return bits == (4, 8) and self.four_bit_linear == "matmul_nbits" and not self.activation_signed
 
     @property
     def weight_quant_max(self) -> int:
@@ -280,7 +294,7 @@ def check_fields(item: Rule | Recipe, where: str, optional: bool) -> None:
         if value is not None and (type(value) is not int or (value != 0 and not 2 <= value <= 8)):
             raise UserError(f"{where}{name}: {value!r} is not allowed; take 2 to 8, or null (0) for float")
     for name, choices in CHOICES.items():
-        value = getattr(item, name)
+        value = getattr(item, name, choices[0])
         if value not in choices and not (optional and value is None):
             raise UserError(f"{where}{name}: {value!r} is not allowed; take {', '.join(choices)}")
     for name in BOOLEANS:

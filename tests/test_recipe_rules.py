@@ -49,7 +49,7 @@ def test_bits_from_2_to_8_and_float_are_taken(value: int | None) -> None:
         ("quant_noise", -0.1, "from 0 to 1"),
         ("reduce_range", "maybe", "auto, true or false"),
         ("learn_scale", "yes", "true or false"),
-        ("fold_batch_norm", 1, "true or false"),
+        ("fold_batch_norm", 1, "true, false or after_calibration"),
         ("calibration_utterances", 0, "from 1"),
         ("seed", -1, "from 0"),
         ("rules", "cnn", "a list of rules"),
@@ -179,7 +179,7 @@ def test_every_preset_builds_a_recipe_of_its_name(path: Path) -> None:
     recipe = Recipe.from_dict(yaml.safe_load(path.read_text()))
     assert recipe.preset == path.stem
     assert recipe.active is (path.stem != "off")
-    assert recipe.fine_tune is not path.stem.startswith("ptq")
+    assert recipe.fine_tune is not path.stem.startswith(("ptq", "adaround"))
     assert Recipe.from_dict(recipe.to_dict()) == recipe
 
 

@@ -67,6 +67,10 @@ class QuantLayer(nn.Module):
         if recipe.weight_bits:
             self.weight_quantizer = Quantizer.for_weight(weight, recipe)
 
+    def quantize_input(self, x: Tensor) -> Tensor:
+        """The layer's input as it is multiplied."""
+        return self.input_quantizer(x)
+
     def weights(self) -> Iterator[tuple[str, Tensor, Quantizer]]:
         """Yield (name, weight, its quantizer) for each quantized weight."""
         if isinstance(self.weight_quantizer, Quantizer):

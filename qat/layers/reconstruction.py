@@ -188,8 +188,7 @@ class LinearMap:
                 lstm_rows(self.layer, self.index, item, quantized) for item in utterances_of(self.layer, x)
             ]
         else:
-            quantizer = self.layer.input_quantizer
-            x = (quantizer(x) if quantized else x).detach().float()
+            x = (self.layer.quantize_input(x) if quantized else x).detach().float()
             sides = [windows(self.layer, item, generator) for item in (x.split(1) if x.ndim > 2 else [x])]
         return torch.cat([sample(item, generator) for item in sides], dim=1)
 

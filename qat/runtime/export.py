@@ -23,7 +23,7 @@ from qat.layers import quantizers
 from qat.models.ctc import CTCModule
 from qat.runtime.frontend import OnnxFbank
 from qat.runtime.layers import replace_layers_
-from qat.runtime.packing import name_nodes_, pack_four_bits_, write_atomically
+from qat.runtime.packing import name_nodes_, pack_low_bits_, write_atomically
 
 Precision = Literal["integer", "float"]
 SAMPLE_RATE = 16_000
@@ -39,7 +39,7 @@ class ExportInfo:
         precision: "integer" or "float".
         size_mb: bytes / 1e6.
         sha256: of the file.
-        packed: weights stored as 4 bits.
+        packed: weights stored in 2 to 4 bits behind nodes that unpack them.
     """
 
     path: Path
@@ -84,7 +84,7 @@ def export_onnx(module: CTCModule, path: str | Path, precision: Precision) -> Ex
     inputs = {"signal": torch.zeros(2, 2 * SAMPLE_RATE), "lengths": lengths}
     model = trace(copied, inputs, ["logits", "frames"])
     name_nodes_(model, [name for name, child in copied.named_modules() if isinstance(child, OnnxFbank)])
-    packed = pack_four_bits_(model)
+    packed = pack_low_bits_(model)
     model.metadata_props.update(metadata(module, precision))
     write_atomically(model, path)
     data = path.read_bytes()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from speechbrain.lobes.features import Fbank
 from torch import Tensor, nn
 
 from qat.layers import QuantConv1d, QuantConv2d, Quantizer, QuantLayer, QuantLinear, QuantLSTM
+from qat.layers.blocks import blocks_of
 from qat.runtime import operators
 from qat.runtime.frontend import OnnxFbank
 from qat.runtime.lstm import ExportedLSTM
@@ -36,6 +38,29 @@ class IntegerLinear(nn.Module):
         levels = inputs.quantize(x)
         return operators.linear(
             levels, inputs.scale, inputs.zero_point, self.weight, self.weight_scale, self.bias
+        )
+
+
+class PackedLinear(nn.Module):
+    """`QuantLinear` on 4-bit weights as they are stored, and int8 activations in blocks."""
+
+    weight: Tensor
+    weight_scale: Tensor
+    bias: Tensor | None
+
+    def __init__(self, layer: QuantLinear) -> None:
+        super().__init__()
+        levels, scale = integer_weight(layer.weight, quantizer_of(layer.weight_quantizer))
+        self.columns, self.block_size = layer.in_features, layer.block_size
+        codes = (blocks_of(levels, self.block_size) + 8).to(torch.uint8)
+        self.register_buffer("weight", codes[..., 0::2] | (codes[..., 1::2] << 4))
+        self.register_buffer("weight_scale", scale[:, None].expand(-1, codes.shape[1]).contiguous())
+        self.register_buffer("bias", None if layer.bias is None else layer.bias.detach().float().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """float32 `(..., I)` -> float32 `(..., O)`."""
+        return operators.packed_linear(
+            x, self.weight, self.weight_scale, self.bias, self.columns, self.block_size
         )
 
 
@@ -133,6 +158,8 @@ def exported_layer(layer: nn.Module, precision: str) -> nn.Module:
     build = EXPORTED.get(type(layer))
     if build is None:
         return layer
+    if isinstance(layer, QuantLinear) and layer.block_size:
+        return PackedLinear(layer)
     if isinstance(layer, QuantLinear | QuantConv1d | QuantConv2d):
         sides = (layer.input_quantizer, layer.weight_quantizer)
         if not all(isinstance(side, Quantizer) for side in sides):

@@ -10,6 +10,7 @@ Every function returns a placeholder of the right shape and type; the arithmetic
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -71,6 +72,36 @@ def linear(
         (x, weight, scale, weight_scale, zero_point, None, bias),
         dtype=torch.float32,
         shape=(*x.shape[:-1], weight.shape[1]),
+        version=CONTRIB,
+    )
+
+
+def packed_linear(
+    x: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None, columns: int, block_size: int
+) -> Tensor:
+    """float32 `(..., I)` times 4-bit -> float32 `(..., O)`; activations become int8 in blocks inside the node.
+
+    Args:
+        x: float32.
+        weight: uint8 `(O, blocks, block_size / 2)`: two levels a byte, the lower first, each plus 8.
+        weight_scale: `(O, blocks)` float32.
+        bias: `(O,)` float32.
+        columns: I.
+        block_size: columns of a block.
+    """
+    attributes: dict[str, Any] = {
+        "K": columns,
+        "N": weight.shape[0],
+        "bits": 4,
+        "block_size": block_size,
+        "accuracy_level": 4,
+    }
+    return symbolic(
+        "com.microsoft::MatMulNBits",
+        (x, weight, weight_scale, None, None, bias),
+        attributes,
+        dtype=torch.float32,
+        shape=(*x.shape[:-1], weight.shape[0]),
         version=CONTRIB,
     )
 

@@ -1,13 +1,16 @@
-"""An exported graph's last touches: readable node names, 4-bit storage, and one file written at once."""
+"""An exported graph's last touches: readable node names, storage in 2 to 4 bits, and one file written at once."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
+import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from qat.errors import UserError
 
@@ -60,10 +63,11 @@ def owner_of_constant(node: ir.Node) -> str:
     return next((name.rpartition(".")[0] for name in names if "." in name), "")
 
 
-def pack_four_bits_(model: ir.Model) -> int:
-    """Store int8 weights whose levels fit 4 bits as packed int4 behind a Cast; the count of packed weights.
+def pack_low_bits_(model: ir.Model) -> int:
+    """Store int8 weights whose levels need 4 bits or fewer in just so many, behind nodes that unpack them; their count.
 
-    ONNX Runtime has no 4-bit kernels for these operators: it unpacks at load and computes on int8.
+    Four bits are packed int4 behind a Cast, two and three bits are bit planes. ONNX Runtime has no kernels for them
+    under these operators: it unpacks once, when it loads the file, and computes on int8.
     """
     packed = 0
     for name, value in list(model.graph.initializers.items()):
@@ -71,18 +75,70 @@ def pack_four_bits_(model: ir.Model) -> int:
         if tensor is None or tensor.dtype != ir.DataType.INT8 or len(tensor.shape) < 2:
             continue
         levels = tensor.numpy()
-        if levels.min() < -8 or levels.max() > 7 or not levels.any():
+        bits = bits_needed(levels)
+        if bits > 4 or not levels.any():
             continue
-        small = ir.Value(name=f"{name}.packed", const_value=ir.tensor(levels.astype(ml_dtypes.int4)))
-        small.shape, small.type = value.shape, ir.TensorType(ir.DataType.INT4)
-        cast = ir.node("Cast", [small], attributes={"to": ir.DataType.INT8.value}, name=f"{name}/Unpack")
-        model.graph.initializers.add(small)
-        model.graph.insert_before(model.graph[0], cast)
-        value.replace_all_uses_with(cast.outputs[0])
-        cast.outputs[0].name = f"{name}.unpacked"
+        nodes = unpack_four_bits(name, levels) if bits == 4 else unpack_planes(name, levels, bits)
+        for item in (item for node in nodes for item in node.inputs):
+            if item is not None and item.const_value is not None:
+                model.graph.initializers.add(item)
+        model.graph.insert_before(model.graph[0], nodes)
+        value.replace_all_uses_with(nodes[-1].outputs[0])
+        nodes[-1].outputs[0].name = f"{name}.unpacked"
         del model.graph.initializers[name]
         packed += 1
     return packed
+
+
+def bits_needed(levels: NDArray[np.int8]) -> int:
+    """The least width from 2 on whose two's complement holds all levels.
+
+    >>> bits_needed(np.array([-1, 1])), bits_needed(np.array([-3, 3])), bits_needed(np.array([7]))
+    (2, 3, 4)
+    """
+    low, high = int(levels.min()), int(levels.max())
+    return next(bits for bits in range(2, 9) if -(2 ** (bits - 1)) <= low and high < 2 ** (bits - 1))
+
+
+def constant(name: str, array: Any) -> ir.Value:
+    """A stored tensor."""
+    tensor = ir.tensor(array)
+    shape = ir.Shape(array.shape)
+    return ir.Value(name=name, const_value=tensor, shape=shape, type=ir.TensorType(tensor.dtype))
+
+
+def unpack_four_bits(name: str, levels: NDArray[np.int8]) -> list[ir.Node]:
+    """int4 -> int8."""
+    small = constant(f"{name}.packed", levels.astype(ml_dtypes.int4))
+    return [ir.node("Cast", [small], attributes={"to": ir.DataType.INT8.value}, name=f"{name}/Unpack")]
+
+
+def unpack_planes(name: str, levels: NDArray[np.int8], bits: int) -> list[ir.Node]:
+    """Bit planes `(bits, ceil(n / 8), 1)` of the levels plus `2^(bits - 1)` -> int8 of the weight's shape."""
+    count = levels.size
+    codes = (levels.astype(np.int16).reshape(-1) + 2 ** (bits - 1)).astype(np.uint8)
+    planes = np.stack([np.packbits((codes >> plane) & 1, bitorder="little") for plane in range(bits)])
+
+    def node(op_type: str, inputs: list[ir.Value], **attributes: Any) -> ir.Node:
+        made.append(ir.node(op_type, inputs, attributes=attributes, name=f"{name}/Unpack_{len(made)}"))
+        made[-1].outputs[0].name = f"{name}/Unpack_{len(made)}:0"
+        return made[-1]
+
+    made: list[ir.Node] = []
+    stored = constant(f"{name}.packed", planes[:, :, None])
+    x = node("BitShift", [stored, constant(f"{name}.shift", np.arange(8, dtype=np.uint8))], direction="RIGHT")
+    x = node("BitwiseAnd", [x.outputs[0], constant(f"{name}.one", np.array(1, np.uint8))])
+    x = node("Cast", [x.outputs[0]], to=ir.DataType.INT32.value)
+    places = 2 ** np.arange(bits, dtype=np.int32)[:, None, None]
+    x = node("Mul", [x.outputs[0], constant(f"{name}.places", places)])
+    x = node("ReduceSum", [x.outputs[0], constant(f"{name}.axis", np.array([0]))], keepdims=0)
+    x = node("Reshape", [x.outputs[0], constant(f"{name}.flat", np.array([-1]))])
+    ends = [constant(f"{name}.{end}", np.array([value])) for end, value in (("begin", 0), ("end", count))]
+    x = node("Slice", [x.outputs[0], *ends])
+    x = node("Sub", [x.outputs[0], constant(f"{name}.offset", np.array(2 ** (bits - 1), np.int32))])
+    x = node("Reshape", [x.outputs[0], constant(f"{name}.shape", np.array(levels.shape))])
+    node("Cast", [x.outputs[0]], to=ir.DataType.INT8.value)
+    return made
 
 
 def write_atomically(model: ir.Model, path: Path) -> None:

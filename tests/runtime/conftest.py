@@ -21,7 +21,7 @@ from qat.runtime.export import ExportInfo, export_onnx, trace
 from qat.runtime.graph import optimised_graph
 from qat.runtime.layers import replace_layers_
 from qat.runtime.lstm import ExportedLSTM
-from qat.runtime.packing import name_nodes_, pack_four_bits_
+from qat.runtime.packing import name_nodes_, pack_low_bits_
 from tests.conftest import build, noise
 
 FEATURES = 12
@@ -55,13 +55,20 @@ def layer_zoo() -> dict[str, tuple[nn.Module, dict[str, Any]]]:
         "linear_no_bias": (nn.Linear(FEATURES, 7, bias=False), {"activation_signed": True}),
         "linear_per_tensor": (nn.Linear(FEATURES, 7), {"weight_granularity": "tensor"}),
         "linear_w4a4": (nn.Linear(FEATURES, 7), {"weight_bits": 4, "activation_bits": 4}),
+        "linear_blocks": (nn.Linear(FEATURES, 7), {"weight_bits": 4}),
+        "linear_blocks_no_bias": (nn.Linear(FEATURES, 7, bias=False), {"weight_bits": 4}),
+        "linear_w4_integer": (nn.Linear(FEATURES, 7), {"weight_bits": 4, "four_bit_linear": "integer"}),
+        "linear_w3": (nn.Linear(FEATURES, 7), {"weight_bits": 3}),
+        "linear_w2": (nn.Linear(FEATURES, 7), {"weight_bits": 2}),
         "linear_weights_only": (nn.Linear(FEATURES, 700), {"activation_bits": None}),
         "linear_activations_only": (nn.Linear(FEATURES, 7), {"weight_bits": None}),
         "conv1d": (nn.Conv1d(FEATURES, 8, 3, stride=2, padding=1, dilation=2), {}),
         "conv1d_grouped": (nn.Conv1d(FEATURES, 8, 4, padding=2, groups=4, bias=False), {"weight_bits": 4}),
         "conv1d_same": (nn.Conv1d(FEATURES, 5, 4, padding="same"), {"activation_bits": 6}),
+        "conv1d_w2": (nn.Conv1d(FEATURES, 5, 3), {"weight_bits": 2}),
         "conv1d_weights_only": (nn.Conv1d(FEATURES, 256, 3), {"activation_bits": None}),
         "conv2d": (nn.Conv2d(1, 4, (3, 5), stride=(2, 1), padding=(0, 2)), {}),
+        "conv2d_w3": (nn.Conv2d(1, 4, 3), {"weight_bits": 3}),
         "conv2d_reflect": (
             nn.Conv2d(1, 4, 3, padding=1, padding_mode="reflect"),
             {"activation_signed": True},
@@ -73,6 +80,7 @@ def layer_zoo() -> dict[str, tuple[nn.Module, dict[str, Any]]]:
             nn.LSTM(FEATURES, bias=False, **lstm),
             {"weight_bits": 4, "activation_bits": 4},
         ),
+        "lstm_w2": (nn.LSTM(FEATURES, **lstm), {"weight_bits": 2}),
         "lstm_weights_only": (nn.LSTM(FEATURES, 200, batch_first=True), {"activation_bits": None}),
     }
 
@@ -137,7 +145,7 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> ExportedZoo:
     inputs = {"x": x[:, :20].repeat(2, 1, 1), "frames": torch.tensor([20, 20])}
     model = trace(exported, inputs, list(layers))
     name_nodes_(model, [])
-    pack_four_bits_(model)
+    pack_low_bits_(model)
     path = tmp_path_factory.mktemp("zoo") / "zoo.onnx"
     ir.save(model, path)
     engine = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])

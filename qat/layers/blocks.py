@@ -1,0 +1,60 @@
+"""Arithmetic of ONNX Runtime's `MatMulNBits` with int8 compute: activations in blocks, each with a scale of its own.
+
+Every row of the input is cut into blocks along the reduced dimension; a block is quantized on the fly to symmetric
+signed 8 bits by its largest magnitude. Sums within a block are whole numbers and exact; blocks add up in float.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+BLOCK_SIZES = (16, 32, 64, 128, 256)
+LEVELS = 127
+TINY = 2.0**-126
+
+
+def block_size(columns: int) -> int:
+    """The block size that stores a row of `columns` 4-bit weights with its float scales in the fewest bytes.
+
+    >>> block_size(144), block_size(576), block_size(1024)
+    (32, 64, 256)
+    """
+    return min(BLOCK_SIZES, key=lambda size: (-(-columns // size) * (size // 2 + 4), size))
+
+
+def blocks_of(x: Tensor, size: int) -> Tensor:
+    """`(..., I)` -> `(..., I / size, size)`, the last block filled with zeros."""
+    missing = -x.shape[-1] % size
+    return F.pad(x, (0, missing)).unflatten(-1, (-1, size))
+
+
+def block_levels(x: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Levels `(..., blocks, size)` as floats, and their scales `(..., blocks, 1)`."""
+    cut = blocks_of(x.float(), size)
+    scale = cut.abs().amax(-1, keepdim=True).div_(LEVELS).clamp_(min=TINY)
+    return cut.div(scale).round_(), scale
+
+
+def fake_quantize_blocks(x: Tensor, size: int) -> Tensor:
+    """`x` on its blocks' levels; the gradient passes straight through (nothing is clipped)."""
+    with torch.no_grad():
+        levels, scale = block_levels(x.detach(), size)
+        rounded = levels.mul_(scale).flatten(-2)[..., : x.shape[-1]].to(x.dtype)
+    return x + (rounded - x).detach() if x.requires_grad else rounded
+
+
+def block_linear(x: Tensor, weight: Tensor, weight_scale: Tensor, size: int) -> Tensor:
+    """`(..., I)` times levels `(O, I)` -> `(..., O)`, as the kernel computes it.
+
+    Args:
+        x: float.
+        weight: whole float32 `(O, I)`.
+        weight_scale: `(O,)`.
+        size: of a block.
+    """
+    levels, scale = block_levels(x.reshape(-1, x.shape[-1]), size)
+    sums = torch.einsum("nbk,obk->bno", levels, blocks_of(weight, size))
+    out = sums.mul_(scale.transpose(0, 1)).sum(0).mul_(weight_scale)
+    return out.reshape(*x.shape[:-1], -1)
