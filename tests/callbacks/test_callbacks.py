@@ -13,8 +13,10 @@ from datamodules import ManifestDataModule
 from datamodules.base import SpeechDataModule
 from qat.callbacks import Calibrate, FoldBatchNorm
 from qat.callbacks.calibrate import calibrate_, is_quantized
+from qat.callbacks.re_estimate import BATCH_NORM, frames_of, re_estimate_batch_norm_
 from qat.layers import quantizers, state_hash
 from qat.models import CTCModule, load_module
+from qat.models.checkpoint import save_module
 from qat.recipe import Recipe
 from tests.conftest import build
 
@@ -111,3 +113,50 @@ def test_observers_choose_different_ranges(observer: str, data: SpeechDataModule
     reference = build("crdnn", Recipe(preset="x", activation_observer="max", calibration_utterances=6))
     calibrate_(reference, data)
     assert (state_hash(model) == state_hash(reference)) == (observer == "max")
+
+
+def test_folding_after_calibration_keeps_the_ranges_of_the_unfolded_weights(
+    data: SpeechDataModule, tmp_path: Path
+) -> None:
+    """The wrong order, for the record: scales are those of unfolded calibration, weights those of folding."""
+    states = {}
+    for order in (True, False, "after_calibration"):
+        model = build("crdnn", Recipe(preset="x", calibration_utterances=4, fold_batch_norm=order))  # type: ignore[arg-type]
+        for _, _, norm in model.batch_norm_pairs():
+            norm.running_var.fill_(0.25)  # type: ignore[operator, union-attr]
+        fit(model, data, max_steps=-1, max_epochs=0)
+        states[order] = model.state_dict()
+        assert len(model.folded) == (0 if order is False else 2)
+        save_module(model, tmp_path / "model.ckpt")
+        signal, lengths = 0.1 * torch.randn(1, 16_000), torch.tensor([16_000])
+        with torch.no_grad():
+            assert torch.equal(
+                load_module(tmp_path / "model.ckpt")(signal, lengths)[0], model.eval()(signal, lengths)[0]
+            )
+    name = "crdnn.DNN.block_0.linear.w"
+    late, before, never = states["after_calibration"], states[True], states[False]
+    assert torch.equal(late[f"{name}.weight"], before[f"{name}.weight"])
+    assert torch.equal(late[f"{name}.weight_quantizer.scale"], never[f"{name}.weight_quantizer.scale"])
+    assert not torch.equal(late[f"{name}.weight_quantizer.scale"], before[f"{name}.weight_quantizer.scale"])
+
+
+def test_re_estimated_statistics_are_those_of_the_frames_behind_each_norm(data: SpeechDataModule) -> None:
+    model = build("crdnn", Recipe(preset="x", calibration_utterances=5, fold_batch_norm=False))
+    calibrate_(model, data)
+    norms = {name: norm for name, module in model.named_modules() if isinstance(norm := module, BATCH_NORM)}
+    for norm in norms.values():
+        norm.running_mean.fill_(7.0), norm.running_var.fill_(9.0)
+    assert re_estimate_batch_norm_(model, data) == "re-estimated 2 BatchNorm on 5 training utterances"
+    model.eval()
+    seen: dict[str, list[torch.Tensor]] = {name: [] for name in norms}
+    for name, norm in norms.items():
+        norm.register_forward_pre_hook(
+            lambda layer, inputs, name=name: seen[name].append(frames_of(inputs[0]))
+        )
+    with torch.no_grad():
+        for batch in data.loader(data.calibration_utterances(5, 0)):
+            model(batch.signal, batch.lengths)
+    for name, norm in norms.items():
+        frames = torch.cat(seen[name])
+        torch.testing.assert_close(norm.running_mean, frames.mean(0), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(norm.running_var, frames.var(0), atol=1e-6, rtol=1e-4)
