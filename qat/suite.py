@@ -247,19 +247,23 @@ def check_names(suite: Suite, path: Path) -> None:
 
 
 def jobs_of(suite: Suite, folder: Path, quick: bool, only: Sequence[str] = ()) -> list[Job]:
-    """All runs of the suite in order, or those whose row id fits a glob of `only`.
+    """All runs of the suite: first seeds first, rows in order; or those whose row id fits a glob of `only`, in its order.
 
     Raises:
         UserError: a glob fits no row.
     """
-    for glob in only:
-        if not any(fnmatchcase(row.id, glob) for row in suite.rows):
+    chosen: dict[str, SuiteRow] = {}
+    for glob in only or ["*"]:
+        fitting = {row.id: row for row in suite.rows if fnmatchcase(row.id, glob)}
+        if not fitting:
             raise UserError(f"--only {glob!r}: fits no row; rows are named like {suite.rows[0].id}")
-    chosen = [row for row in suite.rows if not only or any(fnmatchcase(row.id, glob) for glob in only)]
+        chosen |= {name: row for name, row in fitting.items() if name not in chosen}
+    rounds = 1 if quick else max(len(row.seeds) for row in chosen.values())
     return [
-        make_job(suite, row, seed, folder, quick)
-        for row in chosen
-        for seed in (row.seeds[:1] if quick else row.seeds)
+        make_job(suite, row, row.seeds[number], folder, quick)
+        for number in range(rounds)
+        for row in chosen.values()
+        if number < len(row.seeds)
     ]
 
 
@@ -278,7 +282,8 @@ def make_job(suite: Suite, row: SuiteRow, seed: int, folder: Path, quick: bool) 
     start = ((content.get("model") or {}).get("init_args") or {}).get("init_from")
     if start and Path(start).is_file():
         described["start"] = sha256_file(start)
-    return Job(row, seed, ("train.py", *flags), place, config_sha256(described))
+    command = ("train.py", *flags, "--evaluation.cache", str(folder / "heard"))
+    return Job(row, seed, command, place, config_sha256(described))
 
 
 @dataclass

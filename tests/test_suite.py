@@ -73,6 +73,9 @@ def test_a_suite_runs_shows_failures_and_restarts_where_it_was(
         "mine/w3a8/s1": "done",
         "mine/broken/s1": "failed",
     }
+    assert (
+        len(list((tmp_path / "checkpoints" / "suites" / "mine" / "heard").glob("*.json"))) == 2
+    )  # two splits
     capsys.readouterr()
     before = (out / "mine.json").read_text()
     with pytest.raises(UserError, match="1 runs failed"):  # only the failed one is tried again
@@ -127,6 +130,9 @@ def test_only_selects_rows_by_glob(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     chosen = jobs_of(suite, tmp_path, False, ["crdnn/adaround*", "wav2vec2/w8a8"])
     assert {job.row.model for job in chosen} == {"crdnn", "wav2vec2"}
     assert all(job.row.name.startswith("adaround") or job.row.id == "wav2vec2/w8a8" for job in chosen)
+    assert chosen[0].row.id.startswith("crdnn/adaround") and chosen[-1].row.id == "wav2vec2/w8a8"
+    seeds = [job.seed for job in jobs_of(suite, tmp_path, False, ["*/qat_w8a8", "*/control"])]
+    assert seeds == [1] * 4 + [2] * 4 + [3] * 4  # every row has a number before any row has its spread
     with pytest.raises(UserError, match="fits no row"):
         jobs_of(suite, tmp_path, False, ["nothing*"])
 
