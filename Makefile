@@ -1,14 +1,18 @@
-# Two commands: `make run [MODEL=crdnn|wav2vec2] [QAT=stochastic] [ARGS=...]` and `make test`.
+# Two commands: `make run [MODEL=crdnn|wav2vec2] [QAT=stochastic] [ARGS=...]`, `make tables` and `make test`.
 PYTHON ?= python3
 MODEL ?= crdnn
 QAT ?= stochastic
 ARGS ?=
 BIN := .venv/bin
 
-.PHONY: run test lint types suite quickstart clean
+.PHONY: run tables test lint types suite quickstart clean
 
 run: .venv/installed
 	$(BIN)/python train.py --config configs/mini_$(MODEL).yaml --qat $(QAT) $(ARGS)
+
+# Every row of the tables: hours; may be stopped and started at any time. `make tables ARGS=--quick` takes less than one.
+tables: .venv/installed
+	$(BIN)/python evaluate.py suite seed_tables $(ARGS)
 
 test: lint types suite
 

@@ -16,6 +16,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
+from string import Template
 from typing import Any
 
 import psutil
@@ -184,12 +185,17 @@ def load_suite(name: str, configs: Mapping[str, str] | None = None) -> Suite:
     for model in configs or {}:
         if model not in content["models"]:
             raise UserError(f"--config {model}: the suite's models are {', '.join(content['models'])}")
+    files = {model: str((configs or {}).get(model, file)) for model, file in content["models"].items()}
+    words = {
+        model: {**(content.get("words") or {}), "start": shlex.quote(start_of(Path(files[model])))}
+        for model in files
+    }
     rows = [
         SuiteRow(
             model,
             row_name,
             str(values.get("title", row_name)),
-            tuple(shlex.split(values["args"])),
+            tuple(shlex.split(Template(values["args"]).safe_substitute(words[model]))),
             tuple(values.get("seeds", (1,))),
         )
         for model, described in content["rows"].items()
@@ -198,7 +204,7 @@ def load_suite(name: str, configs: Mapping[str, str] | None = None) -> Suite:
     suite = Suite(
         name=path.stem,
         title=str(content.get("title", path.stem)),
-        configs={model: Path((configs or {}).get(model, file)) for model, file in content["models"].items()},
+        configs={model: Path(file) for model, file in files.items()},
         rows=tuple(rows),
         tables=tuple(_table(item) for item in content["tables"]),
         curves={method: tuple(names) for method, names in (content.get("curves") or {}).items()},
@@ -207,6 +213,12 @@ def load_suite(name: str, configs: Mapping[str, str] | None = None) -> Suite:
     )
     check_names(suite, path)
     return suite
+
+
+def start_of(config: Path) -> str:
+    """The float checkpoint that a configuration starts from; empty where it names none."""
+    model = read_config(config).get("model") or {}
+    return str((model.get("init_args") or {}).get("init_from") or "")
 
 
 def _table(item: Mapping[str, Any]) -> SuiteTable:
@@ -247,7 +259,7 @@ def check_names(suite: Suite, path: Path) -> None:
 
 
 def jobs_of(suite: Suite, folder: Path, quick: bool, only: Sequence[str] = ()) -> list[Job]:
-    """All runs of the suite: first seeds first, rows in order; or those whose row id fits a glob of `only`, in its order.
+    """All runs of the suite, first seeds first; with `only` those whose row id fits a glob, in the order of the globs.
 
     Raises:
         UserError: a glob fits no row.
@@ -277,9 +289,8 @@ def make_job(suite: Suite, row: SuiteRow, seed: int, folder: Path, quick: bool) 
         *("--wandb.enabled", "false", "--evaluation.twin", "false"),
         *(suite.quick if quick else ()),
     ]
-    content = read_config(config)
-    described: dict[str, Any] = {"flags": [flag for flag in flags if flag != str(place)], "config": content}
-    start = ((content.get("model") or {}).get("init_args") or {}).get("init_from")
+    described: dict[str, Any] = {"flags": [flag for flag in flags if flag != str(place)]}
+    described["config"], start = read_config(config), start_of(config)
     if start and Path(start).is_file():
         described["start"] = sha256_file(start)
     command = ("train.py", *flags, "--evaluation.cache", str(folder / "heard"))
