@@ -36,7 +36,7 @@ class AdaRound(Callback):
     The recipe's `ada_round` chooses the roundings, its `bias_correction` takes out what mean error is left. Layers
     follow in the order of their calls; every rank reads the same training utterances, one at a time (so that no
     padding takes part), and comes to the same bits. The state is kept in `last.ckpt` at every layer, and once a minute
-    inside one: a killed run goes on with `--ckpt_path last` and ends with the same bits.
+    inside one (in one process): a killed run goes on with `--ckpt_path last` and ends with the same bits.
 
     Args:
         run_folder: where `last.ckpt` is kept; None keeps none.
@@ -73,6 +73,8 @@ class AdaRound(Callback):
         assert isinstance(data, SpeechDataModule)
         was_training = pl_module.training
         pl_module.eval()
+        if trainer.world_size > 1:
+            self.save_every_s = float("inf")  # saving is a common act, and clocks of two ranks differ
         self.reconstruct_(pl_module, data, lambda: self.save(trainer))
         pl_module.train(was_training)
         if recipe.fine_tune:
