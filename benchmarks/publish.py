@@ -41,11 +41,22 @@ def calibration_rows(result: Row) -> Iterator[Row]:
         yield entry(what, row["ratio"], row["observed_ms"], row["forward_ms"])
 
 
+def ada_round_rows(result: Row) -> Iterator[Row]:
+    """A step of other AdaRounds against ours, and the error that each leaves."""
+    ours, *others = result["results"]
+    for row in others:
+        shape = " x ".join(map(str, row["shape"]))
+        errors = f"error over nearest {row['error_over_nearest']:.2f} / {ours['error_over_nearest']:.2f}"
+        what = f"AdaRound step, linear layer {shape}, {row['bits']} bits: {row['method']} / ours ({errors})"
+        yield entry(what, row["ratio"], row["step_ms"], ours["step_ms"])
+
+
 SECTIONS = {
     "integer_vs_float": integer_rows,
     "integer_vs_float_avx2": integer_rows,
     "qat_step": step_rows,
     "calibration": calibration_rows,
+    "ada_round": ada_round_rows,
 }
 
 

@@ -28,6 +28,7 @@ from qat.models.ctc import CTCModule
 from qat.numerics.ada_round import State, first_variable, optimise
 
 SAVE_EVERY_S = 60.0
+MAX_BYTES = 8 * 2**30  # of one layer's moments; only a very wide grouped convolution needs more
 
 
 class AdaRound(Callback):
@@ -86,7 +87,7 @@ class AdaRound(Callback):
         utterances = data.calibration_utterances(recipe.reconstruction_utterances, recipe.seed)
         batches = [batch.to(module.device) for batch in data.loader(utterances)]
         reference = self.float_reference(module)
-        found = sites(module, batches[0])
+        found = self.within_memory(sites(module, batches[0]))
         while self.position < len(found):
             maps = found[self.position]
             moments = collect(module, reference, maps, batches, recipe.seed)
@@ -111,6 +112,16 @@ class AdaRound(Callback):
             f"{len(utterances)} training utterances in {time.perf_counter() - started:.1f} s, "
             f"{biased} biases corrected{without}"
         )
+
+    def within_memory(self, found: list[list[LinearMap]]) -> list[list[LinearMap]]:
+        """The sites without products whose moments would not fit; those stay rounded to nearest, and are named."""
+        for item in (item for maps in found for item in maps if item.moments_bytes > MAX_BYTES):
+            rank_zero_info(
+                f"not reconstructed: {item.name}, whose moments take {item.moments_bytes / 2**30:.1f} GiB (at most "
+                f"{MAX_BYTES / 2**30:.0f}); it stays rounded to nearest"
+            )
+        fitting = [[item for item in maps if item.moments_bytes <= MAX_BYTES] for maps in found]
+        return [maps for maps in fitting if maps]
 
     def float_reference(self, module: CTCModule) -> CTCModule:
         """The model with its quantizers off and the biases it began with."""

@@ -109,6 +109,12 @@ class LinearMap:
                 yield weight, quantizer, share.reshape(weight.shape)
 
     @property
+    def moments_bytes(self) -> int:
+        """Memory of its moments: it grows with the square of I, not with the speech."""
+        columns = sum(weight[0].numel() for weight, _ in self.parts()[0])
+        return 4 * self.groups * (2 * columns + 1) ** 2
+
+    @property
     def weight(self) -> Tensor:
         """Float weights `(G, O, I)`."""
         return self.gather(lambda weight, _: weight.detach().float())

@@ -76,6 +76,7 @@ class Heard:
     file: Path
     nodes: Mapping[str, Any]
     coverage: dict[str, Any]
+    packed: int = 0
     utterances: dict[str, list[UtteranceErrors]] = field(default_factory=dict)
     parity: dict[str, dict[str, float]] = field(default_factory=dict)
 
@@ -120,13 +121,13 @@ def listen(candidate: Candidate, folder: Path, data: SpeechDataModule, options: 
     """Export a model and read every test split with the file; for a quantized one, check parity as well."""
     module = candidate.module
     file = folder / f"{candidate.name}.onnx"
-    export_onnx(module, file, "integer" if module.recipe.active else "float")
+    written = export_onnx(module, file, "integer" if module.recipe.active else "float")
     session = Session(file, threads=options.threads)
     signal, lengths = torch.zeros(1, 64_000), torch.tensor([64_000])
     shares = coverage(module, count_macs(module, lambda: module(signal, lengths)))
     reasons = dict(module.swap_report.skipped)
     shares["skipped"] = [[name, reasons.get(name, "the recipe is off")] for name in shares["skipped"]]
-    heard = Heard(candidate, file, session.node_counts(), shares)
+    heard = Heard(candidate, file, session.node_counts(), shares, written.packed)
     for split in data.test_splits:
         utterances = data.utterances(split)
         print(f"reading {split} ({len(utterances)} utterances) with {file}", flush=True)
@@ -293,7 +294,20 @@ def notes_of(item: Heard, is_float: bool) -> list[str]:
                 "parity",
             )
         ]
-    return [] if item.is_integer else [f"{name}: a float model" for name in ("coverage", "parity")]
+    if not item.is_integer:
+        return [f"{name}: a float model" for name in ("coverage", "parity")]
+    kinds = list(item.nodes["names"]["integer"].values())
+    blocks = kinds.count("MatMulNBits")
+    said = []
+    if item.packed:
+        said.append(
+            f"integer_nodes: {item.packed} weights of 2 to 4 bits are unpacked at load and computed on int8"
+        )
+    if blocks:
+        said.append(
+            f"integer_nodes: {blocks} linear layers compute on 4-bit weights as stored, int8 activations"
+        )
+    return said
 
 
 def bits_of(item: Heard, name: str) -> int | str | None:

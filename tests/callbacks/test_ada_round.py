@@ -168,3 +168,21 @@ def test_bias_correction_alone_changes_biases_only(kind: str, tiny: Path, tmp_pa
     if kind == "crdnn":
         assert "bias_ih" in changed
     assert all(item["steps"] == 0 for item in model.reconstruction)
+
+
+def test_a_layer_too_wide_for_memory_is_named_and_left_to_nearest(
+    kind: str,
+    tiny: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("qat.callbacks.ada_round.MAX_BYTES", {"crdnn": 20_000, "wav2vec2": 30_000}[kind])
+    with caplog.at_level("INFO"):
+        model = fit(adaround(tiny, tmp_path / "run"))
+    left = {line.split()[2].rstrip(",") for line in caplog.messages if line.startswith("not reconstructed: ")}
+    assert left and model.reconstruction
+    assert not left & {item["layer"] for item in model.reconstruction}
+    for name, layer in quant_layers(model):
+        for _, _, quantizer in () if ".rnn" in name else layer.weights():
+            assert quantizer.is_rounded is not any(item.startswith(name) for item in left)
