@@ -13,6 +13,7 @@ from qat import commands
 from qat.cli import ROOT, preset_names
 from qat.errors import UserError
 from qat.recipe import Recipe
+from qat.report.results import View, figure_files, results_markdown
 from qat.report.row import load_report
 from qat.suite import Results, Runner, jobs_of, load_suite, prepare_folder, suite_names
 
@@ -215,3 +216,13 @@ def test_what_is_not_begun_when_it_is_stopped_is_not_run(kind: str, suite_file: 
     runner.stopping = True
     assert runner.run_job(job) == "mine/w8a8/s1: not begun"
     assert not job.folder.exists()
+
+
+def test_the_committed_results_are_those_of_the_stored_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    suite = load_suite("seed_tables")
+    results = Results.load(ROOT / "docs" / "results", suite.name)
+    assert results.rows and (ROOT / "RESULTS.md").is_file()
+    text = results_markdown(View(suite, results), ROOT, "python evaluate.py suite seed_tables")
+    assert (ROOT / "RESULTS.md").read_text() == text
+    assert all(path.is_file() for files in figure_files(View(suite, results)).values() for path in files)

@@ -298,37 +298,46 @@ def markdown(lines: Sequence[Sequence[str]]) -> str:
 def write_results(suite: Suite, results: Results, path: Path, command: str) -> list[Path]:
     """Draw the figures beside the rows, and write the markdown; the files written."""
     view = View(suite, results)
-    figures = []
-    for model in suite.configs:
-        points = curve_points(view, model)
-        if any(points.values()):
-            stem = results.folder / f"{results.name}_{model}"
-            base = view.cell(f"{model}/{FLOAT}", view.splits[0])
-            assert base is not None
-            figures += [
-                draw_bits(Path(f"{stem}_bits.png"), points, base.wer, f"{model}, {view.splits[0]}"),
-                draw_tradeoff(Path(f"{stem}_size.png"), points, "size_mb", f"{model}, {view.splits[0]}"),
-                draw_tradeoff(
-                    Path(f"{stem}_latency.png"), points, "latency_ms", f"{model}, {view.splits[0]}"
-                ),
-            ]
-    here = path.parent
-    links = {key: relative_path(results.path(suffix), here) for key, suffix in LINKS.items()}
-    drawn = [Path(relative_path(item, here)) for item in figures]
-    write_text(path, render(view, command, links, drawn))
-    return [path, *figures]
+    files = figure_files(view)
+    for model, (bits_file, size_file, latency_file) in files.items():
+        points, title = curve_points(view, model), f"{model}, {view.splits[0]}"
+        base = view.cell(f"{model}/{FLOAT}", view.splits[0])
+        assert base is not None
+        draw_bits(bits_file, points, base.wer, title)
+        draw_tradeoff(size_file, points, "size_mb", title)
+        draw_tradeoff(latency_file, points, "latency_ms", title)
+    write_text(path, results_markdown(view, path.parent, command))
+    return [path, *(item for group in files.values() for item in group)]
+
+
+def figure_files(view: View) -> dict[str, tuple[Path, Path, Path]]:
+    """By bits, size and latency: the figures of each model that has points to show."""
+    stem = view.results.folder / view.results.name
+    return {
+        model: (
+            Path(f"{stem}_{model}_bits.png"),
+            Path(f"{stem}_{model}_size.png"),
+            Path(f"{stem}_{model}_latency.png"),
+        )
+        for model in view.suite.configs
+        if any(curve_points(view, model).values())
+    }
+
+
+def results_markdown(view: View, here: Path, command: str) -> str:
+    """RESULTS.md as it lies in the folder `here`."""
+    links = {key: relative_path(view.results.path(suffix), here) for key, suffix in LINKS.items()}
+    files = [item for group in figure_files(view).values() for item in group]
+    return render(view, command, links, [Path(relative_path(item, here)) for item in files])
 
 
 LINKS = {"rows": "", "errors": "_errors", "runs": "_runs"}
 
 
 def relative_path(path: Path, start: Path) -> str:
-    """`path` as a link from a file in `start`."""
-    return (
-        Path(*path.resolve().relative_to(start.resolve()).parts).as_posix()
-        if path.resolve().is_relative_to(start.resolve())
-        else path.as_posix()
-    )
+    """`path` as a link from a file in `start`, or as it is where it lies elsewhere."""
+    path, start = path.resolve(), start.resolve()
+    return (path.relative_to(start) if path.is_relative_to(start) else path).as_posix()
 
 
 def curve_points(view: View, model: str) -> dict[str, list[dict[str, Any]]]:
