@@ -62,12 +62,17 @@ def command(arguments: Sequence[str]) -> str:
 
 
 def git_commit(root: Path = ROOT) -> str | None:
-    """Commit of the checkout at `root`, with `-dirty` when tracked files differ from it; None outside git."""
+    """Commit of the checkout at `root`, with `-dirty` when tracked files differ from it; None outside git.
+
+    Prose and stored results (`docs`, `*.md`) decide no number, and a suite writes them while it runs: they do not count.
+    """
     try:
         if Path(_git(root, "rev-parse", "--show-toplevel")).resolve() != root.resolve():
             return None  # an installed copy inside somebody else's checkout
         commit = _git(root, "rev-parse", "--verify", "HEAD")
-        return commit + ("-dirty" if _git(root, "status", "--porcelain", "--untracked-files=no") else "")
+        counted = (".", ":(exclude)docs", ":(exclude)*.md")
+        changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", *counted)
+        return commit + ("-dirty" if changed else "")
     except (OSError, subprocess.SubprocessError):
         return None
 

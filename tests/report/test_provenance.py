@@ -45,9 +45,15 @@ def test_commit_is_named_and_marked_dirty(tmp_path: Path) -> None:
     git("init", "-q")
     assert git_commit(tmp_path) is None, "no commit yet"
     (tmp_path / "a").write_text("1")
-    git("add", "a")
+    (tmp_path / "docs").mkdir()
+    for prose in ("README.md", "docs/rows.json"):
+        (tmp_path / prose).write_text("1")
+    git("add", "a", "README.md", "docs/rows.json")
     git("commit", "-qm", "one")
     assert git_commit(tmp_path) == git("rev-parse", "HEAD")
+    for prose in ("README.md", "docs/rows.json"):
+        (tmp_path / prose).write_text("2")
+    assert git_commit(tmp_path) == git("rev-parse", "HEAD"), "prose and stored results decide no number"
     (tmp_path / "a").write_text("2")
     assert git_commit(tmp_path) == git("rev-parse", "HEAD") + "-dirty"
     (tmp_path / "inside").mkdir()
