@@ -28,6 +28,7 @@ from qat.models.ctc import CTCModule
 from qat.numerics.ada_round import State, first_variable, optimise
 
 SAVE_EVERY_S = 60.0
+CACHE_BYTES = 2 * 2**30  # of the float model's inputs
 MAX_BYTES = 8 * 2**30  # of one layer's moments; only a very wide grouped convolution needs more
 
 
@@ -86,11 +87,11 @@ class AdaRound(Callback):
         recipe, started = module.recipe, time.perf_counter()
         utterances = data.calibration_utterances(recipe.reconstruction_utterances, recipe.seed)
         batches = [batch.to(module.device) for batch in data.loader(utterances)]
-        reference = self.float_reference(module)
         found = self.within_memory(sites(module, batches[0]))
+        floats = FloatInputs(self.float_reference(module), found, batches, recipe.seed)
         while self.position < len(found):
             maps = found[self.position]
-            moments = collect(module, reference, maps, batches, recipe.seed)
+            moments = collect(module, floats, maps)
             for item in maps:
                 if all(entry["layer"] != item.name for entry in module.reconstruction):
                     module.reconstruction.append(self.treat_(module, item, moments[item.name], save))
@@ -213,31 +214,64 @@ def sites(module: CTCModule, batch: Batch) -> list[list[LinearMap]]:
     return found
 
 
-def collect(
-    module: CTCModule, reference: CTCModule, maps: Sequence[LinearMap], batches: Sequence[Batch], seed: int
-) -> dict[str, Moments]:
+class FloatInputs:
+    """What the float model multiplies in each map, utterance by utterance.
+
+    The float model does not change, so its inputs are kept from one pass where they fit into `CACHE_BYTES`, and
+    computed anew for each site where they do not.
+
+    Args:
+        reference: the float model.
+        found: all sites; the maps of one read the same tensor.
+        batches: one utterance each.
+        seed: of the positions that are drawn where a layer has many.
+    """
+
+    def __init__(
+        self, reference: CTCModule, found: Sequence[Sequence[LinearMap]], batches: Sequence[Batch], seed: int
+    ) -> None:
+        self.reference, self.batches, self.seed = reference, batches, seed
+        self.maps = {item.name: item.of(reference) for maps in found for item in maps}
+        firsts = [maps[0].name for maps in found]
+        first = self.read(0, firsts)
+        size = sum(rows.numel() * rows.element_size() for rows in first.values())
+        self.kept: list[dict[str, Tensor]] = []
+        if size * len(batches) <= CACHE_BYTES:
+            self.kept = [first, *(self.read(number, firsts) for number in range(1, len(batches)))]
+
+    def generator(self, number: int) -> torch.Generator:
+        """Draws the positions of one utterance, the same for both models."""
+        return torch.Generator().manual_seed(1_000_003 * self.seed + number)
+
+    def read(self, number: int, chosen: Sequence[str]) -> dict[str, Tensor]:
+        """Rows of the named maps for one utterance."""
+        maps = [self.maps[name] for name in chosen]
+        names = list(dict.fromkeys(item.layer_name for item in maps))
+        batch = self.batches[number]
+        with record_inputs(self.reference, names) as recorded:
+            self.reference(batch.signal, batch.lengths)
+        calls = dict(recorded.calls)
+        return {item.name: item.rows(calls[item.layer_name], False, self.generator(number)) for item in maps}
+
+    def rows(self, number: int, name: str) -> Tensor:
+        """Rows of the first map of a site."""
+        return self.kept[number][name] if self.kept else self.read(number, [name])[name]
+
+
+def collect(module: CTCModule, floats: FloatInputs, maps: Sequence[LinearMap]) -> dict[str, Moments]:
     """Moments of the inputs of `maps`, all called with the same tensor, over utterances of one each.
 
     Args:
         module: quantized; the layers before the maps are done.
-        reference: the float model, with layers of the same names.
-        maps: of one site.
-        batches: one utterance each.
-        seed: of the positions that are drawn where a layer has many.
+        floats: the float model's side, with the utterances.
+        maps: of one site; they share their rows.
     """
-    found = {item.name: Moments() for item in maps}
-    names = {id(layer): name for name, layer in module.named_modules()}
-    first = names[id(maps[0].layer)]
-    for number, batch in enumerate(batches):
-        calls = []
-        for model in (module, reference):
-            with record_inputs(model, [first]) as recorded:
-                model(batch.signal, batch.lengths)
-            calls.append(recorded.calls[0][1])
+    found, first = {item.name: Moments() for item in maps}, maps[0]
+    for number, batch in enumerate(floats.batches):
+        with record_inputs(module, [first.layer_name]) as recorded:
+            module(batch.signal, batch.lengths)
+        reference = floats.rows(number, first.name)
         for item in maps:
-            sides = [
-                item.rows(x, quantized, torch.Generator().manual_seed(1_000_003 * seed + number))
-                for x, quantized in zip(calls, (True, False), strict=True)
-            ]
-            found[item.name].add(*sides)
+            rows = item.rows(recorded.calls[0][1], True, floats.generator(number))
+            found[item.name].add(rows, reference)
     return found

@@ -72,6 +72,17 @@ class LinearMap:
     layer: QuantLayer
     index: int = 0
 
+    def of(self, model: nn.Module) -> LinearMap:
+        """The same product in another model of the same layers."""
+        layer = model.get_submodule(self.layer_name)
+        assert isinstance(layer, QuantLayer)
+        return LinearMap(self.name, layer, self.index)
+
+    @property
+    def layer_name(self) -> str:
+        """Dotted name of the layer."""
+        return self.name.removesuffix(f".l{self.index}") if isinstance(self.layer, QuantLSTM) else self.name
+
     def parts(self) -> list[list[tuple[nn.Parameter, Quantizer]]]:
         """For each group the weights that stand side by side along `I`; one group's weight may be a slice of rows."""
         if isinstance(self.layer, QuantLSTM):

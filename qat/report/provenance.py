@@ -64,7 +64,7 @@ def command(arguments: Sequence[str]) -> str:
 def git_commit(root: Path = ROOT) -> str | None:
     """Commit of the checkout at `root`, with `-dirty` when tracked files differ from it; None outside git.
 
-    Prose and stored results (`docs`, `*.md`) decide no number, and a suite writes them while it runs: they do not count.
+    Prose and stored results (`docs`, `*.md`) decide no number, and a suite writes them while it runs.
     """
     try:
         if Path(_git(root, "rev-parse", "--show-toplevel")).resolve() != root.resolve():

@@ -10,7 +10,7 @@ import torch
 
 from datamodules import ManifestDataModule
 from datamodules.base import SpeechDataModule
-from qat.callbacks.ada_round import AdaRound, collect, sites
+from qat.callbacks.ada_round import AdaRound, FloatInputs, collect, sites
 from qat.callbacks.calibrate import calibrate_
 from qat.cli import build_cli
 from qat.layers import quant_layers, quantizers
@@ -89,10 +89,37 @@ def test_inputs_come_from_the_quantized_prefix_and_targets_from_the_float_model(
     batches = list(data.loader(data.utterances("train")[:2]))
     found = sites(model, batches[0])
     with torch.no_grad():
-        first = collect(model, reference, found[0], batches, 0)[found[0][0].name]
-        later = collect(model, reference, found[3], batches, 0)[found[3][0].name]
+        floats = FloatInputs(reference, found, batches, 0)
+        first = collect(model, floats, found[0])[found[0][0].name]
+        later = collect(model, floats, found[3])[found[3][0].name]
     assert float(first.split()[2].abs().max()) == 0.0
     assert float(later.split()[2].abs().max()) > 0.0
+
+
+def test_inputs_of_the_float_model_are_the_same_kept_or_read_anew(
+    kind: str, data: SpeechDataModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import copy
+
+    model = build(kind, Recipe(preset="x", weight_bits=3, ada_round=True, calibration_utterances=3))
+    calibrate_(model, data)
+    model.eval()
+    reference = copy.deepcopy(model)
+    reference.quantize(False)
+    batches = list(data.loader(data.utterances("train")[:2]))
+    found = sites(model, batches[0])
+    with torch.no_grad():
+        kept = FloatInputs(reference, found, batches, 0)
+        monkeypatch.setattr("qat.callbacks.ada_round.CACHE_BYTES", 0)
+        anew = FloatInputs(reference, found, batches, 0)
+        assert kept.kept and not anew.kept
+        for maps in found:
+            one, two = collect(model, kept, maps), collect(model, anew, maps)
+            for name, moments in one.items():
+                assert moments.sums is not None and two[name].sums is not None
+                assert torch.equal(moments.sums, two[name].sums)
+            for item in maps:  # must not reach the float side
+                item.correct_bias_(one[item.name])
 
 
 class Killed(Exception):
