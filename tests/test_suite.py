@@ -15,7 +15,8 @@ from qat.errors import UserError
 from qat.recipe import Recipe
 from qat.report.results import View, figure_files, results_markdown
 from qat.report.row import load_report
-from qat.suite import Results, Runner, jobs_of, load_suite, prepare_folder, suite_names
+from qat.suite import Results, Runner, jobs_of, load_suite, suite_names
+from qat.suite.jobs import prepare_folder
 
 
 @pytest.fixture
@@ -57,7 +58,7 @@ def test_a_suite_runs_shows_failures_and_restarts_where_it_was(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("qat.suite.CHECKPOINTS", tmp_path / "checkpoints")
+    monkeypatch.setattr("qat.suite.jobs.CHECKPOINTS", tmp_path / "checkpoints")
     out = tmp_path / "out"
     arguments = ["suite", str(suite_file), "--out", str(out), "--jobs", "2"]
     with pytest.raises(UserError, match="1 runs failed"):

@@ -2,38 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnxruntime as ort
-import torch
-
 from datamodules.base import SpeechDataModule
 from datamodules.batch import Batch, Utterance
-from qat.layers import count_macs, coverage
 from qat.report import guards
-from qat.report.error_rates import (
-    UtteranceErrors,
-    count_utterances,
-    error_fields,
-    save_worst,
-    worst_utterances,
-)
+from qat.report.error_rates import error_fields, save_worst, worst_utterances
 from qat.report.figures import draw_all
+from qat.report.heard import Heard, errors_of, listen, signal_of
 from qat.report.model_card import write_model_card
 from qat.report.provenance import write_text
 from qat.report.row import Row, build_row, config_sha256, provenance, save_report, sha256_file
 from qat.report.sqnr import layer_sqnr
 from qat.report.tables import print_table, write_report_markdown
 from qat.runs import Candidate, candidates_of
-from qat.runtime import Session, export_onnx, measure_latency
-from qat.runtime.parity import compare
+from qat.runtime import Session, measure_latency
 
 ERRORS_FILE = "errors.json"
 LICENSES = {
@@ -68,24 +56,6 @@ class EvaluationOptions:
     cache: str | None = None
 
 
-@dataclass
-class Heard:
-    """What one exported file made of the test sets."""
-
-    candidate: Candidate
-    file: Path
-    nodes: Mapping[str, Any]
-    coverage: dict[str, Any]
-    packed: int = 0
-    utterances: dict[str, list[UtteranceErrors]] = field(default_factory=dict)
-    parity: dict[str, dict[str, float]] = field(default_factory=dict)
-
-    @property
-    def is_integer(self) -> bool:
-        """Whether the file computes on integers."""
-        return self.candidate.module.recipe.active
-
-
 def report_checkpoint(
     checkpoint: Path,
     folder: Path,
@@ -115,55 +85,6 @@ def report_checkpoint(
     write_report(folder, rows, heard, data, options)
     write_model_card(folder, rows, config, LICENSES.get(rows[0]["dataset"], "not stated"))
     return rows
-
-
-def listen(candidate: Candidate, folder: Path, data: SpeechDataModule, options: EvaluationOptions) -> Heard:
-    """Export a model and read every test split with the file; for a quantized one, check parity as well."""
-    module = candidate.module
-    file = folder / f"{candidate.name}.onnx"
-    written = export_onnx(module, file, "integer" if module.recipe.active else "float")
-    session = Session(file, threads=options.threads)
-    signal, lengths = torch.zeros(1, 64_000), torch.tensor([64_000])
-    shares = coverage(module, count_macs(module, lambda: module(signal, lengths)))
-    reasons = dict(module.swap_report.skipped)
-    shares["skipped"] = [[name, reasons.get(name, "the recipe is off")] for name in shares["skipped"]]
-    heard = Heard(candidate, file, session.node_counts(), shares, written.packed)
-    for split in data.test_splits:
-        utterances = data.utterances(split)
-        print(f"reading {split} ({len(utterances)} utterances) with {file}", flush=True)
-        if module.recipe.active:
-            parity = compare(module, session, data.loader(utterances))
-            heard.parity[split], texts = parity.to_dict(), parity.integer
-        else:
-            texts = read_float(file, session, split, data, options)
-        heard.utterances[split] = count_utterances(
-            [item.id for item in utterances],
-            [item.text for item in utterances],
-            texts,
-            [item.duration_s for item in utterances],
-        )
-    return heard
-
-
-def read_float(
-    file: Path, session: Session, split: str, data: SpeechDataModule, options: EvaluationOptions
-) -> list[str]:
-    """Texts of a split by a float file, from the cache where the very same file has read the very same split."""
-    kept: Path | None = None
-    if options.cache is not None:
-        key = f"{sha256_file(file)} {data.split_fingerprint(split)} {ort.__version__} {options.threads}"
-        kept = Path(options.cache) / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
-        if kept.is_file():
-            return json.loads(kept.read_text())
-    texts = [session.transcribe(signal_of(batch)) for batch in data.loader(data.utterances(split))]
-    if kept is not None:
-        write_text(kept, json.dumps(texts))
-    return texts
-
-
-def signal_of(batch: Batch) -> np.ndarray:
-    """Samples `(S,)` of a batch of one utterance."""
-    return batch.signal[0, : int(batch.lengths[0])].numpy()
 
 
 def check_splits(data: SpeechDataModule, candidates: Sequence[Candidate]) -> None:
@@ -365,25 +286,6 @@ def write_report(
         rows, f"{folder}: word error rate with 95 % intervals, latency and size of the exported files"
     )
     print(f"report: {folder / 'report.md'}", flush=True)
-
-
-def errors_of(heard: Sequence[Heard]) -> dict[str, dict[str, list[int]]]:
-    """Word errors of every utterance in order, for later significance tests: model's file -> split -> counts.
-
-    `words` holds the reference words.
-    """
-    found = {
-        item.candidate.name: {
-            split: [utterance.counts.errors for utterance in utterances]
-            for split, utterances in item.utterances.items()
-        }
-        for item in heard
-    }
-    words = {
-        split: [utterance.counts.reference_words for utterance in utterances]
-        for split, utterances in heard[0].utterances.items()
-    }
-    return {"words": words, **found}
 
 
 def sqnr_of(candidate: Candidate, data: SpeechDataModule) -> dict[str, float]:

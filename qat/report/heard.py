@@ -1,0 +1,112 @@
+"""What an exported file makes of the test sets: texts, error counts, parity, nodes and coverage."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnxruntime as ort
+import torch
+
+from datamodules.base import SpeechDataModule
+from datamodules.batch import Batch
+from qat.layers import count_macs, coverage
+from qat.report.error_rates import UtteranceErrors, count_utterances
+from qat.report.provenance import sha256_file, write_text
+from qat.runs import Candidate
+from qat.runtime import Session, export_onnx
+from qat.runtime.parity import compare
+
+if TYPE_CHECKING:
+    from qat.report.evaluation import EvaluationOptions
+
+
+@dataclass
+class Heard:
+    """What one exported file made of the test sets."""
+
+    candidate: Candidate
+    file: Path
+    nodes: Mapping[str, Any]
+    coverage: dict[str, Any]
+    packed: int = 0
+    utterances: dict[str, list[UtteranceErrors]] = field(default_factory=dict)
+    parity: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether the file computes on integers."""
+        return self.candidate.module.recipe.active
+
+
+def listen(candidate: Candidate, folder: Path, data: SpeechDataModule, options: EvaluationOptions) -> Heard:
+    """Export a model and read every test split with the file; for a quantized one, check parity as well."""
+    module = candidate.module
+    file = folder / f"{candidate.name}.onnx"
+    written = export_onnx(module, file, "integer" if module.recipe.active else "float")
+    session = Session(file, threads=options.threads)
+    signal, lengths = torch.zeros(1, 64_000), torch.tensor([64_000])
+    shares = coverage(module, count_macs(module, lambda: module(signal, lengths)))
+    reasons = dict(module.swap_report.skipped)
+    shares["skipped"] = [[name, reasons.get(name, "the recipe is off")] for name in shares["skipped"]]
+    heard = Heard(candidate, file, session.node_counts(), shares, written.packed)
+    for split in data.test_splits:
+        utterances = data.utterances(split)
+        print(f"reading {split} ({len(utterances)} utterances) with {file}", flush=True)
+        if module.recipe.active:
+            parity = compare(module, session, data.loader(utterances))
+            heard.parity[split], texts = parity.to_dict(), parity.integer
+        else:
+            texts = read_float(file, session, split, data, options)
+        heard.utterances[split] = count_utterances(
+            [item.id for item in utterances],
+            [item.text for item in utterances],
+            texts,
+            [item.duration_s for item in utterances],
+        )
+    return heard
+
+
+def read_float(
+    file: Path, session: Session, split: str, data: SpeechDataModule, options: EvaluationOptions
+) -> list[str]:
+    """Texts of a split by a float file, from the cache where the very same file has read the very same split."""
+    kept: Path | None = None
+    if options.cache is not None:
+        key = f"{sha256_file(file)} {data.split_fingerprint(split)} {ort.__version__} {options.threads}"
+        kept = Path(options.cache) / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
+        if kept.is_file():
+            return json.loads(kept.read_text())
+    texts = [session.transcribe(signal_of(batch)) for batch in data.loader(data.utterances(split))]
+    if kept is not None:
+        write_text(kept, json.dumps(texts))
+    return texts
+
+
+def signal_of(batch: Batch) -> np.ndarray:
+    """Samples `(S,)` of a batch of one utterance."""
+    return batch.signal[0, : int(batch.lengths[0])].numpy()
+
+
+def errors_of(heard: Sequence[Heard]) -> dict[str, dict[str, list[int]]]:
+    """Word errors of every utterance in order, for later significance tests: model's file -> split -> counts.
+
+    `words` holds the reference words.
+    """
+    found = {
+        item.candidate.name: {
+            split: [utterance.counts.errors for utterance in utterances]
+            for split, utterances in item.utterances.items()
+        }
+        for item in heard
+    }
+    words = {
+        split: [utterance.counts.reference_words for utterance in utterances]
+        for split, utterances in heard[0].utterances.items()
+    }
+    return {"words": words, **found}

@@ -1,0 +1,106 @@
+"""Runs every row of a suite, one process each; finished rows are kept, so it can be stopped at any time."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+
+from qat.errors import UserError
+from qat.suite.jobs import Job, clean_folder, last_line, pid_file, prepare_folder
+from qat.suite.spec import ROOT
+from qat.suite.store import Results
+
+
+class Runner:
+    """Runs the jobs that are not done, several at a time.
+
+    Args:
+        results: kept after every run.
+        parallel: processes at a time; the cores are shared out among them.
+    """
+
+    def __init__(self, results: Results, parallel: int) -> None:
+        self.results, self.parallel = results, parallel
+        self.lock = threading.Lock()
+        self.children: set[subprocess.Popen[str]] = set()
+        self.stopping = False
+
+    def run(self, jobs: Sequence[Job]) -> int:
+        """Run what is missing; the number of failures. A signal stops the children and ends the suite."""
+        missing = [job for job in jobs if not self.results.done(job)]
+        print(f"suite: {len(jobs)} runs, {len(jobs) - len(missing)} done already", flush=True)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+        started, finished, failures = time.time(), 0, 0
+        with ThreadPoolExecutor(self.parallel) as pool:
+            waiting: set[Future[str]] = {pool.submit(self.run_job, job) for job in missing}
+            try:
+                while waiting:
+                    ready, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                    for item in ready:
+                        finished += 1
+                        line = item.result()
+                        failures += line.startswith("failed")
+                        left = (time.time() - started) / finished * len(waiting) / 60
+                        print(f"[{finished}/{len(missing)}] {line}; about {left:.0f} min left", flush=True)
+            except KeyboardInterrupt:
+                self.stop(waiting)
+                raise UserError("suite: stopped; run it again to go on where it was") from None
+        return failures
+
+    def stop(self, waiting: Iterable[Future[str]]) -> None:
+        """End children and what was not begun."""
+        self.stopping = True
+        for item in waiting:
+            item.cancel()
+        for child in list(self.children):
+            child.terminate()
+
+    def run_job(self, job: Job) -> str:
+        """Run one job in a process of its own and store what came of it; one line about it."""
+        if self.stopping:
+            return f"{job.id}: not begun"
+        started = time.time()
+        command = [*job.command, *prepare_folder(job)]
+        log = job.folder.with_suffix(".log")
+        cores = os.cpu_count() or 1
+        environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, cores // self.parallel))}
+        with log.open("w") as output:
+            child = subprocess.Popen(
+                [sys.executable, *command],
+                cwd=ROOT,
+                env=environment,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            self.children.add(child)
+            pid_file(job).write_text(str(child.pid))
+            code = child.wait()
+            self.children.discard(child)
+        pid_file(job).unlink(missing_ok=True)
+        minutes = (time.time() - started) / 60
+        if self.stopping:
+            return f"{job.id}: stopped"
+        with self.lock:
+            try:
+                if code:
+                    raise UserError(last_line(log) or f"exit status {code}")
+                rows = self.results.add(job, minutes)
+            except (UserError, OSError, KeyError, IndexError) as error:
+                self.results.fail(job, str(error)[:300], minutes)
+                self.results.save()
+                return f"failed: {job.id}: {str(error)[:200]}"
+            self.results.save()
+        clean_folder(job.folder)
+        first = rows[0]
+        return (
+            f"{job.id}: {first['split']} WER {first['wer']:.2f} % "
+            f"({first['delta_wer_vs_float']['mean']:+.2f}), {minutes:.1f} min"
+        )

@@ -1,0 +1,219 @@
+"""What a suite file says: rows to run, tables that they fill, aims that they are held against."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from qat.errors import UserError
+from qat.runs import read_config
+
+ROOT = Path(__file__).resolve().parents[2]
+SUITES = ROOT / "configs" / "suites"
+FLOAT = "float"
+AIM_KINDS = ("insignificant", "relative", "recovers")
+
+
+@dataclass(frozen=True)
+class SuiteRow:
+    """One row: a training command, run once a seed.
+
+    Args:
+        model: of the suite.
+        name: unique in the model.
+        title: what the tables call it.
+        args: flags of train.py behind `--config`.
+        seeds: of training and calibration.
+    """
+
+    model: str
+    name: str
+    title: str
+    args: tuple[str, ...]
+    seeds: tuple[int, ...] = (1,)
+
+    @property
+    def id(self) -> str:
+        """`model/name`, the report's `suite_row`."""
+        return f"{self.model}/{self.name}"
+
+
+@dataclass(frozen=True)
+class Published:
+    """One row of a published table, and the rows of ours that answer it.
+
+    Args:
+        name: as published; empty for a row that only we have.
+        wer: published error rate, percent; None where there was none.
+        time_s: published seconds.
+        rows: names in the suite.
+    """
+
+    name: str
+    rows: tuple[str, ...]
+    wer: float | None = None
+    time_s: float | None = None
+
+
+@dataclass(frozen=True)
+class SuiteTable:
+    """One table of the document.
+
+    Args:
+        heading: number and title.
+        model: of the suite.
+        rows: in the published order.
+    """
+
+    heading: str
+    model: str
+    rows: tuple[Published, ...]
+
+
+@dataclass(frozen=True)
+class Aim:
+    """One thing that the suite is to show, for each model that has the rows; judged on the first split.
+
+    Args:
+        text: what.
+        rows: row names; the best of them counts.
+        kind: `insignificant` (difference to float), `relative` (loss over float at most `limit`), or `recovers` (the
+            first row at least the share `limit` of what the second loses).
+        limit: a share.
+    """
+
+    text: str
+    rows: tuple[str, ...]
+    kind: str
+    limit: float = 0.0
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What a suite file says.
+
+    Args:
+        name: of the file.
+        title: of the results.
+        configs: model -> configuration file.
+        rows: all rows, models in turn.
+        tables: which rows fill them.
+        curves: method -> row names by falling bits, for figures and the table of bits; a name may lack in a model.
+        aims: what the results are held against.
+        quick: flags that make every run small.
+    """
+
+    name: str
+    title: str
+    configs: Mapping[str, Path]
+    rows: tuple[SuiteRow, ...]
+    tables: tuple[SuiteTable, ...]
+    curves: Mapping[str, tuple[str, ...]]
+    aims: tuple[Aim, ...] = ()
+    quick: tuple[str, ...] = ()
+
+    def row(self, row_id: str) -> SuiteRow:
+        """The row `model/name`."""
+        return next(row for row in self.rows if row.id == row_id)
+
+
+def suite_names() -> list[str]:
+    """Suites that ship."""
+    return sorted(path.stem for path in SUITES.glob("*.yaml"))
+
+
+def load_suite(name: str, configs: Mapping[str, str] | None = None) -> Suite:
+    """Read a suite by name or path.
+
+    Args:
+        name: of a shipped suite, or a YAML file.
+        configs: model -> configuration file in place of the suite's.
+
+    Raises:
+        UserError: no such suite, an unknown model, or a table that names a row that is not there.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else SUITES / f"{name}.yaml"
+    if not path.is_file():
+        raise UserError(f"suite {name!r}: neither one of {', '.join(suite_names())} nor a YAML file")
+    content = read_config(path)
+    for key in ("models", "rows", "tables"):
+        if not content.get(key):
+            raise UserError(f"{path}: {key} is missing or empty")
+    for model in configs or {}:
+        if model not in content["models"]:
+            raise UserError(f"--config {model}: the suite's models are {', '.join(content['models'])}")
+    files = {model: str((configs or {}).get(model, file)) for model, file in content["models"].items()}
+    words = {
+        model: {**(content.get("words") or {}), "start": shlex.quote(start_of(Path(files[model])))}
+        for model in files
+    }
+    rows = [
+        SuiteRow(
+            model,
+            row_name,
+            str(values.get("title", row_name)),
+            tuple(shlex.split(Template(values["args"]).safe_substitute(words[model]))),
+            tuple(values.get("seeds", (1,))),
+        )
+        for model, described in content["rows"].items()
+        for row_name, values in described.items()
+    ]
+    suite = Suite(
+        name=path.stem,
+        title=str(content.get("title", path.stem)),
+        configs={model: Path(file) for model, file in files.items()},
+        rows=tuple(rows),
+        tables=tuple(_table(item) for item in content["tables"]),
+        curves={method: tuple(names) for method, names in (content.get("curves") or {}).items()},
+        aims=tuple(Aim(**{**item, "rows": tuple(item["rows"])}) for item in content.get("aims") or []),
+        quick=tuple(shlex.split(content.get("quick", ""))),
+    )
+    check_names(suite, path)
+    return suite
+
+
+def start_of(config: Path) -> str:
+    """The float checkpoint that a configuration starts from; empty where it names none."""
+    model = read_config(config).get("model") or {}
+    return str((model.get("init_args") or {}).get("init_from") or "")
+
+
+def _table(item: Mapping[str, Any]) -> SuiteTable:
+    rows = [
+        Published(str(line.get("published", "")), tuple(line["rows"]), line.get("wer"), line.get("time_s"))
+        for line in item["rows"]
+    ]
+    return SuiteTable(str(item["heading"]), str(item["model"]), tuple(rows))
+
+
+def check_names(suite: Suite, path: Path) -> None:
+    """Every table names a model and rows that exist; every configuration is there.
+
+    Raises:
+        UserError: naming the first that is not.
+    """
+    known = {row.id for row in suite.rows} | {f"{model}/{FLOAT}" for model in suite.configs}
+    for table in suite.tables:
+        if table.model not in suite.configs:
+            raise UserError(f"{path}: table {table.heading!r}: unknown model {table.model!r}")
+        for line in table.rows:
+            for name in line.rows:
+                if f"{table.model}/{name}" not in known:
+                    raise UserError(f"{path}: table {table.heading!r}: no row {name!r} of {table.model}")
+    for aim in suite.aims:
+        if aim.kind not in AIM_KINDS:
+            raise UserError(
+                f"{path}: aim {aim.text!r}: kind {aim.kind!r} is not one of {', '.join(AIM_KINDS)}"
+            )
+        for name in aim.rows:
+            if not any(row.name == name for row in suite.rows):
+                raise UserError(f"{path}: aim {aim.text!r}: no model has a row {name!r}")
+    for row in suite.rows:
+        if row.model not in suite.configs:
+            raise UserError(f"{path}: rows of {row.model!r}, which is not among the models")
+    for file in suite.configs.values():
+        read_config(file)

@@ -1,0 +1,97 @@
+"""What a suite has measured so far, on disk."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from qat.errors import UserError
+from qat.report.provenance import write_text
+from qat.report.row import Row, load_report, save_report, validate_row
+from qat.suite.jobs import Job
+from qat.suite.spec import FLOAT
+
+
+@dataclass
+class Results:
+    """What was measured so far, on disk after every run.
+
+    Args:
+        folder: of `NAME.json` (report rows), `NAME_runs.json` (state of each run) and `NAME_errors.json` (word errors
+            of each utterance).
+        name: of the suite.
+    """
+
+    folder: Path
+    name: str
+    rows: list[Row] = field(default_factory=list)
+    runs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    errors: dict[str, dict[str, list[int]]] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, folder: Path, name: str) -> Results:
+        """What is stored, or nothing yet.
+
+        Raises:
+            UserError: a file that is not ours.
+        """
+        results = cls(folder, name)
+        if results.path("").is_file():
+            results.rows = load_report(results.path(""))
+        for suffix in ("runs", "errors"):
+            if (path := results.path(f"_{suffix}")).is_file():
+                try:
+                    setattr(results, suffix, json.loads(path.read_text()))
+                except ValueError as error:
+                    raise UserError(f"{path}: not JSON ({error})") from None
+        return results
+
+    def path(self, suffix: str) -> Path:
+        """`NAME{suffix}.json`."""
+        return self.folder / f"{self.name}{suffix}.json"
+
+    def save(self) -> None:
+        """Write all three, each whole or not at all; the states last, so that a run counts once its rows are there."""
+        save_report(self.path(""), self.rows)
+        for suffix, content in (("errors", self.errors), ("runs", self.runs)):
+            lines = ",\n".join(f" {json.dumps(key)}: {json.dumps(value)}" for key, value in content.items())
+            write_text(self.path(f"_{suffix}"), "{\n" + lines + "\n}\n")
+
+    def done(self, job: Job) -> bool:
+        """Whether this very run is stored."""
+        found = self.runs.get(job.id, {})
+        return found.get("status") == "done" and found.get("sha256") == job.sha256
+
+    def add(self, job: Job, minutes: float) -> list[Row]:
+        """Take over a finished run from its folder; its rows."""
+        report = load_report(job.folder / "report.json")
+        counts = json.loads((job.folder / "errors.json").read_text())
+        mine = [dict(row) for row in report if row["method"] not in (FLOAT, "ptq")]
+        for row in mine:
+            row["suite_row"] = job.row.id
+        kept = [
+            row for row in self.rows if not (row["suite_row"] == job.row.id and row["run"] == mine[0]["run"])
+        ]
+        base = f"{job.row.model}/{FLOAT}"
+        if not any(row["suite_row"] == base for row in kept):
+            kept += [{**row, "suite_row": base} for row in report if row["method"] == FLOAT]
+        self.rows = [*kept, *mine]
+        for row in self.rows:
+            validate_row(row, job.id)
+        names = [name for name in counts if name not in ("words", FLOAT, "ptq")]
+        self.errors[f"{job.row.model}/words"] = counts["words"]
+        self.errors[base] = counts[FLOAT]
+        self.errors[job.id] = counts[names[0]]
+        self.runs[job.id] = {"status": "done", "sha256": job.sha256, "minutes": round(minutes, 2)}
+        return mine
+
+    def fail(self, job: Job, reason: str, minutes: float) -> None:
+        """Remember that a run failed and why."""
+        self.runs[job.id] = {
+            "status": "failed",
+            "sha256": job.sha256,
+            "error": reason,
+            "minutes": round(minutes, 2),
+        }
