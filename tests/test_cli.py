@@ -35,7 +35,7 @@ def parse(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_there_are_configurations_and_presets() -> None:
-    assert len(CONFIGS) == 6 and len(PRESETS) == 8
+    assert len(CONFIGS) == 6 and len(PRESETS) == 10
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks import publish
 from qat import cli
+from qat.commands import parser
 from qat.report.readme import fill
 from tests.conftest import ROOT
 from tests.test_cli import ParseOnly
@@ -61,3 +62,11 @@ def test_a_block_that_names_no_file_is_refused() -> None:
 
     with pytest.raises(UserError, match=r"nowhere\.json"):
         fill("<!-- rows: nowhere.json -->\n<!-- end -->")
+
+
+@pytest.mark.parametrize(
+    "line", [line for line in LINES if line.startswith("python evaluate.py") and "|" not in line]
+)
+def test_evaluate_commands_parse(line: str) -> None:
+    words = shlex.split(line.replace("[", "").replace("]", ""))
+    assert parser().parse_args(words[2:]).command in ("suite", "report", "transcribe")

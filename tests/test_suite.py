@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from qat import commands
+from qat import cli, commands
 from qat.cli import ROOT, preset_names
 from qat.errors import UserError
 from qat.recipe import Recipe
@@ -17,6 +17,7 @@ from qat.report.results import View, figure_files, results_markdown
 from qat.report.row import load_report
 from qat.suite import Results, Runner, jobs_of, load_suite, suite_names
 from qat.suite.jobs import prepare_folder
+from tests.test_cli import ParseOnly
 
 
 @pytest.fixture
@@ -227,3 +228,16 @@ def test_the_committed_results_are_those_of_the_stored_rows(monkeypatch: pytest.
     text = results_markdown(View(suite, results), ROOT, "python evaluate.py suite seed_tables")
     assert (ROOT / "RESULTS.md").read_text() == text
     assert all(path.is_file() for files in figure_files(View(suite, results)).values() for path in files)
+
+
+@pytest.mark.slow
+def test_every_row_of_the_shipped_suite_is_a_command_that_train_py_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(cli, "SpeechCLI", ParseOnly)
+    suite = load_suite("seed_tables")
+    for job in jobs_of(suite, tmp_path, True):
+        parsed = cli.build_cli(job.command[1:]).config
+        assert parsed.qat.seed == job.seed and not parsed.evaluation.twin
+        assert parsed.model.init_args.init_from == f"checkpoints/mini_{job.row.model}/model.ckpt"
