@@ -50,7 +50,7 @@ def test_every_preset_is_named_as_its_file(path: Path, parse: Any) -> None:
     config = parse("--qat", path.stem, "--run", "x/y")
     assert config.qat.preset == path.stem
     assert config.model.init_args.recipe["preset"] == path.stem
-    assert (config.trainer.max_epochs == 0) == path.stem.startswith("ptq")
+    assert (config.trainer.max_epochs == 0) == path.stem.startswith(("ptq", "adaround"))
 
 
 def test_later_flags_win(parse: Any) -> None:
