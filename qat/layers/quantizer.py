@@ -17,6 +17,8 @@ from qat.numerics.ranges import histogram_range, symmetric_range, weight_magnitu
 from qat.numerics.rounding import noise_bits
 from qat.recipe import LayerRecipe
 
+CELL = 0.49  # of a step: as far from its level a weight surely rounds to it
+
 
 @dataclass
 class StepKey:
@@ -263,9 +265,18 @@ class Quantizer(nn.Module):
 
     @torch.no_grad()
     def harden_(self, weight: Tensor) -> None:
-        """Write the rounded values into `weight`; rounding to nearest keeps them, so that training can go on."""
+        """Move `weight` as little as it takes to round to nearest the same way, so that training can go on from it.
+
+        Weights that AdaRound rounds to nearest anyway stay where they are: a weight in the middle of its level would
+        have half a step to go before training could change anything.
+        """
         if self.is_rounded:
-            weight.copy_(self(weight))
+            scale = along(self.positive_scale(), weight.ndim, self.axis)
+            levels = (self(weight) / scale).round()
+            low = (levels - CELL).masked_fill(levels <= self.quant_min, -torch.inf)
+            high = (levels + CELL).masked_fill(levels >= self.quant_max, torch.inf)
+            share = weight / scale
+            weight.copy_(torch.where((share < low) | (share > high), share.clamp(low, high) * scale, weight))
             self.rounds.fill_(0)
             self.is_rounded = False
 

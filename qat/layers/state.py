@@ -53,7 +53,7 @@ def finish_calibration_(model: nn.Module) -> None:
 
 
 def harden_(model: nn.Module) -> None:
-    """Write weights that AdaRound rounded into the weights themselves, so that training can go on from them."""
+    """Let rounding to nearest do what AdaRound's variables did, so that training can go on (`Quantizer.harden_`)."""
     for _, layer in quant_layers(model):
         for _, weight, quantizer in layer.weights():
             quantizer.harden_(weight)
