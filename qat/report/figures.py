@@ -11,6 +11,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from qat.report.row import Row
 from qat.report.tables import bits
@@ -160,9 +161,8 @@ def draw_bits(path: Path, points: Points, float_wer: float, title: str) -> Path:
         low, high = zip(*(point["interval"] for point in line), strict=True)
         axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
     axes.set_xticks(range(len(widths)), widths)
-    axes.set_yscale("log")
+    logarithmic_wer(axes)
     axes.set_ylim(top=min(axes.get_ylim()[1], 1.2 * WORST_SHOWN))
-    axes.set_ylabel("word error rate (%), logarithmic")
     axes.set_title(f"{title}: word error rate by bits, 95 % bands")
     return finish(figure, axes, path, legend=True)
 
@@ -180,11 +180,19 @@ def draw_tradeoff(path: Path, points: Points, key: str, title: str) -> Path:
         for point in known:
             place = (point[key], point["wer"])
             axes.annotate(point["bits"], place, xytext=(4, 3), textcoords="offset points", fontsize=7)
-    axes.set_yscale("log")
+    logarithmic_wer(axes)
     axes.set_xlabel(names[key])
-    axes.set_ylabel("word error rate (%), logarithmic")
     axes.set_title(f"{title}: word error rate against {names[key].partition(' (')[0]}")
     return finish(figure, axes, path, legend=True, grid="both")
+
+
+def logarithmic_wer(axes: Axes) -> None:
+    """Error rates from a few percent to a hundred on one axis, with plain numbers at its ticks."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0, 7.0), numticks=99))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.set_ylabel("word error rate (%), logarithmic")
 
 
 def read_metrics(path: Path, names: Sequence[str]) -> dict[str, list[tuple[int, float]]]:
