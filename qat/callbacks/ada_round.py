@@ -69,8 +69,15 @@ class AdaRound(Callback):
         """Do the layers that are not done yet, once, before training."""
         assert isinstance(pl_module, CTCModule)
         recipe = pl_module.recipe
-        if self.finished or not recipe.active or not (recipe.ada_round or recipe.bias_correction):
+        if not recipe.active or not (recipe.ada_round or recipe.bias_correction):
             return
+        if not self.finished:
+            self.work_(trainer, pl_module)
+        if recipe.fine_tune:
+            harden_(pl_module)
+
+    def work_(self, trainer: Trainer, pl_module: CTCModule) -> None:
+        """Reconstruct in eval mode, saving as the run allows it."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, SpeechDataModule)
         was_training = pl_module.training
@@ -79,8 +86,6 @@ class AdaRound(Callback):
             self.save_every_s = float("inf")  # saving is a common act, and clocks of two ranks differ
         self.reconstruct_(pl_module, data, lambda: self.save(trainer))
         pl_module.train(was_training)
-        if recipe.fine_tune:
-            harden_(pl_module)
 
     def reconstruct_(self, module: CTCModule, data: SpeechDataModule, save: Callable[[], None]) -> None:
         """All sites from `self.position` on; `save` is called whenever the state is worth keeping."""
@@ -142,7 +147,8 @@ class AdaRound(Callback):
         recipe, started = module.recipe, time.perf_counter()
         before, steps = item.error(moments), 0
         if recipe.ada_round:
-            steps = self.round_(item, moments, recipe.ada_round_steps, recipe.bias_correction, save)
+            centred = recipe.bias_correction and bool(item.biases)  # else nothing takes the mean error out
+            steps = self.round_(item, moments, recipe.ada_round_steps, centred, save)
         after = item.error(moments)
         mean_error = item.mean_error(moments).double().square().sum()
         corrected = recipe.bias_correction and item.correct_bias_(moments)

@@ -36,7 +36,7 @@ class Runner:
         missing = [job for job in jobs if not self.results.done(job)]
         print(f"suite: {len(jobs)} runs, {len(jobs) - len(missing)} done already", flush=True)
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
         started, finished, failures = time.time(), 0, 0
         with ThreadPoolExecutor(self.parallel) as pool:
             waiting: set[Future[str]] = {pool.submit(self.run_job, job) for job in missing}

@@ -185,6 +185,38 @@ def test_training_after_adaround_starts_from_its_rounding(kind: str, tiny: Path,
             torch.testing.assert_close(nearest.eval()(theirs), rounded(ours))
 
 
+def test_a_run_killed_between_adaround_and_training_trains_its_weights(
+    kind: str, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last checkpoint of AdaRound holds variables; training that starts from it needs weights."""
+    flags = ["--qat.fine_tune", "true", "--trainer.max_steps", "2", "--trainer.num_sanity_val_steps", "0"]
+    whole = fit(adaround(tiny, tmp_path / "whole", *flags)).state_dict()
+    monkeypatch.setattr("qat.callbacks.ada_round.harden_", lambda model: (_ for _ in ()).throw(Killed()))
+    with pytest.raises(Killed):
+        fit(adaround(tiny, tmp_path / "killed", *flags))
+    monkeypatch.undo()
+    resumed = fit(adaround(tiny, tmp_path / "killed", *flags, "--ckpt_path", "last")).state_dict()
+    assert all(torch.equal(resumed[key], whole[key]) for key in whole)
+
+
+def test_the_mean_error_counts_where_no_bias_can_take_it_out(kind: str, tiny: Path, tmp_path: Path) -> None:
+    """The convolutions of a Wav2Vec2 have no bias: their rounding is chosen on plain, not on centred moments."""
+    from qat.layers import LinearMap, Moments
+
+    seen: dict[str, bool] = {}
+    original = LinearMap.problem
+
+    def spy(self: LinearMap, moments: Moments, centred: bool) -> Any:
+        seen[self.name] = centred
+        return original(self, moments, centred)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LinearMap, "problem", spy)
+        model = fit(adaround(tiny, tmp_path / "run"))
+    corrected = {item["layer"]: item["bias_corrected"] for item in model.reconstruction}
+    assert seen == corrected and (False in seen.values()) == (kind == "wav2vec2")
+
+
 def test_bias_correction_alone_changes_biases_only(kind: str, tiny: Path, tmp_path: Path) -> None:
     flags = ["--qat.ada_round", "false", "--qat.weight_bits", "3"]
     model = fit(adaround(tiny, tmp_path / "run", *flags))
