@@ -108,6 +108,10 @@ def suite(options: argparse.Namespace) -> None:
     folder = options.out or (RESULTS_FOLDER if ours else work)
     results = Results.load(folder, chosen.name)
     failures = 0
+    stale = results.drop_stale(jobs_of(chosen, work, options.quick))
+    if stale:
+        print(f"suite: {stale} stored runs were made with other settings and are dropped", flush=True)
+        results.save()
     if not options.render:
         jobs = jobs_of(chosen, work, options.quick, options.only)
         failures = Runner(results, options.jobs).run(jobs)

@@ -155,6 +155,18 @@ def test_another_configuration_or_seed_is_another_run(kind: str, suite_file: Pat
 
 
 @pytest.mark.parametrize("kind", ["crdnn"])
+def test_rows_of_other_settings_are_dropped(kind: str, suite_file: Path, tmp_path: Path) -> None:
+    jobs = jobs_of(load_suite(str(suite_file)), tmp_path, False)
+    rows = [{"suite_row": job.row.id, "run": job.folder.name} for job in jobs]
+    runs = {job.id: {"status": "done", "sha256": job.sha256} for job in jobs}
+    runs[jobs[0].id]["sha256"] = "of other flags"
+    results = Results(tmp_path, "mine", rows, runs, {job.id: {} for job in jobs})  # type: ignore[arg-type]
+    assert results.drop_stale(jobs) == 1
+    assert jobs[0].id not in results.runs and jobs[0].id not in results.errors
+    assert results.rows == rows[1:] and results.done(jobs[1])
+
+
+@pytest.mark.parametrize("kind", ["crdnn"])
 def test_a_killed_run_is_resumed_and_another_one_begins_anew(
     kind: str, suite_file: Path, tmp_path: Path
 ) -> None:

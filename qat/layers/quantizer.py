@@ -17,7 +17,7 @@ from qat.numerics.ranges import histogram_range, symmetric_range, weight_magnitu
 from qat.numerics.rounding import noise_bits
 from qat.recipe import LayerRecipe
 
-CELL = 0.49  # of a step: as far from its level a weight surely rounds to it
+CELL = 0.25  # of a step: nearer to its level, a weight does not flip at the first noise of training
 
 
 @dataclass
@@ -265,10 +265,10 @@ class Quantizer(nn.Module):
 
     @torch.no_grad()
     def harden_(self, weight: Tensor) -> None:
-        """Move `weight` as little as it takes to round to nearest the same way, so that training can go on from it.
+        """Move `weight` to within `CELL` steps of the level that AdaRound gave it, so that training can go on from it.
 
-        Weights that AdaRound rounds to nearest anyway stay where they are: a weight in the middle of its level would
-        have half a step to go before training could change anything.
+        Rounding to nearest then gives the same levels. Weights at the edge of their level would flip back at once (and
+        lose what AdaRound won), weights in its middle would have half a step to go before training changed anything.
         """
         if self.is_rounded:
             scale = along(self.positive_scale(), weight.ndim, self.axis)

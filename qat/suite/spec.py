@@ -156,7 +156,7 @@ def load_suite(name: str, configs: Mapping[str, str] | None = None) -> Suite:
             model,
             row_name,
             str(values.get("title", row_name)),
-            tuple(shlex.split(Template(values["args"]).safe_substitute(words[model]))),
+            tuple(shlex.split(substitute(values["args"], words[model]))),
             tuple(values.get("seeds", (1,))),
         )
         for model, described in content["rows"].items()
@@ -174,6 +174,16 @@ def load_suite(name: str, configs: Mapping[str, str] | None = None) -> Suite:
     )
     check_names(suite, path)
     return suite
+
+
+def substitute(text: str, words: Mapping[str, str]) -> str:
+    """`$NAME` replaced by its words, which may hold `$start`.
+
+    >>> substitute("--a $b", {"b": "--c $start", "start": "x.ckpt"})
+    '--a --c x.ckpt'
+    """
+    once = Template(text).safe_substitute(words)
+    return Template(once).safe_substitute(words)
 
 
 def start_of(config: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,16 @@ class Results:
         for suffix, content in (("errors", self.errors), ("runs", self.runs)):
             lines = ",\n".join(f" {json.dumps(key)}: {json.dumps(value)}" for key, value in content.items())
             write_text(self.path(f"_{suffix}"), "{\n" + lines + "\n}\n")
+
+    def drop_stale(self, jobs: Sequence[Job]) -> int:
+        """Forget runs that were made with other settings than the suite now names; how many."""
+        stale = [job for job in jobs if self.runs.get(job.id, {}).get("sha256", job.sha256) != job.sha256]
+        for job in stale:
+            del self.runs[job.id]
+            self.errors.pop(job.id, None)
+            gone = (job.row.id, job.folder.name)
+            self.rows = [row for row in self.rows if (row["suite_row"], row["run"]) != gone]
+        return len(stale)
 
     def done(self, job: Job) -> bool:
         """Whether this very run is stored."""
