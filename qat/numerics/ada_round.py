@@ -19,9 +19,7 @@ import torch
 from torch import Tensor
 
 ZETA, GAMMA = 1.1, -0.1  # stretch of the sigmoid: both ends of [0, 1] are reached
-REGULARIZER = (
-    2.0  # lambda, a weight; the error beside it is a row's over its error at nearest, a weight as well
-)
+REGULARIZER = 2.0  # lambda; the error beside it is a row's per weight, over the noise of rounding it to nearest
 WARM_START = 0.2  # share of the steps without the regularizer
 BETA = (20.0, 2.0)
 LEARNING_RATE = 2e-2
@@ -67,6 +65,11 @@ class Problem:
         change = change.double()
         product = change @ self.gram.double() + 2 * self.cross.double()
         return (product * change).sum(-1)
+
+    def noise(self, change: Tensor) -> Tensor:
+        """`d A d'` alone, float64 `(G, O)`: what rounding adds to each row's outputs; never negative."""
+        change = change.double()
+        return ((change @ self.gram.double()) * change).sum(-1)
 
     def nearest(self) -> Tensor:
         """The start of AdaRound: True where rounding to nearest goes up."""
@@ -201,9 +204,9 @@ def optimise(
 def descend_(problem: Problem, state: State, steps: int, progress: Callable[[State], None] | None) -> None:
     """Adam on `V`, in place. The gradient is written out: autograd would keep ten tensors of this size alive."""
     scale, weight, lower = problem.scale, problem.weight, problem.lower
-    start = problem.row_errors(problem.change(problem.nearest().float()))
-    weights_in_row = weight.shape[-1]
-    relative = (2.0 * weights_in_row / start.abs().clamp(min=1e-30)).float().unsqueeze(-1) * scale
+    start = problem.noise(problem.change(problem.nearest().float()))
+    unit = start.clamp(min=1e-9 * float(start.max()) + 1e-30) / weight.shape[-1]
+    relative = (2.0 / unit).float().unsqueeze(-1) * scale
     movable = (lower >= problem.quant_min) & (lower < problem.quant_max)
     relative = relative * movable
     while state.step < steps:
