@@ -19,15 +19,16 @@ import torch
 from torch import Tensor
 
 ZETA, GAMMA = 1.1, -0.1  # stretch of the sigmoid: both ends of [0, 1] are reached
-REGULARIZER = 2.0  # lambda; the error beside it is a row's per weight, over the noise of rounding it to nearest
+REGULARIZER = (
+    2.0  # lambda; the error beside it is a row's per weight, over the noise of rounding it to nearest
+)
 WARM_START = 0.2  # share of the steps without the regularizer
 BETA = (20.0, 2.0)
 LEARNING_RATE = 2e-2
 CHECK_EVERY = 100  # steps between two looks at whether all is settled, or the progress function wants to know
 SWEEPS = 20
-CANDIDATES = tuple(
-    0.6 + 0.04 * step for step in range(23)
-)  # of a scale, over the one with the least weight error
+# of a scale, over the one with the least weight error
+CANDIDATES = tuple(0.6 + 0.04 * step for step in range(23))
 
 
 @dataclass(frozen=True)
