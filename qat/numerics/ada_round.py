@@ -19,9 +19,8 @@ import torch
 from torch import Tensor
 
 ZETA, GAMMA = 1.1, -0.1  # stretch of the sigmoid: both ends of [0, 1] are reached
-REGULARIZER = (
-    2.0  # lambda; the error beside it is a row's per weight, over the noise of rounding it to nearest
-)
+# lambda; the error beside it is a row's per weight, over the noise of rounding it to nearest
+REGULARIZER = 2.0
 WARM_START = 0.2  # share of the steps without the regularizer
 BETA = (20.0, 2.0)
 LEARNING_RATE = 2e-2
