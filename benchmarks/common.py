@@ -24,7 +24,7 @@ from qat.runtime.latency import processor
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 SAMPLE_RATE = 16_000
-PACKAGES = ("torch", "torchao", "onnxruntime", "transformers", "speechbrain", "onnxscript")
+PACKAGES = ("torch", "torchao", "aimet-torch", "onnxruntime", "transformers", "speechbrain", "onnxscript")
 # Published sizes: SpeechBrain's LibriSpeech CRDNN encoder, and facebook/wav2vec2-base.
 PUBLISHED: dict[str, tuple[type[CTCModule], dict[str, Any]]] = {
     "crdnn": (
