@@ -10,7 +10,7 @@ BIN := .venv/bin
 run: .venv/installed
 	$(BIN)/python train.py --config configs/mini_$(MODEL).yaml --qat $(QAT) $(ARGS)
 
-# Every row of the tables: hours; may be stopped and started at any time. `make tables ARGS=--quick` takes less than one.
+# Every row of the tables: hours; may be stopped and started at any time. `make tables ARGS=--quick`: small budgets.
 tables: .venv/installed
 	$(BIN)/python evaluate.py suite seed_tables $(ARGS)
 

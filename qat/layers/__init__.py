@@ -10,7 +10,8 @@ from qat.layers.lstm import QuantLSTM
 from qat.layers.masking import frame_mask, valid_lengths
 from qat.layers.observer import Observer
 from qat.layers.quantizer import Quantizer, StepKey
-from qat.layers.reconstruction import LinearMap, Moments, execution_order, linear_maps, record_inputs
+from qat.layers.reconstruction import LinearMap, Moments, linear_maps
+from qat.layers.recording import execution_order, record_inputs
 from qat.layers.state import (
     calibrate_weights_,
     finish_calibration_,

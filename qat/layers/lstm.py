@@ -137,9 +137,13 @@ class QuantLSTM(QuantLayer, nn.LSTM):
             cell.append(c)
         return x, (torch.cat(hidden), torch.cat(cell))
 
+    def names_of_layer(self, layer: int) -> list[list[str]]:
+        """Names of one stacked layer's parameters, a list for each direction: both matrices, then the biases."""
+        return self._all_weights[layer * self.directions : (layer + 1) * self.directions]
+
     def _layer_weights(self, layer: int) -> list[Tensor]:
         """Weights of one layer as `_VF.lstm` takes them, matrices fake-quantized."""
-        names = self._all_weights[layer * self.directions : (layer + 1) * self.directions]
+        names = self.names_of_layer(layer)
         table = self.weight_quantizers
         return [
             table[name](getattr(self, name)) if name in table else getattr(self, name)
@@ -164,7 +168,7 @@ class QuantLSTM(QuantLayer, nn.LSTM):
     def _levels(self, layer: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
         """Levels and scales of both matrices, and the bias, of one layer; gates in the order i, f, o, g."""
         stacks: list[list[Tensor]] = [[], [], [], [], []]
-        for names in self._all_weights[layer * self.directions : (layer + 1) * self.directions]:
+        for names in self.names_of_layer(layer):
             for place, name in enumerate(names[:2]):
                 levels, scale = weight_levels(getattr(self, name), self.weight_quantizers[name])  # type: ignore[arg-type]
                 stacks[2 * place].append(gates_first(levels))

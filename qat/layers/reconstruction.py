@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,7 +16,6 @@ from qat.layers.base import QuantLayer
 from qat.layers.lstm import QuantLSTM
 from qat.layers.lstm_kernel import centred_levels, dynamic_range, run_layer
 from qat.layers.quantizer import Quantizer
-from qat.layers.swap import quant_layers
 from qat.numerics.ada_round import Problem, search_scale, spread
 from qat.numerics.affine import along
 
@@ -87,13 +85,9 @@ class LinearMap:
         """For each group the weights that stand side by side along `I`; one group's weight may be a slice of rows."""
         if isinstance(self.layer, QuantLSTM):
             return [
-                [self._part(name) for name in names[:2]]
-                for names in self.layer._all_weights[self._span(self.layer)]
+                [self._part(name) for name in names[:2]] for names in self.layer.names_of_layer(self.index)
             ]
         return [[self._part("weight")]]
-
-    def _span(self, layer: QuantLSTM) -> slice:
-        return slice(self.index * layer.directions, (self.index + 1) * layer.directions)
 
     def _part(self, name: str) -> tuple[nn.Parameter, Quantizer]:
         table = {key: quantizer for key, _, quantizer in self.layer.weights()}
@@ -139,7 +133,7 @@ class LinearMap:
     def biases(self) -> list[nn.Parameter]:
         """The bias that a mean error is taken out of, one a part of `O`; empty where the layer has none."""
         if isinstance(self.layer, QuantLSTM):
-            names = self.layer._all_weights[self._span(self.layer)]
+            names = self.layer.names_of_layer(self.index)
             return [self.layer.get_parameter(item[2]) for item in names] if self.layer.bias else []
         bias = getattr(self.layer, "bias", None)
         return [bias] if isinstance(bias, nn.Parameter) else []
@@ -225,10 +219,16 @@ def linear_maps(layers: Sequence[tuple[str, QuantLayer]]) -> list[LinearMap]:
 
 def sample(rows: Tensor, generator: torch.Generator) -> Tensor:
     """At most `ROWS` of `(G, N, I)`, drawn without replacement."""
-    count = rows.shape[1]
-    if count <= ROWS:
+    if rows.shape[1] <= ROWS:
         return rows
-    return rows[:, torch.randperm(count, generator=generator)[:ROWS].sort().values.to(rows.device)]
+    return rows[:, drawn(rows.shape[1], generator).to(rows.device)]
+
+
+def drawn(count: int, generator: torch.Generator) -> Tensor:
+    """`ROWS` of `count` positions in order, drawn without replacement; all where there are no more."""
+    if count <= ROWS:
+        return torch.arange(count)
+    return torch.randperm(count, generator=generator)[:ROWS].sort().values
 
 
 def windows(layer: nn.Module, x: Tensor, generator: torch.Generator) -> Tensor:
@@ -245,10 +245,7 @@ def windows(layer: nn.Module, x: Tensor, generator: torch.Generator) -> Tensor:
         x = x.unfold(2 + axis, span, layer.stride[axis])[..., :: layer.dilation[axis]]
     # (1, C, positions..., kernel...): pick positions before anything is copied
     places = x.shape[2 : 2 + spatial]
-    count = math.prod(places)
-    chosen = torch.arange(count)
-    if count > ROWS:
-        chosen = torch.randperm(count, generator=generator)[:ROWS].sort().values
+    chosen = drawn(math.prod(places), generator)
     index = [part.to(x.device) for part in torch.unravel_index(chosen, places)]
     picked = x[0].movedim(0, spatial)[tuple(index)]  # (N, C, kernel...)
     return picked.reshape(len(chosen), layer.groups, -1).transpose(0, 1).contiguous()
@@ -298,78 +295,7 @@ def run_inner(layer: QuantLSTM, index: int, x: Tensor, quantized: bool) -> Tenso
     zeros = x.new_zeros(layer.directions, 1, layer.hidden_size)
     if quantized and layer.dynamic:
         return run_layer(x, [x.shape[1]], *layer._levels(index), zeros, zeros)[0]
-    names = layer._all_weights[index * layer.directions : (index + 1) * layer.directions]
-    weights = (
-        layer._layer_weights(index)
-        if quantized
-        else [getattr(layer, name) for item in names for name in item]
-    )
+    plain = [getattr(layer, name) for names in layer.names_of_layer(index) for name in names]
+    weights = layer._layer_weights(index) if quantized else plain
     rest = (layer.bias, 1, 0.0, False, layer.bidirectional, True)
     return torch._VF.lstm(x, (zeros, zeros), weights, *rest)[0]  # type: ignore[attr-defined]
-
-
-class _Reached(Exception):
-    """All wanted inputs are there; the rest of the forward is not needed."""
-
-
-@dataclass
-class Recorded:
-    """Inputs that layers were called with, in order of the calls."""
-
-    calls: list[tuple[str, Any]] = field(default_factory=list)
-
-
-@contextmanager
-def record_inputs(model: nn.Module, names: Sequence[str], stop: bool = True) -> Iterator[Recorded]:
-    """While active, keeps what the named layers are called with.
-
-    Args:
-        model: to be run inside.
-        names: dotted names.
-        stop: leave the forward once every layer was called (each once); the `with` block ends there.
-    """
-    recorded, missing = Recorded(), set(names)
-
-    def keep(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        def hook(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
-            recorded.calls.append((name, inputs[0]))
-            missing.discard(name)
-            if stop and not missing:
-                raise _Reached
-
-        return hook
-
-    hooks = [model.get_submodule(name).register_forward_pre_hook(keep(name)) for name in names]
-    try:
-        yield recorded
-    except _Reached:
-        pass
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def execution_order(model: nn.Module, run: Callable[[], Any]) -> list[list[str]]:
-    """Names of the quantized layers in the order of their calls, those that read the very same tensor together.
-
-    Raises:
-        RuntimeError: a layer is called more than once.
-    """
-    names = [name for name, _ in quant_layers(model)]
-    with torch.no_grad(), record_inputs(model, names, stop=False) as recorded:
-        run()
-    groups: list[list[str]] = []
-    before: Any = None
-    seen: set[str] = set()
-    for name, x in recorded.calls:
-        if name in seen:
-            raise RuntimeError(
-                f"{name} is called more than once in a forward: its inputs cannot be told apart"
-            )
-        seen.add(name)
-        if x is before:
-            groups[-1].append(name)
-        else:
-            groups.append([name])
-        before = x
-    return groups

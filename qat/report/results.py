@@ -13,7 +13,7 @@ from qat.report.figures import draw_bits, draw_tradeoff
 from qat.report.provenance import write_text
 from qat.report.row import Row
 from qat.report.significance import Difference, paired_difference, wer_interval
-from qat.report.tables import bits, conditions
+from qat.report.tables import bits, conditions, markdown_lines
 from qat.suite import FLOAT, Aim, Published, Results, Suite, SuiteTable
 
 SIGNIFICANT = 0.05
@@ -137,7 +137,7 @@ def table_markdown(view: View, table: SuiteTable) -> str:
         "weights",
         "verdict",
     ]
-    lines = [titles, ["---"] * len(titles)]
+    lines = []
     base = table.rows[0].wer
     for line in table.rows:
         for place, name in enumerate(line.rows):
@@ -147,7 +147,7 @@ def table_markdown(view: View, table: SuiteTable) -> str:
                     *our_cells(view, f"{table.model}/{name}"),
                 ]
             )
-    return markdown(lines)
+    return markdown_lines(titles, lines)
 
 
 def published_cells(line: Published, base: float | None) -> tuple[str, str]:
@@ -225,7 +225,7 @@ def curve_markdown(view: View, model: str) -> str:
     """Bits down, methods across, on the first split."""
     curves = view.suite.curves
     widths = max((len(names) for names in curves.values()), default=0)
-    lines = [["bits", *curves], ["---"] * (1 + len(curves))]
+    lines = []
     for place in range(widths):
         cells, width = [], ""
         for names in curves.values():
@@ -234,7 +234,8 @@ def curve_markdown(view: View, model: str) -> str:
             width = width or (bits(row) if row else "")
             cells.append(cell_text(view.cell(row_id, view.splits[0])) if row else "")
         lines.append([width or names_of_bits(curves, place), *cells])
-    return f"WER % on {view.splits[0] if view.splits else 'the test set'}.\n\n{markdown(lines)}"
+    split = view.splits[0] if view.splits else "the test set"
+    return f"WER % on {split}.\n\n" + markdown_lines(["bits", *curves], lines)
 
 
 def names_of_bits(curves: Mapping[str, Sequence[str]], place: int) -> str:
@@ -244,14 +245,14 @@ def names_of_bits(curves: Mapping[str, Sequence[str]], place: int) -> str:
 
 def acceptance(view: View) -> str:
     """The aims, met or not, for each model; on the first split."""
-    lines = [["aim", "model", "measured", "met"], ["---"] * 4]
+    lines = []
     for aim in view.suite.aims:
         for model in view.suite.configs:
             measured, met = judge(view, aim, model)
             lines.append(
                 [aim.text, model, measured, {True: "yes", False: "**no**", None: "not measured"}[met]]
             )
-    return markdown(lines)
+    return markdown_lines(["aim", "model", "measured", "met"], lines)
 
 
 def judge(view: View, aim: Aim, model: str) -> tuple[str, bool | None]:
@@ -288,11 +289,6 @@ def short_conditions(rows: Sequence[Row]) -> list[str]:
     """Machine, versions and commits, without the command of every row."""
     lines = [line.partition(": ")[2] for line in conditions(rows)]
     return list(dict.fromkeys(lines))
-
-
-def markdown(lines: Sequence[Sequence[str]]) -> str:
-    """A GitHub table."""
-    return "".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |\n" for line in lines)
 
 
 def write_results(suite: Suite, results: Results, path: Path, command: str) -> list[Path]:

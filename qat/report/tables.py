@@ -157,10 +157,16 @@ DURATIONS: list[Column] = [(name.replace("s", " s"), bucket_cell(name)) for name
 
 
 def markdown_table(rows: Sequence[Row], columns: Sequence[Column]) -> str:
-    """A GitHub table, one line per row; vertical bars inside cells are escaped."""
-    lines = [[title for title, _ in columns], ["---"] * len(columns)]
-    lines += [[cell(row).replace("|", "\\|").replace("\n", " ") for _, cell in columns] for row in rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    """A GitHub table, one line per row."""
+    return markdown_lines(
+        [title for title, _ in columns], [[cell(row) for _, cell in columns] for row in rows]
+    )
+
+
+def markdown_lines(titles: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A GitHub table of cells; vertical bars inside them are escaped."""
+    cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines]
+    return "".join(f"| {' | '.join(line)} |\n" for line in [titles, ["---"] * len(titles), *cells])
 
 
 RECONSTRUCTION: list[tuple[str, Callable[[Mapping[str, Any]], str]]] = [

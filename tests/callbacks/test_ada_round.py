@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from qat.callbacks.ada_round import AdaRound, FloatInputs, collect, sites
 from qat.callbacks.calibrate import calibrate_
 from qat.cli import build_cli
 from qat.layers import quant_layers, quantizers
-from qat.models import load_module
-from qat.models.checkpoint import read_checkpoint
+from qat.models import CTCModule, load_module
+from qat.models.checkpoint import read_checkpoint, save_module
 from qat.recipe import Recipe
+from qat.runs import candidates_of, read_config
 from tests.conftest import build
 
 SMALL = ["--qat.ada_round_steps", "120", "--qat.reconstruction_utterances", "3"]
@@ -37,6 +39,15 @@ def fit(run: Any) -> Any:
     run.save_config()
     run.trainer.fit(run.model, datamodule=run.datamodule, ckpt_path=run.checkpoint)
     return run.model
+
+
+def pair(kind: str, data: SpeechDataModule, **fields: Any) -> tuple[CTCModule, CTCModule]:
+    """A calibrated model and the float model it came from."""
+    model = build(kind, Recipe(preset="x", ada_round=True, calibration_utterances=3, **fields))
+    calibrate_(model, data)
+    reference = copy.deepcopy(model.eval())
+    reference.quantize(False)
+    return model, reference
 
 
 def test_every_layer_is_reconstructed_and_its_error_falls(kind: str, tiny: Path, tmp_path: Path) -> None:
@@ -78,14 +89,7 @@ def test_inputs_come_from_the_quantized_prefix_and_targets_from_the_float_model(
     data: SpeechDataModule,
 ) -> None:
     """The first layer sees the same on both sides (weights only), a later one does not."""
-    import copy
-
-    recipe = Recipe(preset="x", weight_bits=2, activation_bits=None, ada_round=True, calibration_utterances=3)
-    model = build("wav2vec2", recipe)
-    calibrate_(model, data)
-    model.eval()
-    reference = copy.deepcopy(model)
-    reference.quantize(False)
+    model, reference = pair("wav2vec2", data, weight_bits=2, activation_bits=None)
     batches = list(data.loader(data.utterances("train")[:2]))
     found = sites(model, batches[0])
     with torch.no_grad():
@@ -99,13 +103,7 @@ def test_inputs_come_from_the_quantized_prefix_and_targets_from_the_float_model(
 def test_inputs_of_the_float_model_are_the_same_kept_or_read_anew(
     kind: str, data: SpeechDataModule, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import copy
-
-    model = build(kind, Recipe(preset="x", weight_bits=3, ada_round=True, calibration_utterances=3))
-    calibrate_(model, data)
-    model.eval()
-    reference = copy.deepcopy(model)
-    reference.quantize(False)
+    model, reference = pair(kind, data, weight_bits=3)
     batches = list(data.loader(data.utterances("train")[:2]))
     found = sites(model, batches[0])
     with torch.no_grad():
@@ -157,15 +155,17 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bits(
 
 
 def test_the_checkpoint_rebuilds_the_rounding(kind: str, tiny: Path, tmp_path: Path) -> None:
-    from qat.models.checkpoint import save_module
-
     model = fit(adaround(tiny, tmp_path / "run", "--qat.weight_bits", "3")).eval()
-    save_module(model, tmp_path / "model.ckpt")
-    again = load_module(tmp_path / "model.ckpt")
+    kept = tmp_path / "run" / "model.ckpt"
+    save_module(model, kept)
+    again = load_module(kept)
     signal, lengths = 0.1 * torch.randn(1, 16_000), torch.tensor([16_000])
     with torch.no_grad():
         assert torch.equal(model(signal, lengths)[0], again(signal, lengths)[0])
     assert again.reconstruction == model.reconstruction
+    config = read_config(tmp_path / "run" / "config.yaml")
+    names = {twin: [item.name for item in candidates_of(kept, config, twin)] for twin in (True, False)}
+    assert names == {True: ["float", "ptq", "model"], False: ["float", "model"]}
 
 
 def test_training_after_adaround_starts_from_its_rounding(kind: str, tiny: Path, tmp_path: Path) -> None:

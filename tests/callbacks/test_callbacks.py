@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
@@ -11,13 +12,14 @@ import torch
 
 from datamodules import ManifestDataModule
 from datamodules.base import SpeechDataModule
-from qat.callbacks import Calibrate, FoldBatchNorm
+from qat.callbacks import Calibrate, FinalEvaluation, FoldBatchNorm
 from qat.callbacks.calibrate import calibrate_, is_quantized
 from qat.callbacks.re_estimate import BATCH_NORM, frames_of, re_estimate_batch_norm_
 from qat.layers import quantizers, state_hash
 from qat.models import CTCModule, load_module
 from qat.models.checkpoint import save_module
 from qat.recipe import Recipe
+from qat.report.evaluation import EvaluationOptions
 from tests.conftest import build
 
 
@@ -160,3 +162,19 @@ def test_re_estimated_statistics_are_those_of_the_frames_behind_each_norm(data: 
         frames = torch.cat(seen[name])
         torch.testing.assert_close(norm.running_mean, frames.mean(0), atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(norm.running_var, frames.var(0), atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_the_kept_model_has_re_estimated_statistics_where_the_recipe_asks(
+    asked: bool, data: SpeechDataModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qat.callbacks.final_evaluation.report_checkpoint", lambda *arguments: [])
+    (tmp_path / "config.yaml").write_text("seed_everything: 1\n")
+    recipe = Recipe(preset="x", calibration_utterances=3, fold_batch_norm=False, re_estimate_batch_norm=asked)
+    model = build("crdnn", recipe)
+    calibrate_(model, data)
+    before = {key: value.clone() for key, value in model.state_dict().items() if "running" in key}
+    trainer: Any = SimpleNamespace(is_global_zero=True, datamodule=data, loggers=[])
+    FinalEvaluation(tmp_path, EvaluationOptions()).on_fit_end(trainer, model)
+    kept = load_module(tmp_path / "model.ckpt").state_dict()
+    assert before and all(torch.equal(kept[key], before[key]) != asked for key in before)
