@@ -70,7 +70,7 @@ class Runner:
         command = [*job.command, *prepare_folder(job)]
         log = job.folder.with_suffix(".log")
         cores = os.cpu_count() or 1
-        environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, cores // self.parallel))}
+        environment = {"OMP_NUM_THREADS": str(max(1, cores // self.parallel)), **os.environ}  # a set one wins
         with log.open("w") as output:
             child = subprocess.Popen(
                 [sys.executable, *command],
