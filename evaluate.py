@@ -1,4 +1,4 @@
-"""Measure checkpoints (`report`) or read audio with an exported integer file (`transcribe`)."""
+"""Measure checkpoints, read audio with an exported file, run suites, compare runs."""
 
 import sys
 

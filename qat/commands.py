@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -11,10 +12,12 @@ from typing import NoReturn
 from datamodules.audio import load_audio
 from qat.cli import DEFAULT_CONFIG
 from qat.errors import UserError
+from qat.report.compare import LOWER_IS_BETTER, compare, read_run, write_comparison
 from qat.report.evaluation import EvaluationOptions, report_checkpoint
 from qat.report.results import write_results
 from qat.report.wandb_log import upload_suite
-from qat.runs import MODEL_FILE, build_data, find_checkpoint, read_config
+from qat.report.wandb_runs import find_runs, log_comparison
+from qat.runs import CHECKPOINTS, MODEL_FILE, build_data, find_checkpoint, read_config
 from qat.suite import Results, Runner, jobs_of, load_suite, suite_folder
 
 RESULTS_FOLDER = Path("docs/results")
@@ -59,6 +62,18 @@ def parser() -> argparse.ArgumentParser:
     suite.add_argument("--out", type=Path, help="folder of rows and figures (default docs/results)")
     suite.add_argument("--render", action="store_true", help="run nothing, write the tables from stored rows")
     suite.add_argument("--wandb", action="store_true", help="upload the stored rows to Weights & Biases")
+    side = commands.add_parser("compare", help="runs side by side, differences paired to the first")
+    side.add_argument("targets", nargs="+", metavar="RUN", help="run name, run folder, W&B id or W&B group")
+    side.add_argument("--sort", choices=list(LOWER_IS_BETTER), default="wer", help="best first (default wer)")
+    side.add_argument("--format", choices=["md", "json", "csv"], default="md", help="what is printed")
+    side.add_argument("--out", type=Path, help="folder of all formats and figures")
+    side.add_argument("--seed", type=int, default=0, help="of the bootstrap")
+    side.add_argument(
+        "--wandb",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="log the table to Weights & Biases",
+    )
     return root
 
 
@@ -72,6 +87,8 @@ def run(args: Sequence[str]) -> None:
         report(options.targets, options.config, EvaluationOptions(**chosen))
     elif options.command == "suite":
         suite(options)
+    elif options.command == "compare":
+        side_by_side(options)
     else:
         transcribe(options.target, options.audio, options.threads)
 
@@ -124,6 +141,19 @@ def suite(options: argparse.Namespace) -> None:
         upload_suite(chosen, results, folder / "wandb")
     if failures:
         raise UserError(f"suite: {failures} runs failed; the log of each lies beside its folder in {work}")
+
+
+def side_by_side(options: argparse.Namespace) -> None:
+    """Compare runs: print in one format, write all of them and figures, log the table."""
+    runs = [read_run(folder) for folder in find_runs(options.targets)]
+    found = compare(runs, options.sort, options.seed)
+    name = "--".join([run.name for run in runs][:2]) + (f"--and-{len(runs) - 2}" if len(runs) > 2 else "")
+    folder = options.out or CHECKPOINTS / "comparisons" / name
+    texts = write_comparison(found, folder)
+    print(texts[options.format], end="")
+    print(f"wrote {folder}/comparison.md, .json, .csv and figures", file=sys.stderr)
+    if options.wandb:
+        log_comparison(found, folder)
 
 
 def config_of(checkpoint: Path, config: Path | None) -> Path:

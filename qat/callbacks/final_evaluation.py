@@ -15,7 +15,7 @@ from qat.models.ctc import CTCModule
 from qat.report.error_rates import load_worst
 from qat.report.evaluation import EvaluationOptions, report_checkpoint
 from qat.report.row import Row
-from qat.report.wandb_log import log_report
+from qat.report.wandb_log import REPORT_FILES, log_report
 from qat.runs import MODEL_FILE, read_config
 
 
@@ -60,4 +60,5 @@ class FinalEvaluation(Callback):
             audio,
             sorted(self.run_folder.glob("*.png")),
             sorted(self.run_folder.glob("*.onnx")),
+            [self.run_folder / name for name in REPORT_FILES],
         )

@@ -14,7 +14,7 @@ from datamodules.batch import Batch, Utterance
 from qat.report import guards
 from qat.report.error_rates import error_fields, save_worst, worst_utterances
 from qat.report.figures import draw_all
-from qat.report.heard import Heard, errors_of, listen, signal_of
+from qat.report.heard import UTTERANCES_FILE, Heard, listen, signal_of, texts_of
 from qat.report.model_card import write_model_card
 from qat.report.provenance import write_text
 from qat.report.row import Row, build_row, config_sha256, provenance, save_report, sha256_file
@@ -23,7 +23,6 @@ from qat.report.tables import print_table, write_report_markdown
 from qat.runs import Candidate, candidates_of
 from qat.runtime import Session, measure_latency
 
-ERRORS_FILE = "errors.json"
 LICENSES = {
     "mini": "trained on the mini corpus, see datamodules/mini/licenses/LICENSES.md for its sources",
     "librispeech": "trained on LibriSpeech (CC-BY-4.0)",
@@ -65,7 +64,7 @@ def report_checkpoint(
 ) -> list[Row]:
     """Measure a checkpoint beside its float start and its post-training twin; write and print the report.
 
-    Writes `report.json`, `report.md`, `worst.json`, one ONNX file per model, and figures into `folder`.
+    Writes `report.json`, `report.md`, `utterances.json`, `worst.json`, figures and one ONNX file a model into `folder`.
     """
     started = time.time()
     candidates = candidates_of(checkpoint, dict(config), options.twin)
@@ -272,7 +271,7 @@ def write_report(
 ) -> None:
     """Write rows, tables, utterances and figures; print the table."""
     last = heard[-1]
-    write_text(folder / ERRORS_FILE, json.dumps(errors_of(heard)) + "\n")
+    write_text(folder / UTTERANCES_FILE, json.dumps(texts_of(heard), ensure_ascii=False) + "\n")
     save_report(folder / "report.json", rows)
     write_report_markdown(folder / "report.md", rows, f"{folder.name}", last.candidate.module.reconstruction)
     save_worst(

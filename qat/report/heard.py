@@ -25,6 +25,8 @@ from qat.runtime.parity import compare
 if TYPE_CHECKING:
     from qat.report.evaluation import EvaluationOptions
 
+UTTERANCES_FILE = "utterances.json"
+
 
 @dataclass
 class Heard:
@@ -93,20 +95,28 @@ def signal_of(batch: Batch) -> np.ndarray:
     return batch.signal[0, : int(batch.lengths[0])].numpy()
 
 
-def errors_of(heard: Sequence[Heard]) -> dict[str, dict[str, list[int]]]:
-    """Word errors of every utterance in order, for later significance tests: model's file -> split -> counts.
+def texts_of(heard: Sequence[Heard]) -> dict[str, Any]:
+    """What every file made of every utterance, for later comparisons and significance tests; builtins.
 
-    `words` holds the reference words.
+    `splits`: split -> `ids`, `references`, `words` (reference words), in order. `files`: stem of the file -> split ->
+    `hypotheses`, `errors` (word errors), in the same order.
     """
-    found = {
+    splits = {
+        split: {
+            "ids": [item.id for item in utterances],
+            "references": [item.reference for item in utterances],
+            "words": [item.counts.reference_words for item in utterances],
+        }
+        for split, utterances in heard[0].utterances.items()
+    }
+    files = {
         item.candidate.name: {
-            split: [utterance.counts.errors for utterance in utterances]
+            split: {
+                "hypotheses": [utterance.hypothesis for utterance in utterances],
+                "errors": [utterance.counts.errors for utterance in utterances],
+            }
             for split, utterances in item.utterances.items()
         }
         for item in heard
     }
-    words = {
-        split: [utterance.counts.reference_words for utterance in utterances]
-        for split, utterances in heard[0].utterances.items()
-    }
-    return {"words": words, **found}
+    return {"splits": splits, "files": files}

@@ -18,6 +18,7 @@ import soundfile
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from qat.report.heard import UTTERANCES_FILE
 from qat.report.provenance import write_text
 from qat.report.row import FIELDS, Row
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from qat.suite import Results, Suite
 
 ID_FILE = "wandb_id"
+REPORT_FILES = ("report.json", UTTERANCES_FILE, "config.yaml")  # what `evaluate.py compare` needs of a run
+REPORT_TYPE = "report"
 NETWORK_TIMEOUT_S = 3.0
 START_TIMEOUT_S = 30.0
 FINISH_TIMEOUT_S = 120.0
@@ -172,6 +175,7 @@ def log_report(
     audio_paths: Mapping[str, Path] | None = None,
     figures: Sequence[Path] = (),
     files: Sequence[Path] = (),
+    report: Sequence[Path] = (),
 ) -> None:
     """Put the report into a run: summary, worst utterances with sound, pictures, exported files.
 
@@ -182,6 +186,7 @@ def log_report(
         audio_paths: utterance id -> audio file; the first 5 shown get a player.
         figures: pictures.
         files: exported files, kept together as one artifact.
+        report: rows, texts and settings, kept as another, which `evaluate.py compare` fetches.
     """
     if run is None:
         return
@@ -193,11 +198,12 @@ def log_report(
             run.log({"worst_utterances": worst_table(worst, audio_paths or {})})
         if figures:
             run.log({f"figures/{path.stem}": wandb.Image(str(path)) for path in figures})
-        if files:
-            artifact = wandb.Artifact(f"exported-{run.id}", type="model", metadata={"rows": list(rows)})
-            for path in files:
-                artifact.add_file(str(path))
-            run.log_artifact(artifact)
+        for name, kind, paths in (("exported", "model", files), ("report", REPORT_TYPE, report)):
+            if paths:
+                artifact = wandb.Artifact(f"{name}-{run.id}", type=kind, metadata={"rows": list(rows)})
+                for path in paths:
+                    artifact.add_file(str(path))
+                run.log_artifact(artifact)
     except Exception as error:  # the report is on disk already
         say(f"W&B: the report was not logged completely ({type(error).__name__}: {error})")
 

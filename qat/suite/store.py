@@ -78,7 +78,7 @@ class Results:
     def add(self, job: Job, minutes: float) -> list[Row]:
         """Take over a finished run from its folder; its rows."""
         report = load_report(job.folder / "report.json")
-        counts = json.loads((job.folder / "errors.json").read_text())
+        texts = json.loads((job.folder / "utterances.json").read_text())
         mine = [dict(row) for row in report if row["method"] not in (FLOAT, "ptq")]
         for row in mine:
             row["suite_row"] = job.row.id
@@ -91,10 +91,15 @@ class Results:
         self.rows = [*kept, *mine]
         for row in self.rows:
             validate_row(row, job.id)
-        names = [name for name in counts if name not in ("words", FLOAT, "ptq")]
-        self.errors[f"{job.row.model}/words"] = counts["words"]
-        self.errors[base] = counts[FLOAT]
-        self.errors[job.id] = counts[names[0]]
+        errors = {
+            name: {split: values["errors"] for split, values in splits.items()}
+            for name, splits in texts["files"].items()
+        }
+        name = next(name for name in errors if name not in (FLOAT, "ptq"))
+        self.errors[f"{job.row.model}/words"] = {
+            split: values["words"] for split, values in texts["splits"].items()
+        }
+        self.errors[base], self.errors[job.id] = errors[FLOAT], errors[name]
         self.runs[job.id] = {"status": "done", "sha256": job.sha256, "minutes": round(minutes, 2)}
         return mine
 
