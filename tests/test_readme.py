@@ -69,4 +69,4 @@ def test_a_block_that_names_no_file_is_refused() -> None:
 )
 def test_evaluate_commands_parse(line: str) -> None:
     words = shlex.split(line.replace("[", "").replace("]", ""))
-    assert parser().parse_args(words[2:]).command in ("suite", "report", "transcribe")
+    assert parser().parse_args(words[2:]).command in ("suite", "report", "transcribe", "compare")
