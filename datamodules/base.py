@@ -5,6 +5,7 @@ import logging
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -138,6 +139,24 @@ class SpeechDataModule(LightningDataModule, ABC):
         self._resume = state_dict.get("train")
         if self._train_loader is not None and self._resume is not None:
             self._train_loader.load_state_dict(self._resume)
+
+    @property
+    def inside_epoch(self) -> bool:
+        """Whether some batches of an epoch were handed out and others not yet."""
+        state = self._train_loader.state_dict() if self._train_loader is not None else None
+        return state is not None and 0 < state["position"] < state["length"]
+
+    def training_facts(self) -> dict[str, Any]:
+        """What decides the training batches, as builtins: a resumed run must have the same."""
+        return {
+            "class": type(self).__name__,
+            "train": self.split_fingerprint("train"),
+            "max_batch_s": self.max_batch_s,
+            "pad_to_s": self.pad_to_s,
+            "num_buckets": self.num_buckets,
+            "seed": self.seed,
+            "augment": asdict(self.augmentation) if self.augment else None,
+        }
 
     def val_dataloader(self) -> SpeechLoader:
         """The dev split in fixed batches of similar length; each rank gets its own.

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+import torch
 import yaml
+from jsonargparse.typing import PositiveInt
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -21,14 +23,15 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero
 
 from datamodules.base import SpeechDataModule
-from qat.callbacks import AdaRound, Calibrate, FinalEvaluation, FoldBatchNorm, PlainProgress
+from qat.callbacks import AdaRound, Calibrate, FinalEvaluation, FoldBatchNorm, PlainProgress, Resumable
 from qat.errors import UserError
 from qat.models import CTCModule, read_checkpoint
-from qat.models.ctc import model_path
+from qat.models.checkpoint import SafeCheckpointIO
 from qat.recipe import Recipe
 from qat.report.csv_log import csv_logger
 from qat.report.evaluation import EvaluationOptions
 from qat.report.wandb_log import wandb_logger
+from qat.resume import check_same_course, check_same_run, read_last
 from qat.runs import CHECKPOINTS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -48,7 +51,7 @@ HELP = """usage: python train.py [--config FILE] [--qat PRESET] [--run NAME] [--
   --qat.reduce_range R     auto, true, false: 7-bit weights where the CPU lacks VNNI
   --qat.rules LIST         ordered rules for groups or layer names (first match wins)
   --run NAME               run folder checkpoints/NAME (default MODEL-PRESET-TIME)
-  --ckpt_path P            resume: last, best, or a file
+  --ckpt_path P            resume: last, best, or a file           --save_every_steps N     checkpoints inside epochs
   --model.teacher CKPT     follow a float model's frame posteriors (--model.distillation_weight 0 to 1)
   --model.* --data.* --trainer.*    fields of the model, the data module and Lightning's Trainer
   --evaluation.* --wandb.*          how the report is measured; Weights & Biases
@@ -93,6 +96,12 @@ class SpeechCLI(LightningCLI):
         """Our own arguments beside Lightning's."""
         parser.add_argument("--run", type=str | None, default=None, help="name of the run folder")
         parser.add_argument("--ckpt_path", type=str | None, default=None, help="last, best or a checkpoint")
+        parser.add_argument(
+            "--save_every_steps",
+            type=PositiveInt | None,
+            default=None,
+            help="optimiser steps between two checkpoints inside an epoch; null: at the ends of epochs only",
+        )
         parser.add_class_arguments(Recipe, "qat")
         parser.add_class_arguments(EvaluationOptions, "evaluation")
         parser.add_class_arguments(WandbOptions, "wandb")
@@ -120,17 +129,22 @@ class SpeechCLI(LightningCLI):
         make_run_folder(self.run_folder)
         options = self.config_init["trainer"]
         bar = sys.stderr.isatty() and options.get("enable_progress_bar") is not False
-        ours: list[Callback] = [FoldBatchNorm(), Calibrate(self.run_folder), AdaRound(self.run_folder)]
+        ours: list[Callback] = [
+            Resumable(self.run_folder, self.config["save_every_steps"]),
+            FoldBatchNorm(),
+            Calibrate(self.run_folder),
+            AdaRound(self.run_folder),
+        ]
         if self.config["trainer"]["enable_checkpointing"] is not False:
             ours += checkpoint_callbacks(self.run_folder)
         ours += [TQDMProgressBar() if bar else PlainProgress(), LearningRateMonitor("step")]
         if self.config["evaluation"]["enabled"]:
             ours.append(FinalEvaluation(self.run_folder, self.config_init["evaluation"]))
-        theirs = options.get("callbacks") or []
-        theirs = list(theirs) if isinstance(theirs, list) else [theirs]
+        theirs, plugins = as_list(options.get("callbacks")), as_list(options.get("plugins"))
         return super().instantiate_trainer(
             logger=self.loggers(),
             callbacks=ours + theirs,
+            plugins=[SafeCheckpointIO(), *plugins],
             enable_progress_bar=bar,
             enable_model_summary=False,
             default_root_dir=str(self.run_folder),
@@ -171,7 +185,11 @@ class SpeechCLI(LightningCLI):
         part.replace(self.run_folder / "config.yaml")
 
     def resume_path(self) -> str | None:
-        """The checkpoint to resume from, checked against this run's model and recipe."""
+        """The checkpoint to resume from, checked against this run's model, recipe and data.
+
+        Raises:
+            UserError: there is none, it cannot be read, or it is another run's.
+        """
         self.resumed_at: int | None = None
         choice = self.config["ckpt_path"]
         if choice is None:
@@ -182,8 +200,19 @@ class SpeechCLI(LightningCLI):
                 f"--ckpt_path {choice}: {self.run_folder if choice in ('last', 'best') else path} "
                 f"holds no {path.name}"
             )
-        self.resumed_at = check_same_run(self.model, path)
+        checkpoint = read_last(path) if choice == "last" else read_checkpoint(path)
+        self.resumed_at = check_same_run(self.model, checkpoint, path)
+        check_same_course(checkpoint, path, self.course())
         return str(path)
+
+    def course(self) -> dict[str, Any]:
+        """What decides the batches of training, as `Resumable` keeps it in checkpoints."""
+        trainer = self.config_init["trainer"]
+        return {
+            **self.datamodule.training_facts(),
+            "accumulate_grad_batches": trainer.accumulate_grad_batches or 1,
+            "seed": torch.initial_seed(),
+        }
 
 
 def build_cli(args: Sequence[str]) -> SpeechCLI:
@@ -282,6 +311,11 @@ def recipe_builtins(recipe: Any) -> dict[str, Any]:
     return Recipe.from_dict(values).to_dict()
 
 
+def as_list(value: Any) -> list[Any]:
+    """One thing, several or none, as a list."""
+    return list(value) if isinstance(value, list) else [] if value is None else [value]
+
+
 def choose_run_folder(config: Any) -> Path:
     """`checkpoints/NAME`, or a path of the user's own, refusing one that holds another run.
 
@@ -332,38 +366,6 @@ def checkpoint_callbacks(folder: Path) -> list[Callback]:
         dirpath=folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False
     )
     return [best, last]
-
-
-def check_same_run(model: CTCModule, path: Path) -> int:
-    """Refuse a checkpoint of another model or recipe; the optimiser steps that it has made.
-
-    Raises:
-        UserError: naming the field and both values.
-    """
-    checkpoint = read_checkpoint(path)
-    if checkpoint["model"] != model_path(model):
-        raise UserError(f"{path}: holds a {checkpoint['model']}, and this run builds a {model_path(model)}")
-    if "global_step" not in checkpoint:
-        raise UserError(
-            f"{path}: holds weights only, no optimiser to resume; start from it with --model.init_from"
-        )
-    stored, ours = checkpoint["hyper_parameters"], dict(model.hparams)
-    for key in sorted(set(stored) | set(ours)):
-        if stored.get(key) != ours.get(key):
-            theirs, mine = difference(stored.get(key), ours.get(key))
-            raise UserError(f"{path}: its {key} is {theirs}, and this run's is {mine}")
-    return int(checkpoint["global_step"])
-
-
-def difference(first: Any, second: Any) -> tuple[str, str]:
-    """Two values as text; of two mappings only the entries that differ."""
-    if isinstance(first, dict) and isinstance(second, dict):
-        keys = [key for key in sorted(set(first) | set(second)) if first.get(key) != second.get(key)]
-        return (
-            ", ".join(f"{key}={first.get(key)!r}" for key in keys),
-            ", ".join(f"{key}={second.get(key)!r}" for key in keys),
-        )
-    return repr(first), repr(second)
 
 
 def one_line(message: str) -> str:

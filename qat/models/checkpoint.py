@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
+from lightning.fabric.plugins import TorchCheckpointIO
 
 from qat.errors import UserError
 from qat.models.ctc import CTCModule
+
+LAST_FILE = "last.ckpt"
+BEFORE_LAST_FILE = "before_last.ckpt"
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -66,6 +72,40 @@ def save_module(module: CTCModule, path: str | Path) -> None:
         "pytorch-lightning_version": lightning.__version__,
     }
     module.on_save_checkpoint(checkpoint)
-    part = path.with_name(path.name + ".part")
-    torch.save(checkpoint, part)
-    part.replace(path)
+    write_checkpoint(checkpoint, path)
+
+
+def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
+    """Write a checkpoint so that `path` holds the old or all of the new one, also after a power cut."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+class SafeCheckpointIO(TorchCheckpointIO):
+    """Lightning's checkpoints, written whole or not at all; of `last.ckpt` the one before is kept as well."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write; a `last.ckpt` that is there becomes `before_last.ckpt` first, and stays until the new one is whole."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.name == LAST_FILE and path.is_file():
+            keep_as(path, path.with_name(BEFORE_LAST_FILE))
+        write_checkpoint(checkpoint, path)
+
+
+def keep_as(path: Path, other: Path) -> None:
+    """Give a file a second name, atomically; on file systems without hard links, a copy."""
+    part = other.with_name(f".{other.name}.{os.getpid()}.part")
+    part.unlink(missing_ok=True)
+    try:
+        os.link(path, part)
+    except OSError:
+        shutil.copyfile(path, part)
+    part.replace(other)

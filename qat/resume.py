@@ -1,0 +1,84 @@
+"""Which checkpoint a run goes on from, and whether it is one of this very run."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from qat.errors import UserError
+from qat.models import CTCModule, read_checkpoint
+from qat.models.checkpoint import BEFORE_LAST_FILE, keep_as
+from qat.models.ctc import model_path
+
+
+def read_last(path: Path) -> dict[str, Any]:
+    """The last checkpoint of a run; where it is torn, the one before, which then takes its place.
+
+    Raises:
+        UserError: neither can be read.
+    """
+    try:
+        return read_checkpoint(path)
+    except UserError as error:
+        before = path.with_name(BEFORE_LAST_FILE)
+        if not before.is_file():
+            raise
+        checkpoint = read_checkpoint(before)
+        if not getattr(rank_zero_only, "rank", 0):
+            print(f"{error}; going on from {before.name}, which takes its place", file=sys.stderr, flush=True)
+            keep_as(before, path)
+        return checkpoint
+
+
+def check_same_run(model: CTCModule, checkpoint: Mapping[str, Any], path: Path) -> int:
+    """Refuse a checkpoint of another model or recipe; the optimiser steps that it has made.
+
+    Raises:
+        UserError: naming the field and both values.
+    """
+    if checkpoint["model"] != model_path(model):
+        raise UserError(f"{path}: holds a {checkpoint['model']}, and this run builds a {model_path(model)}")
+    if "global_step" not in checkpoint:
+        raise UserError(
+            f"{path}: holds weights only, no optimiser to resume; start from it with --model.init_from"
+        )
+    refuse_difference(checkpoint["hyper_parameters"], dict(model.hparams), path)
+    return int(checkpoint["global_step"])
+
+
+def check_same_course(checkpoint: Mapping[str, Any], path: Path, course: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint of other training batches.
+
+    Raises:
+        UserError: naming the field and both values.
+    """
+    stored = checkpoint.get("course")
+    if stored is not None:  # an older version's checkpoint has none
+        refuse_difference(stored, course, path)
+
+
+def refuse_difference(stored: Mapping[str, Any], ours: Mapping[str, Any], path: Path) -> None:
+    """Raise at the first key whose values differ.
+
+    Raises:
+        UserError: naming the key and both values.
+    """
+    for key in sorted(set(stored) | set(ours)):
+        if stored.get(key) != ours.get(key):
+            theirs, mine = difference(stored.get(key), ours.get(key))
+            raise UserError(f"{path}: its {key} is {theirs}, and this run's is {mine}")
+
+
+def difference(first: Any, second: Any) -> tuple[str, str]:
+    """Two values as text; of two mappings only the entries that differ."""
+    if isinstance(first, dict) and isinstance(second, dict):
+        keys = [key for key in sorted(set(first) | set(second)) if first.get(key) != second.get(key)]
+        return (
+            ", ".join(f"{key}={first.get(key)!r}" for key in keys),
+            ", ".join(f"{key}={second.get(key)!r}" for key in keys),
+        )
+    return repr(first), repr(second)

@@ -1,0 +1,225 @@
+"""A run that is killed at any moment and resumed ends with the bits of one that was not."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from lightning.pytorch import Callback, Trainer
+
+from qat.errors import UserError
+from qat.models.checkpoint import write_checkpoint
+from tests.processes import finish, start
+from tests.test_invariants import assert_equal
+from train import train
+
+MOMENTS = 10
+EQUAL = ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_step")
+
+
+class Signal(Callback):
+    """Sends a signal to its own process at the start of an optimiser step.
+
+    Args:
+        step: steps made before.
+        number: SIGKILL, SIGTERM, ...
+        rank: of the process.
+    """
+
+    def __init__(self, step: int, number: int, rank: int = 0) -> None:
+        self.step, self.number, self.rank = step, number, rank
+
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        if (trainer.global_step, trainer.global_rank) == (self.step, self.rank):
+            os.kill(os.getpid(), self.number)
+
+
+@pytest.fixture
+def kind() -> str:
+    return "crdnn"
+
+
+@pytest.fixture
+def config(tiny: Path) -> Path:
+    """Two epochs of about six steps with masks and dropout, checkpoints every second step."""
+    content = yaml.safe_load(tiny.read_text())
+    content["model"]["init_args"] |= {"learning_rate": 0.01, "dropout": 0.2, "time_masks": 1}
+    content["data"]["init_args"] |= {"max_batch_s": 2.5, "augment": True}
+    content["trainer"] |= {"max_epochs": 2, "num_sanity_val_steps": 0, "enable_progress_bar": False}
+    content |= {"evaluation": {"enabled": False}, "wandb": {"enabled": False}, "save_every_steps": 2}
+    tiny.write_text(yaml.safe_dump(content))
+    return tiny
+
+
+def flags(config: Path, folder: Path, *more: str) -> list[str]:
+    return ["--config", str(config), "--run", str(folder), *more]
+
+
+def with_signal(config: Path, step: int, number: int, rank: int = 0) -> Path:
+    """The configuration with a signal in it."""
+    content = yaml.safe_load(config.read_text())
+    arguments = {"step": step, "number": int(number), "rank": rank}
+    content["trainer"]["callbacks"] = [{"class_path": f"{__name__}.Signal", "init_args": arguments}]
+    path = config.with_name(f"signal-{step}-{int(number)}-{rank}.yaml")
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def last(folder: Path) -> dict[str, Any]:
+    return torch.load(folder / "last.ckpt", weights_only=True)
+
+
+def assert_same_end(folder: Path, whole: Path, where: str) -> None:
+    """Weights, scales, observers, optimiser and log."""
+    for key in EQUAL:
+        assert_equal(last(folder)[key], last(whole)[key], f"{where}: {key}")
+    assert (folder / "metrics.csv").read_text() == (whole / "metrics.csv").read_text(), where
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("preset", ["deterministic", "stochastic"])
+def test_killed_at_random_steps(config: Path, tmp_path: Path, preset: str, processes: int) -> None:
+    log, whole = tmp_path / "log", tmp_path / "whole"
+    assert finish(start(flags(config, whole, "--qat", preset), log, processes)) == [0] * processes, (
+        log.read_text()
+    )
+    steps = last(whole)["global_step"]
+    assert steps >= 6
+    moments = sorted(random.Random(f"{preset}{processes}").sample(range(steps), min(MOMENTS, steps)))
+    for step in moments:
+        folder = tmp_path / f"at{step}"
+        killed = with_signal(config, step, signal.SIGKILL, rank=step % processes)
+        assert -signal.SIGKILL in finish(start(flags(killed, folder, "--qat", preset), log, processes))
+        again = flags(config, folder, "--qat", preset, "--ckpt_path", "last")
+        assert finish(start(again, log, processes)) == [0] * processes, log.read_text()[-3000:]
+        assert_same_end(folder, whole, f"killed at step {step} of {steps}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_signal_saves_and_exits(config: Path, tmp_path: Path, number: int, processes: int) -> None:
+    log, whole = tmp_path / "log", tmp_path / "whole"
+    assert finish(start(flags(config, whole, "--qat", "stochastic"), log, processes)) == [0] * processes
+    folder = tmp_path / "stopped"
+    stopped = with_signal(config, 2, number, rank=processes - 1)  # one rank gets it, all stop
+    statuses = finish(start(flags(stopped, folder, "--qat", "stochastic"), log, processes))
+    assert 128 + number in statuses and all(status in (143, 138) for status in statuses)
+    assert last(folder)["global_step"] == 3  # the step in work has ended
+    assert "after step 3; go on with --run stopped --ckpt_path last" in log.read_text()
+    again = flags(config, folder, "--qat", "stochastic", "--ckpt_path", "last")
+    assert finish(start(again, log, processes)) == [0] * processes, log.read_text()[-3000:]
+    assert_same_end(folder, whole, "signal")
+
+
+@pytest.mark.slow
+def test_a_signal_in_the_last_step_of_an_epoch_is_obeyed_after_its_checkpoint(
+    config: Path, tmp_path: Path
+) -> None:
+    log, whole = tmp_path / "log", tmp_path / "whole"
+    assert finish(start(flags(config, whole, "--qat", "off"), log)) == [0]
+    half = last(whole)["global_step"] // 2
+    folder = tmp_path / "stopped"
+    stopped = with_signal(config, half - 1, signal.SIGTERM)
+    assert finish(start(flags(stopped, folder, "--qat", "off"), log)) == [143]
+    assert last(folder)["global_step"] == half
+    assert finish(start(flags(config, folder, "--qat", "off", "--ckpt_path", "last"), log)) == [0]
+    assert_same_end(folder, whole, "end of epoch")
+
+
+@pytest.mark.slow
+def test_killed_while_it_calibrates(config: Path, tmp_path: Path) -> None:
+    """Before the first step a run has a checkpoint already."""
+    log, whole, folder = tmp_path / "log", tmp_path / "whole", tmp_path / "cut"
+    slow = [*flags(config, folder, "--qat", "stochastic"), "--qat.calibration_utterances", "12"]
+    assert finish(start([*flags(config, whole, "--qat", "stochastic"), *slow[-2:]], log)) == [0]
+    process = start(slow, log)
+    while not (folder / "last.ckpt").is_file() and process[0].is_alive():
+        time.sleep(0.002)
+    process[0].kill()
+    assert finish(process) == [-signal.SIGKILL]
+    assert finish(start([*slow, "--ckpt_path", "last"], log)) == [0], log.read_text()[-3000:]
+    assert_same_end(folder, whole, "calibration")
+
+
+def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "last.ckpt"
+    write_checkpoint({"step": 1}, path)
+
+    def half(content: Any, file: Any) -> None:
+        file.write(b"half of it")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", half)
+    with pytest.raises(KeyboardInterrupt):
+        write_checkpoint({"step": 2}, path)
+    assert torch.load(path, weights_only=True) == {"step": 1}
+    assert [item.name for item in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def trained(config: Path, folder: Path) -> Path:
+    train(flags(config, folder, "--qat", "deterministic", "--trainer.max_epochs", "1"))
+    return folder
+
+
+@pytest.mark.slow
+def test_a_torn_last_checkpoint_falls_back_to_the_one_before(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, folder = trained(config, tmp_path / "whole"), trained(config, tmp_path / "torn")
+    before = torch.load(folder / "before_last.ckpt", weights_only=True)
+    assert before["global_step"] < last(folder)["global_step"]
+    content = (folder / "last.ckpt").read_bytes()
+    (folder / "last.ckpt").write_bytes(content[: len(content) // 2])
+    again = flags(
+        config, folder, "--qat", "deterministic", "--trainer.max_epochs", "1", "--ckpt_path", "last"
+    )
+    train(again)
+    assert "last.ckpt: not a readable checkpoint" in (said := capsys.readouterr().err)
+    assert "going on from before_last.ckpt" in said
+    assert_same_end(folder, whole, "torn")
+    for name in ("last.ckpt", "before_last.ckpt"):
+        (folder / name).write_bytes(b"torn")
+    with pytest.raises(UserError, match=r"before_last\.ckpt: not a readable checkpoint"):
+        train(again)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--qat.weight_bits", "4"], "its recipe is weight_bits=8, and this run's is weight_bits=4"),
+        (["--model.dropout", "0.3"], "its dropout is 0.2, and this run's is 0.3"),
+        (["--data.max_batch_s", "3.5"], "its max_batch_s is 2.5, and this run's is 3.5"),
+        (["--data.augment", "false"], "its augment is {"),
+        (["--data.max_train_utterances", "5"], "its train is '"),
+        (["--seed_everything", "2"], "its seed is 1, and this run's is 2"),
+        (["--trainer.accumulate_grad_batches", "2"], "its accumulate_grad_batches is 1, and this run's is 2"),
+    ],
+)
+def test_another_recipe_model_or_data_is_named_with_both_values(
+    config: Path, tmp_path_factory: pytest.TempPathFactory, more: list[str], message: str
+) -> None:
+    folder = tmp_path_factory.mktemp("run") / "mine"
+    trained(config, folder)
+    before = (folder / "last.ckpt").read_bytes()
+    with pytest.raises(UserError) as caught:
+        train(flags(config, folder, "--qat", "deterministic", "--ckpt_path", "last", *more))
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+    assert (folder / "last.ckpt").read_bytes() == before
+
+
+def test_a_run_without_a_checkpoint_is_named(config: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"--ckpt_path last: .*nowhere holds no last\.ckpt"):
+        train(flags(config, tmp_path / "nowhere", "--qat", "deterministic", "--ckpt_path", "last"))
+    assert not (tmp_path / "nowhere").exists()
