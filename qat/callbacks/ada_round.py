@@ -25,7 +25,7 @@ from qat.layers import (
     record_inputs,
 )
 from qat.models.ctc import CTCModule
-from qat.numerics.ada_round import State, first_variable, optimise
+from qat.numerics.ada_round import State, optimise
 
 SAVE_EVERY_S = 60.0
 CACHE_BYTES = 2 * 2**30  # of the float model's inputs
@@ -173,7 +173,7 @@ class AdaRound(Callback):
             variable = item.gather(lambda _, quantizer: quantizer.rounding)
             state = State(variable, self.inside["first"], self.inside["second"], self.inside["step"])
         else:
-            state = State(first_variable(problem.weight, problem.scale))
+            state = State(problem.first_variable())
         saved = time.perf_counter()
 
         def progress(state: State) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from qat.errors import UserError
 from qat.layers.lstm_kernel import centred_levels
 from qat.layers.quantizer import Quantizer
+from qat.numerics.affine import SCALE_FLOOR
 
 INT32_MAX = 2**31 - 1
 
@@ -38,8 +39,10 @@ def weight_levels(weight: Tensor, quantizer: Quantizer) -> tuple[Tensor, Tensor]
     """Levels of a weight as float32 of the same shape, and its scales `(C,)`, one an output channel (axis 0).
 
     The levels are read off the fake-quantized weight, so they hold whatever rounding the quantizer was trained to.
+    Levels between whole steps are odd numbers of half steps.
     """
     scale = quantizer.positive_scale().detach().float().expand(weight.shape[0]).contiguous()
+    scale = scale / 2 if quantizer.level_offset else scale
     return quantizer(weight).float().div(scale.reshape(-1, *[1] * (weight.ndim - 1))).round_(), scale
 
 
@@ -48,13 +51,14 @@ def bias_levels(
 ) -> tuple[Tensor, Tensor]:
     """Bias in units of `input_scale * weight_scale`, whole float64, and the weight scales that go with it, each `(C,)`.
 
-    A channel whose weights are all zero may have any scale: it gets one that its bias fits in.
+    A channel whose weights are all zero (or as near to it as a scale can be) may have any scale: it gets one that its
+    bias fits in.
 
     Raises:
         UserError: the bias of another channel exceeds int32.
     """
     bias, unit = bias.detach().double(), input_scale.double()
-    empty = (weight.flatten(1) == 0).all(1)
+    empty = (weight.flatten(1) == 0).all(1) | (weight_scale <= SCALE_FLOOR)
     fitting = torch.maximum(weight_scale.double(), bias.abs() / (unit * (INT32_MAX // 2)))
     scale = torch.where(empty, fitting, weight_scale.double()).float()
     levels = (bias / (unit * scale.double())).round()

@@ -56,6 +56,7 @@ class Quantizer(nn.Module):
         is_weight: a weight (calibrated from itself, noise alike on all ranks) or an activation (observed).
         time_axis: of an activation, negative; padding there is left out of the histogram.
         rounding_shape: shape of the weight, to hold an AdaRound variable; None: it is rounded to nearest.
+        level_offset: steps that all levels lie above the whole ones; 0 or a half.
     """
 
     rounding: Tensor
@@ -80,9 +81,10 @@ class Quantizer(nn.Module):
         is_weight: bool = False,
         time_axis: int = -1,
         rounding_shape: torch.Size | None = None,
+        level_offset: float = 0.0,
     ) -> None:
         super().__init__()
-        self.quant_min, self.quant_max = quant_min, quant_max
+        self.quant_min, self.quant_max, self.level_offset = quant_min, quant_max, level_offset
         self.axis, self.signed = axis, signed
         self.observer_name, self.percentile = observer, percentile
         self.stochastic, self.learn_scale, self.quant_noise = stochastic, learn_scale, quant_noise
@@ -123,6 +125,7 @@ class Quantizer(nn.Module):
             quant_noise=recipe.quant_noise,
             is_weight=True,
             rounding_shape=weight.shape if recipe.ada_round else None,
+            level_offset=recipe.weight_offset,
         ).to(weight.device)
 
     @classmethod
@@ -142,7 +145,7 @@ class Quantizer(nn.Module):
     @property
     def bits(self) -> int:
         """Bits that the levels fill."""
-        return (self.quant_max - self.quant_min + 1).bit_length() - (0 if self.signed else 1)
+        return (self.quant_max - self.quant_min).bit_length()
 
     @property
     def follows_weight(self) -> bool:
@@ -155,6 +158,24 @@ class Quantizer(nn.Module):
             self.observer.observe_(x, self.time_axis)
         if not self.is_enabled:
             return x
+        shift = self.shift(x) if self.level_offset else None
+        out = self.round(x) if shift is None else self.round(x - shift) + shift
+        if self.training and self.is_weight and 0 < self.quant_noise < 1 and not self.is_rounded:
+            chosen = noise_bits(x.shape, self.key(1), x.device) < round(self.quant_noise * 2**16) - 2**15
+            out = torch.where(chosen, out, x)
+        return out
+
+    def shift(self, x: Tensor) -> Tensor:
+        """What the levels lie above whole steps, broadcastable to `x`; follows a learned scale as LSQ would have it."""
+        if self.training and self.follows_weight:
+            self.follow_(x)
+        scale = self.positive_scale()
+        if scale.requires_grad:
+            scale = scale.detach() + (scale - scale.detach()) * self.grad_factor(x)
+        return along(self.level_offset * scale, x.ndim, self.axis).to(x.dtype)
+
+    def round(self, x: Tensor) -> Tensor:
+        """`x` on whole steps: to nearest, stochastically in training, or as AdaRound has it."""
         if self.is_rounded:
             scale = along(self.positive_scale(), x.ndim, self.axis)
             return hard_round(x.detach().float(), scale, self.rounding, self.quant_min, self.quant_max).to(
@@ -164,10 +185,10 @@ class Quantizer(nn.Module):
             return fake_quantize(
                 x, self.positive_scale(), self.offset, self.quant_min, self.quant_max, self.axis
             )
-        if self.follows_weight:
+        if self.follows_weight and not self.level_offset:
             self.follow_(x)
         noise = noise_bits(x.shape, self.key(0), x.device) if self.stochastic else None
-        out = fake_quantize(
+        return fake_quantize(
             x,
             self.positive_scale(),
             self.offset,
@@ -178,10 +199,6 @@ class Quantizer(nn.Module):
             self.grad_factor(x),
             not self.follows_weight,
         )
-        if 0 < self.quant_noise < 1 and self.is_weight:
-            chosen = noise_bits(x.shape, self.key(1), x.device) < round(self.quant_noise * 2**16) - 2**15
-            out = torch.where(chosen, out, x)
-        return out
 
     @property
     def offset(self) -> Tensor | None:
@@ -206,7 +223,7 @@ class Quantizer(nn.Module):
         """Set the scale to the range of `weight` (max observer), in place."""
         magnitude = weight.detach().abs()
         magnitude = magnitude.flatten(1).amax(1) if self.axis == 0 else magnitude.amax().view(1)
-        torch.div(magnitude, self.quant_max, out=self.scale).clamp_(min=SCALE_FLOOR)
+        torch.div(magnitude, self.quant_max + self.level_offset, out=self.scale).clamp_(min=SCALE_FLOOR)
 
     @torch.no_grad()
     def calibrate_weight_(self, weight: Tensor, name: str) -> None:
@@ -218,8 +235,10 @@ class Quantizer(nn.Module):
         rows = weight.detach().flatten(1) if self.axis == 0 else weight.detach().reshape(1, -1)
         if not bool(torch.isfinite(rows).all()):
             raise UserError(f"{name}: the weight holds NaN or infinite values; it cannot be quantized")
-        magnitude = weight_magnitude(rows, self.observer_name, self.quant_max, self.percentile)
-        self.set_range_(*symmetric_range(magnitude, self.quant_max))
+        magnitude = weight_magnitude(
+            rows, self.observer_name, self.quant_max, self.percentile, self.level_offset
+        )
+        self.set_range_(*symmetric_range(magnitude, self.quant_max + self.level_offset))
 
     @torch.no_grad()
     def finish_calibration_(self, name: str) -> None:
@@ -252,9 +271,8 @@ class Quantizer(nn.Module):
     @torch.no_grad()
     def start_rounding_(self, weight: Tensor) -> None:
         """Set AdaRound's variable to where it rounds nothing yet; the quantizer goes on rounding to nearest."""
-        self.rounding.copy_(
-            first_variable(weight.float(), along(self.positive_scale(), weight.ndim, self.axis))
-        )
+        scale = along(self.positive_scale(), weight.ndim, self.axis)
+        self.rounding.copy_(first_variable(weight.float() / scale - self.level_offset))
 
     @torch.no_grad()
     def set_rounding_(self, up: Tensor) -> None:
@@ -272,11 +290,12 @@ class Quantizer(nn.Module):
         """
         if self.is_rounded:
             scale = along(self.positive_scale(), weight.ndim, self.axis)
-            levels = (self(weight) / scale).round()
+            share = weight / scale - self.level_offset
+            levels = (self(weight) / scale - self.level_offset).round()
             low = (levels - CELL).masked_fill(levels <= self.quant_min, -torch.inf)
             high = (levels + CELL).masked_fill(levels >= self.quant_max, torch.inf)
-            share = weight / scale
-            weight.copy_(torch.where((share < low) | (share > high), share.clamp(low, high) * scale, weight))
+            inside = (share.clamp(low, high) + self.level_offset) * scale
+            weight.copy_(torch.where((share < low) | (share > high), inside, weight))
             self.rounds.fill_(0)
             self.is_rounded = False
 

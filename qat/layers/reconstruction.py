@@ -151,7 +151,8 @@ class LinearMap:
             )
         )
         quantizer = self.parts()[0][0][1]
-        return Problem(weight, scale, quantizer.quant_min, quantizer.quant_max, gram, weight @ cross)
+        levels = (quantizer.quant_min, quantizer.quant_max)
+        return Problem(weight, scale, *levels, gram, weight @ cross, quantizer.level_offset)
 
     def search_scale_(self, problem: Problem) -> None:
         """Set the weights' scales to those with the least error at the output, one a row of each part."""

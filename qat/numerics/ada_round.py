@@ -41,6 +41,7 @@ class Problem:
         quant_max: largest level.
         gram: `A`, float32 `(G, I, I)`.
         cross: `r` of every row, float32 `(G, O, I)`.
+        offset: steps that all levels lie above the whole ones; 0 or a half.
     """
 
     weight: Tensor
@@ -49,15 +50,31 @@ class Problem:
     quant_max: int
     gram: Tensor
     cross: Tensor
+    offset: float = 0.0
+
+    @property
+    def share(self) -> Tensor:
+        """`w / s` less the offset: the weight between its whole levels."""
+        share = self.weight / self.scale
+        return share.sub_(self.offset) if self.offset else share
 
     @property
     def lower(self) -> Tensor:
-        """`floor(w / s)`."""
-        return (self.weight / self.scale).floor_()
+        """The whole level below each weight."""
+        return self.share.floor_()
+
+    def first_variable(self) -> Tensor:
+        """The `V` whose `h(V)` is each weight's place between its two levels: at first nothing is rounded."""
+        return first_variable(self.share)
 
     def change(self, up: Tensor) -> Tensor:
         """`w~ - w` where a share `up` of a level is added to the lower one, float32 `(G, O, I)`."""
-        levels = (self.lower + up).clamp_(self.quant_min, self.quant_max)
+        return self.change_to(self.lower + up)
+
+    def change_to(self, levels: Tensor) -> Tensor:
+        """`w~ - w` at whole levels that are clamped in place and used up."""
+        levels.clamp_(self.quant_min, self.quant_max)
+        levels = levels.add_(self.offset) if self.offset else levels
         return levels.mul_(self.scale).sub_(self.weight)
 
     def row_errors(self, change: Tensor) -> Tensor:
@@ -73,7 +90,8 @@ class Problem:
 
     def nearest(self) -> Tensor:
         """The start of AdaRound: True where rounding to nearest goes up."""
-        return self.weight / self.scale - self.lower >= 0.5
+        share = self.share
+        return share - share.floor() >= 0.5
 
 
 @dataclass
@@ -107,9 +125,8 @@ def rectified_sigmoid(variable: Tensor) -> Tensor:
     return variable.sigmoid().mul_(ZETA - GAMMA).add_(GAMMA).clamp_(0.0, 1.0)
 
 
-def first_variable(weight: Tensor, scale: Tensor) -> Tensor:
-    """The `V` whose `h(V)` is the fractional part of `w / s`: at first nothing is rounded."""
-    share = weight / scale
+def first_variable(share: Tensor) -> Tensor:
+    """The `V` whose `h(V)` is the fractional part of `share`, a weight in steps: at first nothing is rounded."""
     share = (share - share.floor() - GAMMA) / (ZETA - GAMMA)
     return share.logit()
 
@@ -203,9 +220,9 @@ def optimise(
 
 def descend_(problem: Problem, state: State, steps: int, progress: Callable[[State], None] | None) -> None:
     """Adam on `V`, in place. The gradient is written out: autograd would keep ten tensors of this size alive."""
-    scale, weight, lower = problem.scale, problem.weight, problem.lower
+    scale, lower = problem.scale, problem.lower
     start = problem.noise(problem.change(problem.nearest().float()))
-    unit = start.clamp(min=1e-9 * float(start.max()) + 1e-30) / weight.shape[-1]
+    unit = start.clamp(min=1e-9 * float(start.max()) + 1e-30) / problem.weight.shape[-1]
     relative = (2.0 / unit).float().unsqueeze(-1) * scale
     movable = (lower >= problem.quant_min) & (lower < problem.quant_max)
     relative = relative * movable
@@ -215,8 +232,7 @@ def descend_(problem: Problem, state: State, steps: int, progress: Callable[[Sta
         h = (sigmoid * (ZETA - GAMMA)).add_(GAMMA)
         inside = (h > 0.0) & (h < 1.0)
         h.clamp_(0.0, 1.0)
-        levels = (lower + h).clamp_(problem.quant_min, problem.quant_max)
-        change = levels.mul_(scale).sub_(weight)
+        change = problem.change_to(lower + h)
         grad = torch.baddbmm(problem.cross, change, problem.gram).mul_(relative)
         if beta is not None:
             side = h.mul_(2.0).sub_(1.0)

@@ -12,8 +12,11 @@ CANDIDATES = 100  # clips tried by the MSE search: 1 % to 100 % of the largest m
 BLOCK = 1 << 17  # weights searched at a time: they stay in the cache
 
 
-def symmetric_range(magnitude: Tensor, quant_max: int) -> tuple[Tensor, Tensor]:
-    """Scale float32 and zero point int32 (all zero) for values in [-magnitude, magnitude]."""
+def symmetric_range(magnitude: Tensor, quant_max: float) -> tuple[Tensor, Tensor]:
+    """Scale float32 and zero point int32 (all zero) for values in [-magnitude, magnitude].
+
+    `quant_max` is the largest level; a whole number and a half where levels lie between the whole steps.
+    """
     scale = (magnitude.double() / quant_max).float().clamp(min=SCALE_FLOOR)
     return scale, torch.zeros_like(scale, dtype=torch.int32)
 
@@ -193,7 +196,9 @@ def entropy_clip(counts: Tensor, width: Tensor, levels: int, candidates: int = 1
     return width * clips[divergence.argmin(), 0]
 
 
-def weight_magnitude(weight: Tensor, observer: str, quant_max: int, percentile: float = 99.99) -> Tensor:
+def weight_magnitude(
+    weight: Tensor, observer: str, quant_max: int, percentile: float = 99.99, offset: float = 0.0
+) -> Tensor:
     """Largest magnitude that each row of a weight keeps, float32 `(C,)`.
 
     Args:
@@ -203,11 +208,12 @@ def weight_magnitude(weight: Tensor, observer: str, quant_max: int, percentile: 
             row alone is too few values for a distribution).
         quant_max: largest level.
         percentile: for that observer, in percent.
+        offset: steps that all levels lie above the whole ones; 0 or a half.
     """
     weight = weight.detach().float()
     largest = weight.abs().amax(1)
     if observer == "mse":
-        errors = sum_errors(weight, largest, quant_max)
+        errors = sum_errors(weight, largest, quant_max, offset)
         return largest * (errors.argmin(1) + 1) / CANDIDATES
     if observer == "percentile":
         ordered = weight.abs().sort(1).values
@@ -224,8 +230,9 @@ def weight_magnitude(weight: Tensor, observer: str, quant_max: int, percentile: 
     return largest
 
 
-def sum_errors(weight: Tensor, largest: Tensor, quant_max: int) -> Tensor:
+def sum_errors(weight: Tensor, largest: Tensor, quant_max: int, offset: float = 0.0) -> Tensor:
     """Sum of squared errors `(C, 100)` of each row `(C, N)` under clips of 1 % to 100 % of its `largest`."""
+    top = quant_max + offset
     errors = weight.new_zeros(weight.shape[0], CANDIDATES)
     columns = weight.shape[1] if weight.shape[1] <= BLOCK else BLOCK
     rows = max(1, BLOCK // columns)
@@ -233,10 +240,14 @@ def sum_errors(weight: Tensor, largest: Tensor, quant_max: int) -> Tensor:
         for part in weight[start : start + rows].split(columns, dim=1):
             scratch = torch.empty_like(part)
             for index in range(CANDIDATES):
-                step = (largest[start : start + rows, None] * ((index + 1) / CANDIDATES / quant_max)).clamp(
+                step = (largest[start : start + rows, None] * ((index + 1) / CANDIDATES / top)).clamp(
                     min=SCALE_FLOOR
                 )
                 torch.div(part, step, out=scratch)
-                scratch.round_().clamp_(-quant_max, quant_max).mul_(step).sub_(part)
+                if offset:
+                    scratch.sub_(offset).round_().add_(offset)
+                else:
+                    scratch.round_()
+                scratch.clamp_(-top, top).mul_(step).sub_(part)
                 errors[start : start + rows, index] += scratch.square_().sum(1)
     return errors

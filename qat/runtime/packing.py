@@ -75,7 +75,7 @@ def pack_low_bits_(model: ir.Model) -> int:
         if tensor is None or tensor.dtype != ir.DataType.INT8 or len(tensor.shape) < 2:
             continue
         levels = tensor.numpy()
-        bits = bits_needed(levels)
+        bits = odd_bits_needed(levels) or bits_needed(levels)
         if bits > 4 or not levels.any():
             continue
         nodes = unpack_four_bits(name, levels) if bits == 4 else unpack_planes(name, levels, bits)
@@ -100,6 +100,18 @@ def bits_needed(levels: NDArray[np.int8]) -> int:
     return next(bits for bits in range(2, 9) if -(2 ** (bits - 1)) <= low and high < 2 ** (bits - 1))
 
 
+def odd_bits_needed(levels: NDArray[np.int8]) -> int:
+    """The least width from 2 to 3 in which odd levels fit as codes, `2 code - (2^bits - 1)`; 0 where none does.
+
+    >>> odd_bits_needed(np.array([-3, 1])), odd_bits_needed(np.array([7, -1])), odd_bits_needed(np.array([1, 2]))
+    (2, 3, 0)
+    """
+    most = int(np.abs(levels.astype(np.int16)).max())
+    if most > 7 or not np.all(levels & 1):
+        return 0
+    return 2 if most <= 3 else 3
+
+
 def constant(name: str, array: Any) -> ir.Value:
     """A stored tensor."""
     tensor = ir.tensor(array)
@@ -114,9 +126,13 @@ def unpack_four_bits(name: str, levels: NDArray[np.int8]) -> list[ir.Node]:
 
 
 def unpack_planes(name: str, levels: NDArray[np.int8], bits: int) -> list[ir.Node]:
-    """Bit planes `(bits, ceil(n / 8), 1)` of the levels plus `2^(bits - 1)` -> int8 of the weight's shape."""
+    """Bit planes `(bits, ceil(n / 8), 1)` of codes from 0 on -> int8 of the weight's shape.
+
+    A level is its code less `2^(bits - 1)`; where all are odd, twice its code less `2^bits - 1`.
+    """
     count = levels.size
-    codes = (levels.astype(np.int16).reshape(-1) + 2 ** (bits - 1)).astype(np.uint8)
+    step, offset = (2, 2**bits - 1) if odd_bits_needed(levels) else (1, 2 ** (bits - 1))
+    codes = ((levels.astype(np.int16).reshape(-1) + offset) // step).astype(np.uint8)
     planes = np.stack([np.packbits((codes >> plane) & 1, bitorder="little") for plane in range(bits)])
 
     def node(op_type: str, inputs: list[ir.Value], **attributes: Any) -> ir.Node:
@@ -129,13 +145,13 @@ def unpack_planes(name: str, levels: NDArray[np.int8], bits: int) -> list[ir.Nod
     x = node("BitShift", [stored, constant(f"{name}.shift", np.arange(8, dtype=np.uint8))], direction="RIGHT")
     x = node("BitwiseAnd", [x.outputs[0], constant(f"{name}.one", np.array(1, np.uint8))])
     x = node("Cast", [x.outputs[0]], to=ir.DataType.INT32.value)
-    places = 2 ** np.arange(bits, dtype=np.int32)[:, None, None]
+    places = step * 2 ** np.arange(bits, dtype=np.int32)[:, None, None]
     x = node("Mul", [x.outputs[0], constant(f"{name}.places", places)])
     x = node("ReduceSum", [x.outputs[0], constant(f"{name}.axis", np.array([0]))], keepdims=0)
     x = node("Reshape", [x.outputs[0], constant(f"{name}.flat", np.array([-1]))])
     ends = [constant(f"{name}.{end}", np.array([value])) for end, value in (("begin", 0), ("end", count))]
     x = node("Slice", [x.outputs[0], *ends])
-    x = node("Sub", [x.outputs[0], constant(f"{name}.offset", np.array(2 ** (bits - 1), np.int32))])
+    x = node("Sub", [x.outputs[0], constant(f"{name}.offset", np.array(offset, np.int32))])
     x = node("Reshape", [x.outputs[0], constant(f"{name}.shape", np.array(levels.shape))])
     node("Cast", [x.outputs[0]], to=ir.DataType.INT8.value)
     return made

@@ -17,6 +17,7 @@ from qat.errors import UserError
 from qat.layers import (
     QuantConv1d,
     QuantConv2d,
+    Quantizer,
     QuantLayer,
     QuantLinear,
     QuantLSTM,
@@ -37,7 +38,7 @@ from qat.layers import (
     swap_,
     valid_lengths,
 )
-from qat.recipe import Recipe, Rule
+from qat.recipe import LayerRecipe, Recipe, Rule
 
 KINDS: dict[str, tuple[type[QuantLayer], Callable[[], nn.Module], tuple[int, ...]]] = {
     "linear": (QuantLinear, lambda: nn.Linear(12, 6), (3, 7, 12)),
@@ -138,10 +139,12 @@ def test_a_weight_takes_no_more_levels_than_its_bits_allow(
     for _, weight, quantizer in found:
         assert quantizer.scale.shape == (len(weight) if granularity == "channel" else 1,)
         rows = quantizer(weight).flatten(1) if granularity == "channel" else quantizer(weight).view(1, -1)
-        assert max(len(row.unique()) for row in rows) <= 2**bits - 1
+        assert max(len(row.unique()) for row in rows) <= 2**bits - (bits > 3)
         levels = quantizer(weight).flatten(1) / quantizer.scale.view(-1, 1)
+        levels = levels - quantizer.level_offset
         torch.testing.assert_close(levels, levels.round(), atol=1e-4, rtol=0)
-        assert float(levels.abs().max()) <= 2 ** (bits - 1) - 1 + 1e-4
+        top = 2 ** (bits - 1) - 1
+        assert -top - (bits < 4) - 1e-4 <= float(levels.min()) and float(levels.max()) <= top + 1e-4
 
 
 @kinds
@@ -283,7 +286,7 @@ def test_quant_noise_quantizes_its_share_in_training_and_all_in_evaluation() -> 
     kept = (layer.train().weight_quantizer(layer.weight) == layer.weight).float().mean()
     assert abs(float(kept) - 0.75) < 0.02
     assert (layer.eval().weight_quantizer(layer.weight) == layer.weight).float().mean() < 0.02
-    assert model.layer.eval().weight_quantizer(model.layer.weight).unique().numel() <= 3 * 6
+    assert model.layer.eval().weight_quantizer(model.layer.weight).unique().numel() <= 4 * 6
 
 
 def test_max_scales_follow_the_weights_in_training_and_others_stay() -> None:
@@ -466,3 +469,53 @@ def test_folding_what_does_not_fit_is_refused() -> None:
         fold_batch_norm_(nn.Linear(2, 2), nn.BatchNorm1d(2, track_running_stats=False))
     with pytest.raises(UserError, match="3 channels does not fit 2 outputs"):
         fold_batch_norm_(nn.Linear(2, 2), nn.BatchNorm1d(3))
+
+
+@pytest.mark.parametrize(
+    ("bits", "mid_rise", "least"),
+    [(2, False, 0.1902), (2, True, 0.1188), (3, True, 0.03744)],
+)
+def test_noise_on_gaussian_weights_is_that_of_the_best_uniform_quantizer(
+    bits: int, mid_rise: bool, least: float
+) -> None:
+    """Max 1960, "Quantizing for minimum distortion", table II: 3, 4 and 8 levels."""
+    layer_recipe = LayerRecipe(weight_bits=bits, mid_rise=mid_rise, weight_granularity="tensor")
+    weight = torch.randn(200_000, generator=torch.Generator().manual_seed(0)).view(1, -1)
+    quantizer = Quantizer.for_weight(weight, layer_recipe).eval()
+    quantizer.calibrate_weight_(weight, "w")
+    quantizer.set_enabled_(True)
+    found = quantizer(weight)
+    assert len(found.unique()) == 2**bits - (not mid_rise)
+    assert float((found - weight).square().mean()) == pytest.approx(least, rel=0.01)
+    torch.testing.assert_close(found.unique(), -found.unique().flip(0))
+
+
+def test_a_learned_scale_gets_the_gradient_of_lsq_between_whole_steps_as_well() -> None:
+    """(level - w / s) inside, the level outside, times 1 / sqrt(numel quant_max); the levels are -1.5 ... 1.5."""
+    weight = torch.tensor([[0.2, 0.9, -0.4, 5.0, -5.0]], requires_grad=True)
+    quantizer = Quantizer.for_weight(weight, LayerRecipe(weight_bits=2, learn_scale=True)).train()
+    quantizer.set_range_(torch.tensor([0.5]), torch.zeros(1, dtype=torch.int32))
+    quantizer.set_enabled_(True)
+    out = quantizer(weight)
+    levels = torch.tensor([[0.5, 1.5, -0.5, 1.5, -1.5]])
+    torch.testing.assert_close(out, 0.5 * levels)
+    out.sum().backward()
+    inside = torch.tensor([[1.0, 1.0, 1.0, 0.0, 0.0]])
+    assert weight.grad is not None
+    torch.testing.assert_close(weight.grad, inside)
+    expected = (levels - inside * weight.detach() / 0.5).sum() / (5 * quantizer.quant_max) ** 0.5
+    torch.testing.assert_close(quantizer.scale.grad, expected.view(1))
+
+
+@torch.no_grad()
+def test_a_dead_channel_between_whole_steps_still_has_a_bias() -> None:
+    layer = nn.Linear(6, 2)
+    layer.weight[0] = 0.0
+    model = Host(layer).eval()
+    swap_(model, recipe(2, activation_bits=8))
+    x = torch.randn(3, 6)
+    calibrated(model, x)
+    set_enabled_(model, True)
+    out = model(x)
+    assert torch.isfinite(out).all()
+    torch.testing.assert_close(out[:, 0], layer.bias[0].expand(3), atol=0.02, rtol=0)

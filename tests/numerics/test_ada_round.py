@@ -14,7 +14,6 @@ from qat.numerics.ada_round import (
     Problem,
     State,
     beta_at,
-    first_variable,
     hard_round,
     optimise,
     polish,
@@ -24,7 +23,9 @@ from qat.numerics.ada_round import (
 )
 
 
-def make(outputs: int, inputs: int, bits: int, seed: int, groups: int = 1, frames: int = 200) -> Problem:
+def make(
+    outputs: int, inputs: int, bits: int, seed: int, groups: int = 1, frames: int = 200, offset: float = 0.0
+) -> Problem:
     """Correlated inputs with a mean, disturbed as by a quantized prefix."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(groups, frames, inputs, generator=generator)
@@ -32,10 +33,12 @@ def make(outputs: int, inputs: int, bits: int, seed: int, groups: int = 1, frame
     error = 0.05 * torch.randn(groups, frames, inputs, generator=generator)
     weight = torch.randn(groups, outputs, inputs, generator=generator)
     top = 2 ** (bits - 1) - 1
-    scale = weight.abs().amax(2, keepdim=True) / top * 0.8
+    scale = weight.abs().amax(2, keepdim=True) / (top + offset) * 0.8
+    low = -top - (1 if offset else 0)
     disturbed = x + error
     gram = disturbed.transpose(1, 2) @ disturbed / frames
-    return Problem(weight, scale, -top, top, gram, weight @ (error.transpose(1, 2) @ disturbed / frames))
+    cross = weight @ (error.transpose(1, 2) @ disturbed / frames)
+    return Problem(weight, scale, low, top, gram, cross, offset)
 
 
 def total(problem: Problem, up: Tensor) -> Tensor:
@@ -52,13 +55,13 @@ def brute_force(problem: Problem) -> Tensor:
     return torch.stack(tried).amin(0)
 
 
-@pytest.mark.parametrize("bits", [2, 3, 4])
-def test_it_comes_close_to_the_best_of_all_roundings(bits: int) -> None:
+@pytest.mark.parametrize(("bits", "offset"), [(2, 0.0), (3, 0.0), (4, 0.0), (2, 0.5), (3, 0.5)])
+def test_it_comes_close_to_the_best_of_all_roundings(bits: int, offset: float) -> None:
     """Four fifths of the gap between rounding to nearest and the optimum, over several problems; never beyond it."""
     gaps, left = 0.0, 0.0
     for seed in range(5):
-        problem = make(4, 8, bits, seed)
-        found = total(problem, optimise(problem, State(first_variable(problem.weight, problem.scale)), 1000))
+        problem = make(4, 8, bits, seed, offset=offset)
+        found = total(problem, optimise(problem, State(problem.first_variable()), 1000))
         best = brute_force(problem)
         assert bool((found >= best - 1e-9).all())
         gaps += float((total(problem, problem.nearest()) - best).sum())
@@ -70,7 +73,7 @@ def test_it_finds_the_optimum_where_weights_do_not_interact() -> None:
     """With a diagonal Gram matrix and no disturbance, nearest is best, and nothing may move away from it."""
     problem = make(4, 16, 4, 0)
     problem = replace(problem, gram=torch.eye(16)[None], cross=torch.zeros_like(problem.cross))
-    state = State(first_variable(problem.weight, problem.scale))
+    state = State(problem.first_variable())
     up = optimise(problem, state, 300)
     assert torch.equal(problem.change(up.float()), problem.change(problem.nearest().float()))
 
@@ -78,14 +81,14 @@ def test_it_finds_the_optimum_where_weights_do_not_interact() -> None:
 @pytest.mark.parametrize("steps", [0, 50, 400])
 def test_no_row_gets_worse_than_nearest(steps: int) -> None:
     problem = make(6, 20, 3, 5, groups=2)
-    up = optimise(problem, State(first_variable(problem.weight, problem.scale)), steps)
+    up = optimise(problem, State(problem.first_variable()), steps)
     assert bool((total(problem, up) <= total(problem, problem.nearest()) + 1e-9).all())
     assert bool((total(problem, up) < total(problem, problem.nearest())).any())
 
 
 def test_groups_are_independent() -> None:
     problem = make(3, 10, 3, 7, groups=2)
-    together = optimise(problem, State(first_variable(problem.weight, problem.scale)), 150)
+    together = optimise(problem, State(problem.first_variable()), 150)
     for group in range(2):
         part = slice(group, group + 1)
         alone = replace(
@@ -95,7 +98,7 @@ def test_groups_are_independent() -> None:
             gram=problem.gram[part],
             cross=problem.cross[part],
         )
-        up = optimise(alone, State(first_variable(alone.weight, alone.scale)), 150)
+        up = optimise(alone, State(alone.first_variable()), 150)
         assert torch.equal(up, together[part])
 
 
@@ -126,7 +129,7 @@ def test_the_quadratic_form_is_the_error_of_the_outputs() -> None:
 
 def test_at_first_nothing_is_rounded() -> None:
     problem = make(3, 8, 8, 1)
-    h = rectified_sigmoid(first_variable(problem.weight, problem.scale))
+    h = rectified_sigmoid(problem.first_variable())
     torch.testing.assert_close(h, problem.weight / problem.scale - problem.lower, atol=1e-5, rtol=0)
 
 
@@ -158,7 +161,7 @@ def test_the_regularizer_falls_monotonically_as_beta_grows_soft_and_as_values_se
 def test_roundings_settle_along_the_schedule_and_then_it_stops_early() -> None:
     """After the warm start roundings settle until none is left open."""
     problem = make(4, 24, 8, 3)
-    state = State(first_variable(problem.weight, problem.scale))
+    state = State(problem.first_variable())
     seen: list[tuple[int, int]] = []
 
     def look(state: State) -> None:
@@ -173,13 +176,13 @@ def test_roundings_settle_along_the_schedule_and_then_it_stops_early() -> None:
 
 def test_going_on_half_way_gives_the_same_bits() -> None:
     problem = make(4, 16, 3, 4)
-    whole = State(first_variable(problem.weight, problem.scale))
+    whole = State(problem.first_variable())
     expected = optimise(problem, whole, 450)
 
     class Stop(Exception):
         pass
 
-    state = State(first_variable(problem.weight, problem.scale))
+    state = State(problem.first_variable())
 
     def interrupt(state: State) -> None:
         if state.step == 200:
@@ -195,7 +198,7 @@ def test_going_on_half_way_gives_the_same_bits() -> None:
 def test_the_regularizer_decides() -> None:
     """Without it (lambda 0) values between two levels stay there."""
     problem = make(4, 16, 3, 6)
-    state = State(first_variable(problem.weight, problem.scale))
+    state = State(problem.first_variable())
     original = ada_round.REGULARIZER
     ada_round.REGULARIZER = 0.0
     try:
