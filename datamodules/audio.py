@@ -1,7 +1,10 @@
 """Audio files: any usual format and rate in, 16 kHz mono float32 out, one clear line when a file is bad."""
 
+import io
 import logging
 import os
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,7 +24,36 @@ _READABLE = "allowed are WAV, FLAC, Ogg and MP3"
 _log = logging.getLogger(__name__)
 
 
-def load_audio(path: str | Path) -> Tensor:
+@dataclass(frozen=True)
+class TarMember:
+    """An audio file inside an uncompressed tar file.
+
+    Attributes:
+        path: the tar file.
+        offset: first byte of the audio file in it.
+        size: bytes of the audio file.
+        name: of the member.
+    """
+
+    path: Path
+    offset: int
+    size: int
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.path}, {self.name}"
+
+    def read(self) -> io.BytesIO:
+        """The audio file."""
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            return io.BytesIO(file.read(self.size))
+
+
+Recording = Path | TarMember
+
+
+def load_audio(path: str | Recording) -> Tensor:
     """Reads a whole audio file.
 
     Args:
@@ -35,11 +67,12 @@ def load_audio(path: str | Path) -> Tensor:
         UserError: the file is missing, empty, truncated or undecodable, or holds no samples, NaN, infinity or
             samples far outside [-1, 1].
     """
-    path = Path(path)
+    path = Path(path) if isinstance(path, str) else path
     _check_file(path)
     try:
-        _check_complete(path)
-        with soundfile.SoundFile(path) as file:
+        content = path.read() if isinstance(path, TarMember) else None
+        _check_complete(path, content)
+        with soundfile.SoundFile(path if content is None else content) as file:
             frames, rate, channels = file.frames, file.samplerate, file.channels
             samples = file.read(dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, RuntimeError) as error:
@@ -49,16 +82,16 @@ def load_audio(path: str | Path) -> Tensor:
     return _to_mono_16k(_check_samples(samples, path), rate, channels, path)
 
 
-def read_duration(path: str | Path) -> float:
+def read_duration(path: str | Recording) -> float:
     """Seconds of audio in a file, from its header alone.
 
     Raises:
         UserError: the file is missing, empty or not audio, or holds no samples.
     """
-    path = Path(path)
+    path = Path(path) if isinstance(path, str) else path
     _check_file(path)
     try:
-        info = soundfile.info(path)
+        info = soundfile.info(path.read() if isinstance(path, TarMember) else path)
     except (soundfile.LibsndfileError, RuntimeError) as error:
         raise _undecodable(path, error) from error
     if info.frames == 0:
@@ -72,14 +105,15 @@ def resample(signal: Tensor, source_rate: int) -> Tensor:
     return resampled
 
 
-def _check_file(path: Path) -> None:
-    if not path.is_file():
+def _check_file(path: Recording) -> None:
+    file = path.path if isinstance(path, TarMember) else path
+    if not file.is_file():
         raise UserError(f"{path}: audio file not found")
-    if path.stat().st_size == 0:
+    if (path.size if isinstance(path, TarMember) else file.stat().st_size) == 0:
         raise UserError(f"{path}: audio file is empty (0 bytes)")
 
 
-def _check_samples(samples: np.ndarray, path: Path) -> Tensor:
+def _check_samples(samples: np.ndarray, path: Recording) -> Tensor:
     """Samples `(S, channels)` to a mono signal `(S,)`, checked before anything can spread a NaN."""
     if len(samples) == 0:
         raise UserError(f"{path}: audio file holds zero samples")
@@ -91,7 +125,7 @@ def _check_samples(samples: np.ndarray, path: Path) -> Tensor:
     return torch.from_numpy(samples).mean(dim=1)
 
 
-def _to_mono_16k(signal: Tensor, rate: int, channels: int, path: Path) -> Tensor:
+def _to_mono_16k(signal: Tensor, rate: int, channels: int, path: Recording) -> Tensor:
     if rate not in SOURCE_RATES:
         raise UserError(f"{path}: sample rate {rate} Hz; allowed are {', '.join(map(str, SOURCE_RATES))}")
     if channels > 1:
@@ -111,14 +145,15 @@ def _say_once(message: str, key: int) -> None:
         _log.info(message)
 
 
-def _undecodable(path: Path, error: Exception) -> UserError:
+def _undecodable(path: Recording, error: Exception) -> UserError:
     reason = " ".join(str(getattr(error, "error_string", error)).split()).rstrip(".")
     return UserError(f"{path}: is truncated, corrupt or not audio ({reason}); {_READABLE}")
 
 
-def _check_complete(path: Path) -> None:
+def _check_complete(path: Recording, content: io.BytesIO | None) -> None:
     """Finds what libsndfile repairs in silence: truncated WAV (shorter data chunk) and Ogg (stops early)."""
-    with path.open("rb") as file:
+    with path.open("rb") if isinstance(path, Path) else nullcontext(content) as file:
+        assert file is not None
         magic = file.read(12)
         if magic[:4] == b"RIFF" and magic[8:] == b"WAVE":
             missing = _wav_bytes_missing(file)
@@ -126,6 +161,7 @@ def _check_complete(path: Path) -> None:
             missing = _ogg_end_missing(file)
         else:
             missing = 0
+        file.seek(0)
     if missing:
         raise UserError(f"{path}: is truncated: the file ends before its audio does")
 
@@ -170,9 +206,9 @@ class AudioCache:
     def __init__(self, limit_s: float) -> None:
         self._limit = int(limit_s * SAMPLE_RATE)
         self._kept = 0
-        self._signals: dict[Path, Tensor] = {}
+        self._signals: dict[Recording, Tensor] = {}
 
-    def load(self, path: Path) -> Tensor:
+    def load(self, path: Recording) -> Tensor:
         """As `load_audio`; the first and every later call give the same samples."""
         if self._limit == 0:
             return load_audio(path)

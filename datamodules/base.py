@@ -1,12 +1,14 @@
 """What every data set of ours can do: splits of utterances, and loaders of batches over them."""
 
+from __future__ import annotations
+
 import hashlib
 import logging
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -17,6 +19,9 @@ from datamodules.batch import Utterance
 from datamodules.loader import SpeechLoader, UtteranceDataset
 from datamodules.sampler import AudioBatchSampler, OrderedBatchSampler, rank_and_world
 from qat.errors import UserError
+
+if TYPE_CHECKING:
+    from datamodules.stream import StreamLoader
 
 _log = logging.getLogger(__name__)
 _CACHE_LIMIT_S = 4 * 3600.0
@@ -81,7 +86,7 @@ class SpeechDataModule(LightningDataModule, ABC):
         self.test_splits: list[str] = []
         self._cache = AudioCache(_CACHE_LIMIT_S / max(1, num_workers) if cache else 0.0)
         self._read: dict[str, list[Utterance]] = {}
-        self._train_loader: SpeechLoader | None = None
+        self._train_loader: SpeechLoader | StreamLoader | None = None
         self._resume: dict[str, Any] | None = None
 
     @abstractmethod
@@ -109,8 +114,16 @@ class SpeechDataModule(LightningDataModule, ABC):
             self._read[split] = evenly_spaced(everything, limit)
         return self._read[split]
 
-    def train_dataloader(self) -> SpeechLoader:
+    def train_dataloader(self) -> SpeechLoader | StreamLoader:
         """Batches of at most `max_batch_s`, new ones each epoch; each rank gets its own, equally many."""
+        self._train_loader = self.make_train_loader()
+        resume, self._resume = self._resume, None
+        if resume is not None:
+            self._train_loader.load_state_dict(resume)
+        return self._train_loader
+
+    def make_train_loader(self) -> SpeechLoader | StreamLoader:
+        """The training loader at its beginning."""
         utterances = self.utterances("train")
         # the bound uses the slowest speed for all, so that the number of batches is the same in every epoch
         stretch = 1.0 / SLOWEST if self.augment else 1.0
@@ -118,13 +131,16 @@ class SpeechDataModule(LightningDataModule, ABC):
         sampler = AudioBatchSampler(durations, self.max_batch_s, self.num_buckets, seed=self.seed)
         augment_seed = self.seed if self.augment else None
         dataset = UtteranceDataset(utterances, self._cache, augment_seed, self.augmentation)
-        self._train_loader = SpeechLoader(
-            dataset, sampler, self.num_workers, max(1, round(self.pad_to_s * SAMPLE_RATE))
-        )
-        resume, self._resume = self._resume, None
-        if resume is not None:
-            self._train_loader.load_state_dict(resume)
-        return self._train_loader
+        return SpeechLoader(dataset, sampler, self.num_workers, max(1, round(self.pad_to_s * SAMPLE_RATE)))
+
+    def check(self) -> None:
+        """Read every split, so that what is wrong is told before anything is built.
+
+        Raises:
+            UserError: a split cannot be read.
+        """
+        for split in ("train", "dev", *self.test_splits):
+            self.utterances(split)
 
     def state_dict(self) -> dict[str, Any]:
         """Position of training, for checkpoints.

@@ -1,10 +1,11 @@
 """What a data module yields: one utterance's description, and a zero-padded batch of them."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from datamodules.audio import Recording
 
 
 @dataclass(frozen=True)
@@ -13,7 +14,7 @@ class Utterance:
 
     Attributes:
         id: unique within its split.
-        audio: file that holds exactly this utterance.
+        audio: file, or member of a tar file, that holds exactly this utterance.
         text: normalised reference, a-z, apostrophe and space.
         duration_s: seconds of audio, greater than 0.
         speaker: speaker label, "" when unknown.
@@ -22,7 +23,7 @@ class Utterance:
     """
 
     id: str
-    audio: Path
+    audio: Recording
     text: str
     duration_s: float
     speaker: str = ""

@@ -1,6 +1,7 @@
 """The data set behind every loader, and a loader that resumes in the middle of an epoch."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -47,6 +48,16 @@ class UtteranceDataset(Dataset[tuple[Utterance, Tensor]]):
         return len(self._utterances)
 
 
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """A worker process wraps what it raises into a traceback of many lines: raise its `UserError` as it was."""
+    try:
+        yield
+    except UserError as error:
+        last_line = str(error).strip().splitlines()[-1]
+        raise UserError(last_line.removeprefix("qat.errors.UserError: ")) from None
+
+
 class SpeechLoader(DataLoader[Any]):
     """A loader of `Batch`.
 
@@ -85,13 +96,10 @@ class SpeechLoader(DataLoader[Any]):
         self._state = {"epoch": epoch, "position": start, "length": len(self)}
         if isinstance(self._batches, AudioBatchSampler):
             self._batches.start = start
-        try:
+        with plain_errors():
             for batch in super().__iter__():
                 self._state["position"] += 1
                 yield batch
-        except UserError as error:  # a worker process wraps it into a traceback of many lines
-            last_line = str(error).strip().splitlines()[-1]
-            raise UserError(last_line.removeprefix("qat.errors.UserError: ")) from None
 
     def _take_resume_position(self, epoch: int) -> int:
         saved, self._resume = self._resume, None

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from datamodules.audio import read_duration
+from datamodules.audio import Recording, read_duration
 from datamodules.base import SpeechDataModule
 from datamodules.batch import Utterance
 from datamodules.text import check_text, normalise
@@ -75,7 +75,7 @@ def read_manifest(path: Path, audio_root: Path | None = None) -> list[Utterance]
     seen: dict[str, str] = {}
     utterances = []
     for where, row in _read_rows(path):
-        utterance = _to_utterance(row, where, root)
+        utterance = to_utterance(row, where, root)
         if utterance.id in seen:
             first = seen[utterance.id]
             raise UserError(
@@ -130,12 +130,24 @@ def _read_csv(path: Path, delimiter: str) -> Iterator[tuple[str, dict[str, Any]]
             raise UserError(f"{path}, line {reader.line_num}: is not CSV ({error})") from error
 
 
-def _to_utterance(row: dict[str, Any], where: str, root: Path) -> Utterance:
+def to_utterance(row: dict[str, Any], where: str, root: Path, audio: Recording | None = None) -> Utterance:
+    """The utterance of a manifest's line.
+
+    Args:
+        row: its fields that are not null.
+        where: file and place, for messages.
+        root: folder that a relative audio path starts from.
+        audio: the recording, where no field names it.
+
+    Raises:
+        UserError: naming the place, the field and what is allowed.
+    """
     name = str(_field(row, "id", where))
     where = f"{where}, id {name!r}"
-    audio = root / str(_field(row, "audio", where))
-    if not audio.is_file():
-        raise UserError(f"{where}: audio file not found: {audio}")
+    if audio is None:
+        audio = root / str(_field(row, "audio", where))
+        if not audio.is_file():
+            raise UserError(f"{where}: audio file not found: {audio}")
     text = check_text(normalise(str(_field(row, "text", where))), where)
     duration_s = _duration(row["duration_s"], where) if "duration_s" in row else read_duration(audio)
     return Utterance(name, audio, text, duration_s, **{key: str(row.get(key, "")) for key in _OPTIONAL})

@@ -23,7 +23,15 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero
 
 from datamodules.base import SpeechDataModule
-from qat.callbacks import AdaRound, Calibrate, FinalEvaluation, FoldBatchNorm, PlainProgress, Resumable
+from qat.callbacks import (
+    AdaRound,
+    Calibrate,
+    FinalEvaluation,
+    FoldBatchNorm,
+    PlainProgress,
+    RanksAgree,
+    Resumable,
+)
 from qat.errors import UserError
 from qat.models import CTCModule, read_checkpoint
 from qat.models.checkpoint import SafeCheckpointIO
@@ -38,6 +46,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PRESETS = ROOT / "configs" / "qat"
 DEFAULT_CONFIG = ROOT / "configs" / "mini_crdnn.yaml"
 RUN_VARIABLE = "SPEECH_QAT_RUN"
+SHARDING = ("fsdp", "deepspeed", "model_parallel", "modelparallel")
 
 HELP = """usage: python train.py [--config FILE] [--qat PRESET] [--run NAME] [--ckpt_path last|best|PATH] [options]
 
@@ -122,9 +131,9 @@ class SpeechCLI(LightningCLI):
 
         Everything that a user may have got wrong is checked before the run folder is made.
         """
+        refuse_sharding(self.config["trainer"]["strategy"])
         self.checkpoint = self.resume_path()
-        for split in ("train", "dev", *self.datamodule.test_splits):
-            self.datamodule.utterances(split)
+        self.datamodule.check()
         self.model.load_teacher()
         make_run_folder(self.run_folder)
         options = self.config_init["trainer"]
@@ -134,6 +143,7 @@ class SpeechCLI(LightningCLI):
             FoldBatchNorm(),
             Calibrate(self.run_folder),
             AdaRound(self.run_folder),
+            RanksAgree(),
         ]
         if self.config["trainer"]["enable_checkpointing"] is not False:
             ours += checkpoint_callbacks(self.run_folder)
@@ -311,6 +321,20 @@ def recipe_builtins(recipe: Any) -> dict[str, Any]:
     return Recipe.from_dict(values).to_dict()
 
 
+def refuse_sharding(strategy: Any) -> None:
+    """Strategies that cut weights into pieces cannot work with quantizers, which need whole output channels.
+
+    Raises:
+        UserError: naming the strategy and those that work.
+    """
+    name = strategy if isinstance(strategy, str) else str((strategy or {}).get("class_path", ""))
+    if any(word in name.lower() for word in SHARDING):
+        raise UserError(
+            f"--trainer.strategy {name}: it shards the weights, and ranges, AdaRound and learned scales need each "
+            "output channel whole; allowed are auto, ddp and its variants"
+        )
+
+
 def as_list(value: Any) -> list[Any]:
     """One thing, several or none, as a list."""
     return list(value) if isinstance(value, list) else [] if value is None else [value]
@@ -323,6 +347,10 @@ def choose_run_folder(config: Any) -> Path:
         UserError: the folder is in use.
     """
     name = config["run"] or (os.environ.get(RUN_VARIABLE) if rank() else None)
+    if not name and started_outside():
+        raise UserError(
+            "--run: torchrun and srun start every process by itself; name the run, so that all share it"
+        )
     if not name:
         model = config["model"]["class_path"].rpartition(".")[2].removesuffix("Module").lower()
         name = f"{model}-{config['qat']['preset']}-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -333,6 +361,12 @@ def choose_run_folder(config: Any) -> Path:
             f"--run {name}: {folder} already holds a run; choose another name, or resume with --ckpt_path last"
         )
     return folder
+
+
+def started_outside() -> bool:
+    """Whether a launcher other than Lightning's started several processes."""
+    ranked = {"RANK", "SLURM_PROCID"} & set(os.environ)
+    return bool(ranked) and int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_NTASKS") or 1) > 1
 
 
 def make_run_folder(folder: Path) -> None:

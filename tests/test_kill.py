@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -223,3 +224,35 @@ def test_a_run_without_a_checkpoint_is_named(config: Path, tmp_path: Path) -> No
     with pytest.raises(UserError, match=r"--ckpt_path last: .*nowhere holds no last\.ckpt"):
         train(flags(config, tmp_path / "nowhere", "--qat", "deterministic", "--ckpt_path", "last"))
     assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_stream_goes_on_after_a_kill_in_any_epoch(config: Path, tmp_path: Path, workers: int) -> None:
+    content = yaml.safe_load(config.read_text())
+    data = content["data"]
+    manifest = Path(data["init_args"]["train"])
+    rows = [
+        {**row, "audio": str(manifest.parent / row["audio"])}
+        for row in map(json.loads, manifest.read_text().splitlines())
+    ]
+    for number in range(3):
+        shard = tmp_path / f"part-{number}.jsonl"
+        shard.write_text("".join(json.dumps(row) + "\n" for row in rows[number::3]))
+    data["class_path"] = "datamodules.StreamDataModule"
+    data["init_args"] |= {
+        "train": str(tmp_path / "part-*.jsonl"),
+        "batches_per_epoch": 5,
+        "num_workers": workers,
+    }
+    config.write_text(yaml.safe_dump(content))
+    log, whole = tmp_path / "log", tmp_path / "whole"
+    assert finish(start(flags(config, whole, "--qat", "stochastic"), log)) == [0], log.read_text()[-3000:]
+    assert last(whole)["global_step"] == 10
+    for step in (3, 8):
+        folder = tmp_path / f"at{step}"
+        killed = with_signal(config, step, signal.SIGKILL)
+        assert finish(start(flags(killed, folder, "--qat", "stochastic"), log)) == [-signal.SIGKILL]
+        again = flags(config, folder, "--qat", "stochastic", "--ckpt_path", "last")
+        assert finish(start(again, log)) == [0], log.read_text()[-3000:]
+        assert_same_end(folder, whole, f"stream, killed at step {step}")

@@ -1,6 +1,7 @@
 """When things happen in a run: fold, calibrate, round, save, evaluate."""
 
 from qat.callbacks.ada_round import AdaRound
+from qat.callbacks.agreement import RanksAgree
 from qat.callbacks.calibrate import Calibrate
 from qat.callbacks.final_evaluation import FinalEvaluation
 from qat.callbacks.fold import FoldBatchNorm
@@ -13,6 +14,7 @@ __all__ = [
     "FinalEvaluation",
     "FoldBatchNorm",
     "PlainProgress",
+    "RanksAgree",
     "Resumable",
     "Stopped",
 ]

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from datamodules.base import SpeechDataModule
 from datamodules.batch import Batch
+from datamodules.sampler import rank_and_world
 from qat.layers import (
     LinearMap,
     Moments,
@@ -26,6 +27,7 @@ from qat.layers import (
 )
 from qat.models.ctc import CTCModule
 from qat.numerics.ada_round import State, optimise
+from qat.ranks import in_chunks, own_numbers
 
 SAVE_EVERY_S = 60.0
 CACHE_BYTES = 2 * 2**30  # of the float model's inputs
@@ -36,9 +38,9 @@ class AdaRound(Callback):
     """Reconstructs each layer's output behind the layers already rounded (Nagel 2020, arXiv 2004.10568).
 
     The recipe's `ada_round` chooses the roundings, its `bias_correction` takes out what mean error is left. Layers
-    follow in the order of their calls; every rank reads the same training utterances, one at a time (so that no
-    padding takes part), and comes to the same bits. The state is kept in `last.ckpt` at every layer, and once a minute
-    inside one (in one process): a killed run goes on with `--ckpt_path last` and ends with the same bits.
+    follow in the order of their calls; ranks share the training utterances, read one at a time (so that no padding
+    takes part), and all come to the bits of a single process. The state is kept in `last.ckpt` at every layer, and once
+    a minute inside one (in one process): a killed run goes on with `--ckpt_path last` and ends with the same bits.
 
     Args:
         run_folder: where `last.ckpt` is kept; None keeps none.
@@ -221,7 +223,7 @@ def sites(module: CTCModule, batch: Batch) -> list[list[LinearMap]]:
 
 
 class FloatInputs:
-    """What the float model multiplies in each map, utterance by utterance.
+    """What the float model multiplies in each map, for the utterances of this rank.
 
     The float model does not change, so its inputs are kept from one pass where they fit into `CACHE_BYTES`, and
     computed anew for each site where they do not.
@@ -239,11 +241,11 @@ class FloatInputs:
         self.reference, self.batches, self.seed = reference, batches, seed
         self.maps = {item.name: item.of(reference) for maps in found for item in maps}
         firsts = [maps[0].name for maps in found]
-        first = self.read(0, firsts)
-        size = sum(rows.numel() * rows.element_size() for rows in first.values())
-        self.kept: list[dict[str, Tensor]] = []
-        if size * len(batches) <= CACHE_BYTES:
-            self.kept = [first, *(self.read(number, firsts) for number in range(1, len(batches)))]
+        size = sum(rows.numel() * rows.element_size() for rows in self.read(0, firsts).values())
+        numbers = own_numbers(len(batches))
+        self.kept: dict[int, dict[str, Tensor]] = {}
+        if size * len(numbers) <= CACHE_BYTES:
+            self.kept = {number: self.read(number, firsts) for number in numbers}
 
     def generator(self, number: int) -> torch.Generator:
         """Draws the positions of one utterance, the same for both models."""
@@ -265,19 +267,32 @@ class FloatInputs:
 
 
 def collect(module: CTCModule, floats: FloatInputs, maps: Sequence[LinearMap]) -> dict[str, Moments]:
-    """Moments of the inputs of `maps`, all called with the same tensor, over utterances of one each.
+    """Moments of the inputs of `maps`, all called with the same tensor, over all utterances, which ranks share.
 
     Args:
         module: quantized; the layers before the maps are done.
         floats: the float model's side, with the utterances.
         maps: of one site; they share their rows.
     """
+    total = {item.name: Moments() for item in maps}
+    for part in in_chunks(len(floats.batches), lambda numbers: moments_of(module, floats, maps, numbers)):
+        for name, moments in part.items():
+            total[name].merge(moments.to(module.device))
+    return total
+
+
+def moments_of(
+    module: CTCModule, floats: FloatInputs, maps: Sequence[LinearMap], numbers: Sequence[int]
+) -> dict[str, Moments]:
+    """Moments over some of the utterances; on the CPU where they go to other ranks."""
     found, first = {item.name: Moments() for item in maps}, maps[0]
-    for number, batch in enumerate(floats.batches):
+    for number in numbers:
+        batch = floats.batches[number]
         with record_inputs(module, [first.layer_name]) as recorded:
             module(batch.signal, batch.lengths)
         reference = floats.rows(number, first.name)
         for item in maps:
             rows = item.rows(recorded.calls[0][1], True, floats.generator(number))
             found[item.name].add(rows, reference)
-    return found
+    shared = rank_and_world()[1] > 1
+    return {name: moments.to("cpu") if shared else moments for name, moments in found.items()}

@@ -14,6 +14,7 @@ from qat.layers import calibrate_weights_, finish_calibration_, quantizers, set_
 from qat.models.checkpoint import save_module
 from qat.models.ctc import CTCModule
 from qat.models.folding import fold_and_check
+from qat.ranks import merge_observers_
 
 
 class Calibrate(Callback):
@@ -53,7 +54,7 @@ def is_quantized(module: CTCModule) -> bool:
 def calibrate_(module: CTCModule, data: SpeechDataModule) -> str:
     """Calibrate in eval mode, one utterance at a time so that no padding and no batch mix can shift a range.
 
-    Every rank reads the same utterances and so gets bit-identical scales.
+    Ranks share the utterances and merge what they saw, so that all get the bit-identical scales of a single process.
 
     Returns:
         The line to print.
@@ -64,10 +65,11 @@ def calibrate_(module: CTCModule, data: SpeechDataModule) -> str:
     was_training = module.training
     module.eval()
     set_observing_(module, True)
-    for batch in data.loader(utterances):
+    for batch in data.loader(utterances, shard=True):
         batch = batch.to(module.device)
         module(batch.signal, batch.lengths)
     set_observing_(module, False)
+    merge_observers_(module)
     calibrate_weights_(module)
     finish_calibration_(module)
     module.quantize()

@@ -7,6 +7,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from datamodules.base import SpeechDataModule
 from qat.callbacks.re_estimate import re_estimate_batch_norm_
@@ -32,18 +33,18 @@ class FinalEvaluation(Callback):
         self.options = options
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save, measure, write, log (rank zero)."""
+        """Save, measure (on all ranks), write, log."""
         assert isinstance(pl_module, CTCModule)
-        if not trainer.is_global_zero:
-            return
         best = self.run_folder / "best.ckpt"
         if best.is_file():
             pl_module.load_state_dict(read_checkpoint(best)["state_dict"])
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, SpeechDataModule)
         if pl_module.recipe.re_estimate_batch_norm:
-            print(re_estimate_batch_norm_(pl_module, data), flush=True)
-        save_module(pl_module, self.run_folder / MODEL_FILE)
+            rank_zero_info(re_estimate_batch_norm_(pl_module, data))
+        if trainer.is_global_zero:
+            save_module(pl_module, self.run_folder / MODEL_FILE)
+        trainer.strategy.barrier()
         config = read_config(self.run_folder / "config.yaml")
         rows = report_checkpoint(self.run_folder / MODEL_FILE, self.run_folder, data, config, self.options)
         for logger in trainer.loggers:
@@ -52,7 +53,8 @@ class FinalEvaluation(Callback):
 
     def log_to_wandb(self, logger: WandbLogger, rows: list[Row], data: SpeechDataModule) -> None:
         """Summary, worst utterances, pictures and exported files."""
-        audio = {item.id: item.audio for split in data.test_splits for item in data.utterances(split)}
+        heard = [item for split in data.test_splits for item in data.utterances(split)]
+        audio = {item.id: item.audio for item in heard if isinstance(item.audio, Path)}
         log_report(
             logger.experiment,
             rows,

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
 from datamodules.base import SpeechDataModule
+from datamodules.batch import Batch
 from qat.layers import record_inputs
 from qat.models.ctc import CTCModule
 from qat.numerics.statistics import Statistics
+from qat.ranks import in_chunks
 
 BATCH_NORM = nn.modules.batchnorm._BatchNorm
 
@@ -18,7 +23,7 @@ def re_estimate_batch_norm_(module: CTCModule, data: SpeechDataModule) -> str:
     """Set running mean and variance to those of the calibration utterances, in place (Nagel 2022, arXiv 2203.11086).
 
     Training averages statistics of weights that moved on meanwhile. Norms follow in the order of their calls, each
-    behind those already done; utterances are read one at a time, so that no padding counts.
+    behind those already done; utterances are read one at a time, so that no padding counts. Ranks share them.
 
     Returns:
         The line to print.
@@ -35,17 +40,27 @@ def re_estimate_batch_norm_(module: CTCModule, data: SpeechDataModule) -> str:
         norm = module.get_submodule(name)
         assert isinstance(norm, BATCH_NORM) and norm.running_mean is not None and norm.running_var is not None
         total: Statistics | None = None
-        for batch in batches:
-            with record_inputs(module, [name]) as recorded:
-                module(batch.signal, batch.lengths)
-            for _, x in recorded.calls:
-                found = Statistics.of(frames_of(x))
-                total = found if total is None else total.merge(found)
+        for part in in_chunks(len(batches), partial(statistics_of, module, name, batches)):
+            total = part if total is None else total if part is None else total.merge(part)
         assert total is not None
         norm.running_mean.copy_(total.mean)
         norm.running_var.copy_(total.variance)
     module.train(was_training)
     return f"re-estimated {len(order)} BatchNorm on {len(utterances)} training utterances"
+
+
+def statistics_of(
+    module: CTCModule, name: str, batches: Sequence[Batch], numbers: Sequence[int]
+) -> Statistics | None:
+    """Of the input of the layer `name` over some utterances, on the CPU; None over none."""
+    total: Statistics | None = None
+    for number in numbers:
+        with record_inputs(module, [name]) as recorded:
+            module(batches[number].signal, batches[number].lengths)
+        for _, x in recorded.calls:
+            found = Statistics.of(frames_of(x).cpu())
+            total = found if total is None else total.merge(found)
+    return total
 
 
 def frames_of(x: Tensor) -> Tensor:

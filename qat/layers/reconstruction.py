@@ -41,6 +41,16 @@ class Moments:
         self.sums.baddbmm_(rows.transpose(1, 2), rows)
         self.count += rows.shape[1]
 
+    def merge(self, other: Moments) -> None:
+        """Add what another part of the frames came to, on whatever device."""
+        if other.sums is not None:
+            self.sums = other.sums if self.sums is None else self.sums.add_(other.sums.to(self.sums.device))
+            self.count += other.count
+
+    def to(self, device: torch.device | str) -> Moments:
+        """The same on a device."""
+        return Moments(None if self.sums is None else self.sums.to(device), self.count)
+
     def split(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """`E x^ x^'`, `E e x^'`, `E e e'` `(G, I, I)` and the means of `x^` and `e` `(G, I)`, where `e = x^ - x`."""
         assert self.sums is not None and self.count

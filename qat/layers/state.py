@@ -60,11 +60,11 @@ def harden_(model: nn.Module) -> None:
 
 
 def state_hash(model: nn.Module) -> str:
-    """SHA-256 of all scales and zero points with their names, as hex: equal on ranks that agree."""
+    """SHA-256 of the whole state of all quantizers with their names, as hex: equal on ranks that agree."""
     digest = hashlib.sha256()
     for name, quantizer in quantizers(model):
-        digest.update(name.encode())
-        for tensor in (quantizer.scale, quantizer.zero_point):
+        for key, tensor in quantizer.state_dict(prefix=f"{name}.").items():
+            digest.update(key.encode())
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 

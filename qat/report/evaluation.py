@@ -11,6 +11,7 @@ from typing import Any
 
 from datamodules.base import SpeechDataModule
 from datamodules.batch import Batch, Utterance
+from datamodules.sampler import rank_and_world
 from qat.report import guards
 from qat.report.error_rates import error_fields, save_worst, worst_utterances
 from qat.report.figures import draw_all
@@ -64,12 +65,17 @@ def report_checkpoint(
 ) -> list[Row]:
     """Measure a checkpoint beside its float start and its post-training twin; write and print the report.
 
+    All ranks of a distributed run call it and share the utterances; the first one times the files, writes, and returns
+    the rows (the others none).
+
     Writes `report.json`, `report.md`, `utterances.json`, `worst.json`, figures and one ONNX file a model into `folder`.
     """
     started = time.time()
     candidates = candidates_of(checkpoint, dict(config), options.twin)
     check_splits(data, candidates)
     heard = [listen(candidate, folder, data, options) for candidate in candidates]
+    if rank_and_world()[0]:
+        return []
     check_files(heard, data)
     timings = time_files(heard, data, options)
     rows = [

@@ -15,12 +15,14 @@ import torch
 
 from datamodules.base import SpeechDataModule
 from datamodules.batch import Batch
+from datamodules.sampler import rank_and_world
 from qat.layers import count_macs, coverage
+from qat.ranks import from_all, from_rank, interleaved
 from qat.report.error_rates import UtteranceErrors, count_utterances
 from qat.report.provenance import sha256_file, write_text
 from qat.runs import Candidate
 from qat.runtime import Session, export_onnx
-from qat.runtime.parity import compare
+from qat.runtime.parity import compare, together
 
 if TYPE_CHECKING:
     from qat.report.evaluation import EvaluationOptions
@@ -47,21 +49,28 @@ class Heard:
 
 
 def listen(candidate: Candidate, folder: Path, data: SpeechDataModule, options: EvaluationOptions) -> Heard:
-    """Export a model and read every test split with the file; for a quantized one, check parity as well."""
+    """Export a model and read every test split with the file; for a quantized one, check parity as well.
+
+    Ranks share the utterances; the folder must be one that all of them see.
+    """
     module = candidate.module
     file = folder / f"{candidate.name}.onnx"
-    written = export_onnx(module, file, "integer" if module.recipe.active else "float")
+    first = rank_and_world()[0] == 0
+    packed = from_rank(
+        export_onnx(module, file, "integer" if module.recipe.active else "float").packed if first else 0
+    )
     session = Session(file, threads=options.threads)
     signal, lengths = torch.zeros(1, 64_000), torch.tensor([64_000])
     shares = coverage(module, count_macs(module, lambda: module(signal, lengths)))
     reasons = dict(module.swap_report.skipped)
     shares["skipped"] = [[name, reasons.get(name, "the recipe is off")] for name in shares["skipped"]]
-    heard = Heard(candidate, file, session.node_counts(), shares, written.packed)
+    heard = Heard(candidate, file, session.node_counts(), shares, packed)
     for split in data.test_splits:
         utterances = data.utterances(split)
-        print(f"reading {split} ({len(utterances)} utterances) with {file}", flush=True)
+        if first:
+            print(f"reading {split} ({len(utterances)} utterances) with {file}", flush=True)
         if module.recipe.active:
-            parity = compare(module, session, data.loader(utterances))
+            parity = together(from_all(compare(module, session, data.loader(utterances, shard=True))))
             heard.parity[split], texts = parity.to_dict(), parity.integer
         else:
             texts = read_float(file, session, split, data, options)
@@ -82,10 +91,12 @@ def read_float(
     if options.cache is not None:
         key = f"{sha256_file(file)} {data.split_fingerprint(split)} {ort.__version__} {options.threads}"
         kept = Path(options.cache) / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
-        if kept.is_file():
-            return json.loads(kept.read_text())
-    texts = [session.transcribe(signal_of(batch)) for batch in data.loader(data.utterances(split))]
-    if kept is not None:
+        stored = from_rank(kept.read_text() if kept.is_file() else None)
+        if stored is not None:
+            return json.loads(stored)
+    own = data.loader(data.utterances(split), shard=True)
+    texts = interleaved(from_all([session.transcribe(signal_of(batch)) for batch in own]))
+    if kept is not None and rank_and_world()[0] == 0:
         write_text(kept, json.dumps(texts))
     return texts
 

@@ -28,12 +28,37 @@ if TYPE_CHECKING:
     from qat.suite import Results, Suite
 
 ID_FILE = "wandb_id"
+LOGGED_FILE = "wandb_logged.json"
 REPORT_FILES = ("report.json", UTTERANCES_FILE, "config.yaml")  # what `evaluate.py compare` needs of a run
 REPORT_TYPE = "report"
 NETWORK_TIMEOUT_S = 3.0
 START_TIMEOUT_S = 30.0
 FINISH_TIMEOUT_S = 120.0
 WORST_COLUMNS = ("split", "id", "reference", "hypothesis", "errors", "reference_words", "wer", "duration_s")
+
+
+class OnceLogger(WandbLogger):
+    """Logs each row once: a resumed run repeats the steps behind its checkpoint, bit for bit, and W&B has them already.
+
+    Args:
+        path: keeps the last step logged of each set of metrics.
+        kwargs: see `WandbLogger`.
+    """
+
+    def __init__(self, path: Path, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.path = path
+        self.logged: dict[str, int] = json.loads(path.read_text()) if path.is_file() else {}
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """As `WandbLogger`, unless these metrics of this step or a later one were logged before."""
+        key = " ".join(sorted(metrics))
+        if step is None or step > self.logged.get(key, -1):
+            super().log_metrics(metrics, step)  # type: ignore[arg-type]
+            if step is not None:
+                self.logged[key] = step
+                write_text(self.path, json.dumps(self.logged))
 
 
 def wandb_logger(
@@ -165,7 +190,7 @@ def start(run_dir: Path, project: str, name: str, group: str | None, mode: str) 
         run.define_metric(metric, step_metric="trainer/global_step", summary=best)
     if not id_file.exists():
         write_text(id_file, run_id + "\n")
-    return WandbLogger(experiment=run, project=project, save_dir=str(run_dir))
+    return OnceLogger(run_dir / LOGGED_FILE, experiment=run, project=project, save_dir=str(run_dir))
 
 
 def log_report(

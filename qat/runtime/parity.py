@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import jiwer
@@ -12,6 +12,7 @@ import torch
 from datamodules.batch import Batch
 from qat.errors import UserError
 from qat.models.ctc import CTCModule
+from qat.ranks import interleaved
 from qat.runtime.session import Session
 
 
@@ -82,6 +83,18 @@ def compare(module: CTCModule, session: Session, batches: Iterable[Batch]) -> Pa
         parity.integer.append(session.decode(best_integer))
     module.train(was_training)
     return parity
+
+
+def together(parts: Sequence[Parity]) -> Parity:
+    """The parity of ranks that took every n-th utterance each, utterances in their first order."""
+    return Parity(
+        max_abs_logit=max(part.max_abs_logit for part in parts),
+        differing_frames=sum(part.differing_frames for part in parts),
+        frames=sum(part.frames for part in parts),
+        references=interleaved([part.references for part in parts]),
+        fake=interleaved([part.fake for part in parts]),
+        integer=interleaved([part.integer for part in parts]),
+    )
 
 
 def word_error_rate(references: list[str], hypotheses: list[str]) -> float:

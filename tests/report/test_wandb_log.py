@@ -146,3 +146,20 @@ def test_pictures_and_files_are_logged_and_a_bad_one_is_not_fatal(
     assert list(logged[0]) == ["figures/wer"] and logged[1] == ["model.onnx"]
     log_report(Run(), [row], files=[tmp_path / "gone.onnx"])  # type: ignore[arg-type]
     assert "the report was not logged completely" in capsys.readouterr().err
+
+
+def test_a_resumed_run_does_not_log_a_row_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rows behind the checkpoint were logged before the kill; those that were not come once."""
+    rows: list[dict[str, float]] = []
+    monkeypatch.setattr(wandb.Run, "log", lambda self, values, **more: rows.append(dict(values)))
+    for first, last in ((0, 7), (4, 12)):
+        logger = wandb_logger(tmp_path / "run", "speech-qat")
+        assert logger is not None
+        for step in range(first, last):
+            logger.log_metrics({"lr": 0.1}, step=step)
+            if step % 4 == 3:
+                logger.log_metrics({"val/wer": 9.0, "epoch": step // 4}, step=step)
+        logger.experiment.finish()
+    steps = [int(row["trainer/global_step"]) for row in rows if "lr" in row]
+    assert steps == list(range(12))
+    assert [int(row["trainer/global_step"]) for row in rows if "val/wer" in row] == [3, 7, 11]

@@ -1,0 +1,521 @@
+"""Corpora too large to list: sharded tar files and JSON lines read as a stream, whose place a checkpoint keeps."""
+
+import hashlib
+import json
+import logging
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
+from torchdata.stateful_dataloader import StatefulDataLoader
+
+from datamodules.audio import SAMPLE_RATE, TarMember, load_audio
+from datamodules.augment import SLOWEST, Augmentation, augment, keyed_generator
+from datamodules.base import SpeechDataModule, describe_split
+from datamodules.batch import Batch, Utterance, collate
+from datamodules.loader import plain_errors
+from datamodules.manifest import ManifestDataModule, to_utterance
+from datamodules.sampler import rank_and_world
+from qat.errors import UserError
+
+SEGMENT_BYTES = 1 << 20  # of a JSON lines file: what a worker takes at a time
+WINDOW = 512  # utterances that are sorted into batches of similar length together
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
+_log = logging.getLogger(__name__)
+
+Item = tuple[int, Utterance | UserError]
+"""(where the next item begins, in bytes; what was read)."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A part of a corpus that one worker reads from its beginning to its end.
+
+    Args:
+        path: `.jsonl` or `.tar` file.
+        start: first byte; a line belongs to the segment in which it begins.
+        end: first byte after it.
+    """
+
+    path: Path
+    start: int
+    end: int
+
+    def items(self, offset: int, audio_root: Path | None) -> Iterator[Item]:
+        """What begins at `offset` (a place that `items` gave, or `start`) or behind it, bad items as their error."""
+        if self.path.suffix == ".tar":
+            return tar_items(self.path, offset)
+        return line_items(self, offset, self.path.parent if audio_root is None else audio_root)
+
+
+def find_segments(patterns: str | Sequence[str]) -> list[Segment]:
+    """Segments of all files that fit.
+
+    Args:
+        patterns: file, or glob such as `shards/train-*.tar`; or several.
+
+    Raises:
+        UserError: a pattern that fits no file, or a file of another kind.
+    """
+    found: list[Segment] = []
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        anchor = Path(pattern).anchor
+        paths = sorted(Path(anchor).glob(str(Path(pattern).relative_to(anchor) if anchor else pattern)))
+        if not paths:
+            raise UserError(
+                f"train {pattern!r}: fits no file; allowed are .tar and .jsonl files, or globs of them"
+            )
+        for path in paths:
+            size = path.stat().st_size
+            if path.suffix == ".tar":
+                found.append(Segment(path, 0, size))
+            elif path.suffix in (".jsonl", ".json"):
+                found += [
+                    Segment(path, start, min(start + SEGMENT_BYTES, size))
+                    for start in range(0, size, SEGMENT_BYTES)
+                ]
+            else:
+                raise UserError(f"{path}: unknown kind of corpus; allowed are .tar and .jsonl")
+    if not found:
+        raise UserError(f"train {patterns!r}: all files are empty")
+    return found
+
+
+def line_items(segment: Segment, offset: int, root: Path) -> Iterator[Item]:
+    """Utterances of the lines that begin in a segment of a JSON lines file."""
+    with segment.path.open("rb") as file:
+        if offset and offset == segment.start:
+            file.seek(offset - 1)
+            file.readline()  # the rest of a line that began in the segment before
+        else:
+            file.seek(offset)
+        while (place := file.tell()) < segment.end and (line := file.readline()):
+            if line.strip():
+                yield file.tell(), read_line(line, f"{segment.path}, byte {place}", root)
+
+
+def read_line(line: bytes, where: str, root: Path) -> Utterance | UserError:
+    """The utterance of a line of JSON, or what is wrong with it."""
+    try:
+        row = json.loads(line)
+        if not isinstance(row, dict):
+            return UserError(f"{where}: is a JSON {type(row).__name__}; allowed is one JSON object per line")
+        return to_utterance({key: value for key, value in row.items() if value is not None}, where, root)
+    except UserError as error:
+        return error
+    except ValueError as error:
+        return UserError(f"{where}: is not JSON ({error})")
+
+
+def tar_items(path: Path, offset: int) -> Iterator[Item]:
+    """Utterances of a tar file in WebDataset's layout: neighbouring members of one name, `KEY.wav` and `KEY.json`.
+
+    The audio is not read, only found. `KEY.txt` holds the text; `KEY.json` the fields of a manifest's line.
+    """
+    size = path.stat().st_size
+    if offset >= size:
+        return
+    with path.open("rb") as file:
+        file.seek(offset)
+        group: list[tarfile.TarInfo] = []
+        try:
+            with tarfile.open(fileobj=file, mode="r:") as archive:
+                while (member := archive.next()) is not None:
+                    archive.members = []  # type: ignore[attr-defined]  # it remembers all of them otherwise
+                    if not member.isfile():
+                        continue
+                    if group and key_of(member) != key_of(group[0]):
+                        yield member.offset, tar_sample(path, archive, group)
+                        group = []
+                    group.append(member)
+                if group:
+                    yield size, tar_sample(path, archive, group)
+        except (tarfile.TarError, EOFError, OSError) as error:
+            yield size, UserError(f"{path}: is truncated or not a tar file ({error})")
+
+
+def key_of(member: tarfile.TarInfo) -> str:
+    """A member's name up to the first dot of its last part: what the members of one utterance share."""
+    folder, slash, name = member.name.rpartition("/")
+    return folder + slash + name.partition(".")[0]
+
+
+def tar_sample(
+    path: Path, archive: tarfile.TarFile, group: Sequence[tarfile.TarInfo]
+) -> Utterance | UserError:
+    """The utterance of neighbouring members, or what is wrong with it."""
+    key = key_of(group[0])
+    where = f"{path}, {key}"
+    row: dict[str, Any] = {"id": key}
+    audio: TarMember | None = None
+    try:
+        for member in group:
+            suffix = "." + member.name.rpartition(".")[2].lower()
+            if suffix in AUDIO_SUFFIXES:
+                audio = TarMember(path, member.offset_data, member.size, member.name)
+            elif suffix in (".json", ".txt"):
+                extracted = archive.extractfile(member)
+                content = extracted.read().decode() if extracted is not None else ""
+                row |= json.loads(content) if suffix == ".json" else {"text": content}
+        if audio is None:
+            return UserError(f"{where}: holds no audio; allowed are {', '.join(AUDIO_SUFFIXES)}")
+        return to_utterance(
+            {name: value for name, value in row.items() if value is not None}, where, path, audio
+        )
+    except UserError as error:
+        return error
+    except (ValueError, TypeError) as error:
+        return UserError(f"{where}: its text or JSON cannot be read ({error})")
+
+
+@dataclass
+class Place:
+    """Where one worker's stream stands; builtins, for checkpoints.
+
+    Args:
+        turn: passes over the corpus that are finished.
+        segment: place in this worker's order of segments.
+        offset: byte where the current window begins; None: at the segment's start.
+        emitted: batches of the current window that were handed out.
+        corrupt: items skipped so far.
+    """
+
+    turn: int = 0
+    segment: int = 0
+    offset: int | None = None
+    emitted: int = 0
+    corrupt: int = 0
+
+
+@dataclass(frozen=True)
+class StreamSettings:
+    """How a stream becomes batches.
+
+    Args:
+        max_batch_s: seconds of audio in a batch at most, padding included.
+        pad_to_s: batches are padded to a multiple of this; 0 pads to the longest utterance.
+        seed: order of segments, batches and all augmentation follow from it.
+        augmentation: None leaves the audio as it is.
+        max_corrupt: items that a worker may skip because they cannot be read; one more is an error.
+        audio_root: folder that relative paths of JSON lines start from; None: the file's own.
+        window: utterances that are sorted into batches together.
+    """
+
+    max_batch_s: float
+    pad_to_s: float = 0.0
+    seed: int = 0
+    augmentation: Augmentation | None = None
+    max_corrupt: int = 0
+    audio_root: Path | None = None
+    window: int = WINDOW
+
+
+@dataclass(eq=False)
+class SpeechStream(IterableDataset[Batch]):
+    """An endless stream of batches over a corpus, pass after pass; every pass reads each utterance once.
+
+    Segments are dealt out to all workers of all ranks; each worker sorts a window of utterances into batches, so its
+    memory does not grow with the corpus. `state_dict` is a few numbers: the window is read again on resuming.
+
+    Args:
+        segments: of the corpus, at least one a worker.
+        settings: of the batches.
+        rank: of this process.
+        world: number of processes.
+    """
+
+    segments: Sequence[Segment]
+    settings: StreamSettings
+    rank: int = 0
+    world: int = 1
+    place: Place = field(default_factory=Place)
+
+    def __iter__(self) -> Iterator[Batch]:
+        while True:
+            yield from self.one_pass()
+            self.place = Place(turn=self.place.turn + 1, corrupt=self.place.corrupt)
+
+    def one_pass(self) -> Iterator[Batch]:
+        """The rest of the current pass."""
+        order = self.order()
+        while self.place.segment < len(order):
+            window, after = self.read_window(order)
+            batches = self.batches(window)
+            for batch in batches[self.place.emitted :]:
+                self.place.emitted += 1
+                if (loaded := self.load(batch)) is not None:
+                    yield loaded
+            self.place = replace(after, corrupt=self.place.corrupt)
+
+    def order(self) -> list[Segment]:
+        """This worker's segments in the current pass.
+
+        Raises:
+            UserError: there are fewer segments than workers.
+        """
+        info = get_worker_info()
+        worker, workers = (info.id, info.num_workers) if info is not None else (0, 1)
+        total = self.world * workers
+        if len(self.segments) < total:
+            raise UserError(
+                f"train: {len(self.segments)} segments (tar files, or megabytes of JSON lines) for {total} workers "
+                f"({self.world} processes of {workers}); allowed is at least one each"
+            )
+        generator = keyed_generator(self.settings.seed, "segments", self.place.turn)
+        shuffled = torch.randperm(len(self.segments), generator=generator).tolist()
+        return [self.segments[index] for index in shuffled[self.rank * workers + worker :: total]]
+
+    def read_window(self, order: Sequence[Segment]) -> tuple[list[Utterance], Place]:
+        """The next utterances, at most a window of them, and the place behind them."""
+        window: list[Utterance] = []
+        place = replace(self.place, emitted=0)
+        first_time = self.place.emitted == 0  # else its bad items were counted before
+        while place.segment < len(order) and len(window) < self.settings.window:
+            segment = order[place.segment]
+            start = segment.start if place.offset is None else place.offset
+            for place.offset, item in segment.items(start, self.settings.audio_root):
+                if isinstance(item, Utterance) and item.duration_s <= self.longest:
+                    window.append(item)
+                elif first_time:
+                    self.skip(item)
+                if len(window) == self.settings.window:
+                    break
+            else:
+                place = replace(place, segment=place.segment + 1, offset=None)
+        return window, place
+
+    @property
+    def longest(self) -> float:
+        """Seconds of the longest utterance that a batch can hold, slowed down as augmentation may."""
+        return self.settings.max_batch_s * (SLOWEST if self.settings.augmentation else 1.0)
+
+    def skip(self, item: Utterance | UserError) -> None:
+        """Count and log what cannot be used.
+
+        Raises:
+            UserError: it is one too many.
+        """
+        reason = (
+            f"{item.audio}: {item.duration_s:.1f} s are longer than a batch ({self.settings.max_batch_s:g} s)"
+            if isinstance(item, Utterance)
+            else str(item)
+        )
+        self.place.corrupt += 1
+        if self.place.corrupt > self.settings.max_corrupt:
+            raise UserError(
+                f"{reason} (item {self.place.corrupt} to skip; max_corrupt is {self.settings.max_corrupt})"
+            )
+        _log.warning(
+            f"skipped ({self.place.corrupt} of at most {self.settings.max_corrupt} a worker): {reason}"
+        )
+
+    def batches(self, window: Sequence[Utterance]) -> list[list[Utterance]]:
+        """Batches of similar length out of a window, in the random order of this window."""
+        stretch = 1.0 / SLOWEST if self.settings.augmentation else 1.0
+        found: list[list[Utterance]] = []
+        for item in sorted(window, key=lambda item: (item.duration_s, item.id)):
+            if not found or (len(found[-1]) + 1) * item.duration_s * stretch > self.settings.max_batch_s:
+                found.append([])  # the item is the longest of its batch
+            found[-1].append(item)
+        key = (self.settings.seed, "batches", self.place.turn, window[0].id if window else "")
+        return [
+            found[index] for index in torch.randperm(len(found), generator=keyed_generator(*key)).tolist()
+        ]
+
+    def load(self, batch: Sequence[Utterance]) -> Batch | None:
+        """Decode and augment; what cannot be decoded is skipped, None where nothing is left."""
+        pairs: list[tuple[Utterance, Tensor]] = []
+        for item in batch:
+            try:
+                signal = load_audio(item.audio)
+            except UserError as error:
+                self.skip(error)
+                continue
+            if self.settings.augmentation is not None:
+                signal = augment(
+                    signal, self.settings.seed, self.place.turn, item.id, self.settings.augmentation
+                )
+            pairs.append((item, signal))
+        return collate(pairs, max(1, round(self.settings.pad_to_s * SAMPLE_RATE))) if pairs else None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The place, as builtins."""
+        return dict(vars(self.place))
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a place."""
+        self.place = Place(**state_dict)
+
+
+class StreamLoader:
+    """Batches of an endless stream, `length` to an epoch; goes on where a checkpoint says.
+
+    Args:
+        stream: of this rank.
+        length: batches in an epoch, the same on every rank.
+        num_workers: processes that decode.
+    """
+
+    def __init__(self, stream: SpeechStream, length: int, num_workers: int = 0) -> None:
+        self.loader: StatefulDataLoader[Batch] = StatefulDataLoader(
+            stream, batch_size=None, num_workers=num_workers, pin_memory=torch.cuda.is_available()
+        )
+        self.length, self.position, self.epoch = length, 0, 0
+        self.iterator: Iterator[Batch] | None = None
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self.iterator is None:
+            self.iterator = iter(self.loader)
+        if self.position >= self.length:
+            self.position, self.epoch = 0, self.epoch + 1
+        with plain_errors():
+            while self.position < self.length:
+                self.position += 1
+                yield next(self.iterator)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Place in the epoch and place of every worker."""
+        place = {"epoch": self.epoch, "position": self.position, "length": self.length}
+        return {**place, "loader": self.loader.state_dict() if self.iterator is not None else None}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.position, self.epoch, self.iterator = state_dict["position"], state_dict["epoch"], None
+        if state_dict["loader"] is not None:
+            self.loader.load_state_dict(state_dict["loader"])
+
+
+class StreamDataModule(SpeechDataModule):
+    """Training speech of any size as a stream; dev and test sets from manifests.
+
+    Args:
+        train: tar files in WebDataset's layout (`KEY.wav`, `KEY.json` or `KEY.txt`) or JSON lines: a file, a glob, or
+            several of them.
+        dev: manifest to choose checkpoints by.
+        test: manifest of the test split "test", or {name of the split: manifest}.
+        batches_per_epoch: training batches that each process takes to an epoch; the stream goes on in the next.
+        max_corrupt: training items that a worker may skip because they cannot be read or are longer than a batch; each
+            is logged, one more is an error.
+        window: utterances that are sorted into batches of similar length together.
+        audio_root: folder that relative audio paths start from; null means the manifest's own folder.
+        kwargs: see `SpeechDataModule`; `max_train_utterances`, `num_buckets` and `cache` do not apply to training.
+
+    Raises:
+        UserError: no such file, or a number out of its range.
+    """
+
+    def __init__(
+        self,
+        train: str | list[str],
+        dev: str,
+        test: str | dict[str, str],
+        batches_per_epoch: int = 1000,
+        max_corrupt: int = 0,
+        window: int = WINDOW,
+        audio_root: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        for name, value, least in (
+            ("batches_per_epoch", batches_per_epoch, 1),
+            ("max_corrupt", max_corrupt, 0),
+            ("window", window, 1),
+        ):
+            if value < least:
+                raise UserError(f"{name} is {value}; allowed are integers from {least}")
+        self.rest = ManifestDataModule(train=dev, dev=dev, test=test, audio_root=audio_root)
+        self.test_splits = self.rest.test_splits
+        self.segments = find_segments(train)
+        self.batches_per_epoch, self.max_corrupt, self.window = batches_per_epoch, max_corrupt, window
+        self._audio_root = None if audio_root is None else Path(audio_root)
+
+    def read_split(self, split: str) -> list[Utterance]:
+        """The dev or a test split.
+
+        Raises:
+            UserError: it is the training split, which is never held at once.
+        """
+        if split == "train":
+            raise UserError("train is a stream: its utterances cannot be listed")
+        return self.rest.read_split(split)
+
+    def check(self) -> None:
+        """Read dev and test sets, and the first training utterance.
+
+        Raises:
+            UserError: what is wrong with them.
+        """
+        for split in ("dev", *self.test_splits):
+            self.utterances(split)
+        self.calibration_utterances(1, 0)
+
+    def settings(self) -> StreamSettings:
+        """Of the training batches."""
+        return StreamSettings(
+            max_batch_s=self.max_batch_s,
+            pad_to_s=self.pad_to_s,
+            seed=self.seed,
+            augmentation=self.augmentation if self.augment else None,
+            max_corrupt=self.max_corrupt,
+            audio_root=self._audio_root,
+            window=self.window,
+        )
+
+    def make_train_loader(self) -> StreamLoader:
+        """The stream of this rank."""
+        stream = SpeechStream(self.segments, self.settings(), *rank_and_world())
+        return StreamLoader(stream, self.batches_per_epoch, self.num_workers)
+
+    def calibration_utterances(self, count: int, seed: int) -> list[Utterance]:
+        """The first readable utterances of segments in random order, a few of each.
+
+        Raises:
+            UserError: the count is below 1, or nothing can be read.
+        """
+        if count < 1:
+            raise UserError(f"calibration_utterances is {count}; allowed are integers from 1")
+        order = torch.randperm(len(self.segments), generator=torch.Generator().manual_seed(seed)).tolist()
+        share = -(-count // len(self.segments))
+        chosen: list[Utterance] = []
+        wrong: UserError | None = None
+        for index in order:
+            segment, taken = self.segments[index], 0
+            for _, item in segment.items(segment.start, self._audio_root):
+                if isinstance(item, UserError):
+                    wrong = wrong or item
+                    continue
+                chosen.append(item)
+                taken += 1
+                if taken == share or len(chosen) == count:
+                    break
+            if len(chosen) == count:
+                break
+        if not chosen:
+            raise wrong or UserError("train: holds no utterance")
+        return chosen
+
+    def training_facts(self) -> dict[str, Any]:
+        """What decides the training batches, as builtins."""
+        files = sorted({(str(item.path), item.path.stat().st_size) for item in self.segments})
+        return {
+            "class": type(self).__name__,
+            "train": hashlib.sha256(json.dumps(files).encode()).hexdigest(),
+            **{key: value for key, value in asdict(self.settings()).items() if key != "audio_root"},
+            "batches_per_epoch": self.batches_per_epoch,
+            "num_workers": self.num_workers,
+        }
+
+    def describe(self) -> str:
+        """Files and bytes of the training split; one line for each other split."""
+        files = {item.path for item in self.segments}
+        size = sum(path.stat().st_size for path in files)
+        rest = [describe_split(split, self.utterances(split)) for split in ("dev", *self.test_splits)]
+        return "\n".join([f"train: {len(files)} files, {size / 1e6:.1f} MB, read as a stream", *rest])

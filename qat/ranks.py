@@ -1,0 +1,98 @@
+"""Sharing work among the ranks of a distributed run, such that all come to the bits of a single process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import torch.distributed as dist
+from torch import nn
+
+from datamodules.sampler import rank_and_world
+from qat.errors import UserError
+from qat.layers import quantizers, state_hash
+from qat.numerics.histogram import Histogram
+
+T = TypeVar("T")
+CHUNKS = 16  # floating-point sums are taken chunk by chunk, however many ranks share the chunks
+
+
+def parts_of(count: int) -> list[range]:
+    """The `CHUNKS` consecutive parts of `count` items, some empty where there are fewer."""
+    return [range(part * count // CHUNKS, (part + 1) * count // CHUNKS) for part in range(CHUNKS)]
+
+
+def in_chunks(count: int, work: Callable[[Sequence[int]], T]) -> Iterator[T]:
+    """Results of `work` on each part of `count` items, in order, on every rank; ranks take turns in computing them.
+
+    Args:
+        count: items.
+        work: numbers of some items -> a result that can be pickled, its tensors on the CPU.
+    """
+    rank, world = rank_and_world()
+    parts = parts_of(count)
+    for start in range(0, CHUNKS, world):
+        mine = work(parts[start + rank]) if start + rank < CHUNKS else None
+        for source in range(min(world, CHUNKS - start)):
+            yield from_rank(mine, source)  # type: ignore[misc]
+
+
+def own_numbers(count: int) -> list[int]:
+    """The items that `in_chunks` gives to this rank."""
+    rank, world = rank_and_world()
+    return [number for part in parts_of(count)[rank::world] for number in part]
+
+
+def from_rank(value: T, source: int = 0) -> T:
+    """The value that rank `source` has."""
+    if rank_and_world()[1] == 1:
+        return value
+    held = [value]
+    dist.broadcast_object_list(held, src=source)
+    return held[0]
+
+
+def from_all(value: T) -> list[T]:
+    """The values of all ranks, in order."""
+    world = rank_and_world()[1]
+    if world == 1:
+        return [value]
+    held: list[Any] = [None] * world
+    dist.all_gather_object(held, value)
+    return held
+
+
+def interleaved(parts: Sequence[Sequence[T]]) -> list[T]:
+    """Items in their first order, of which rank r had r, r + n, r + 2 n, ...
+
+    >>> interleaved([["a", "c", "e"], ["b", "d"]])
+    ['a', 'b', 'c', 'd', 'e']
+    """
+    every: list[Any] = [None] * sum(len(part) for part in parts)
+    for rank, part in enumerate(parts):
+        every[rank :: len(parts)] = part
+    return every
+
+
+def merge_observers_(module: nn.Module) -> None:
+    """Give the observers of all ranks the sum of what they saw: whole numbers, whose order does not matter."""
+    mine = [item.observer.histogram for _, item in quantizers(module) if not item.is_weight]
+    every = from_all([[part.cpu() for part in vars(histogram).values()] for histogram in mine])
+    for theirs in every[: rank_and_world()[0]] + every[rank_and_world()[0] + 1 :]:
+        for histogram, state in zip(mine, theirs, strict=True):
+            histogram.merge_(Histogram(*(part.to(histogram.counts.device) for part in state)))
+
+
+def check_ranks_agree(module: nn.Module, when: str) -> None:
+    """Compare the state of all quantizers over all ranks.
+
+    Raises:
+        UserError: a rank differs from rank 0; on every rank, naming the first that does.
+    """
+    hashes = from_all(state_hash(module))
+    for rank, found in enumerate(hashes):
+        if found != hashes[0]:
+            raise UserError(
+                f"{when}: the quantizers of rank {rank} differ from those of rank 0 (hash {found[:12]} and "
+                f"{hashes[0][:12]}): this run is not one model any more; go on from the last checkpoint"
+            )
