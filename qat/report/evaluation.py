@@ -42,8 +42,8 @@ class EvaluationOptions:
         seed: of the bootstrap.
         worst: utterances kept in `worst.json` per split.
         twin: measure the post-training-quantized twin of a fine-tuned model as well.
-        cache: folder that keeps what float files made of the test sets, by the file's hash; many runs share a float
-            start. None reads anew.
+        cache: folder that keeps float files and what they made of the test sets, by hashes of all that they depend on;
+            many runs share a float start. None exports and reads anew.
     """
 
     enabled: bool = True

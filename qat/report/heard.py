@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +21,7 @@ from datamodules.sampler import rank_and_world
 from qat.layers import count_macs, coverage
 from qat.ranks import from_all, from_rank, interleaved
 from qat.report.error_rates import UtteranceErrors, count_utterances
-from qat.report.provenance import sha256_file, write_text
+from qat.report.provenance import sha256_file, sources_sha256, versions, write_text
 from qat.runs import Candidate
 from qat.runtime import Session, export_onnx
 from qat.runtime.parity import compare, together
@@ -56,9 +58,7 @@ def listen(candidate: Candidate, folder: Path, data: SpeechDataModule, options: 
     module = candidate.module
     file = folder / f"{candidate.name}.onnx"
     first = rank_and_world()[0] == 0
-    packed = from_rank(
-        export_onnx(module, file, "integer" if module.recipe.active else "float").packed if first else 0
-    )
+    packed = from_rank(export(candidate, file, options.cache) if first else 0)
     session = Session(file, threads=options.threads)
     signal, lengths = torch.zeros(1, 64_000), torch.tensor([64_000])
     shares = coverage(module, count_macs(module, lambda: module(signal, lengths)))
@@ -81,6 +81,25 @@ def listen(candidate: Candidate, folder: Path, data: SpeechDataModule, options: 
             [item.duration_s for item in utterances],
         )
     return heard
+
+
+def export(candidate: Candidate, file: Path, cache: str | None) -> int:
+    """Write the model's file; how many of its weights are packed. A float file comes from the cache if it is there."""
+    if candidate.module.recipe.active:
+        return export_onnx(candidate.module, file, "integer").packed
+    if cache is None:
+        return export_onnx(candidate.module, file, "float").packed
+    made_of = [sha256_file(candidate.checkpoint), *candidate.module.folded, sources_sha256(), str(versions())]
+    kept = Path(cache) / f"{hashlib.sha256(' '.join(made_of).encode()).hexdigest()}.onnx"
+    if kept.is_file():
+        shutil.copyfile(kept, file)
+        return 0
+    written = export_onnx(candidate.module, file, "float").packed
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    part = kept.with_suffix(f".{os.getpid()}.part")
+    shutil.copyfile(file, part)
+    part.replace(kept)
+    return written
 
 
 def read_float(

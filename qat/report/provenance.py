@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,15 @@ def sha256_file(path: Path | str) -> str:
     """
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@cache
+def sources_sha256() -> str:
+    """Hex digest of this package's own code."""
+    digest = hashlib.sha256()
+    for path in sorted((ROOT / "qat").rglob("*.py")):
+        digest.update(f"{path.relative_to(ROOT)} {sha256_file(path)}\n".encode())
+    return digest.hexdigest()
 
 
 def config_sha256(config: Mapping[str, Any]) -> str:
