@@ -379,6 +379,8 @@ def make_run_folder(folder: Path) -> None:
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for torn in folder.glob(".*.part"):  # a run that was killed while it wrote
+            torn.unlink()
         probe = folder / ".writable"
         probe.touch()
         probe.unlink()

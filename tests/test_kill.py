@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import random
@@ -40,6 +41,30 @@ class Signal(Callback):
     def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
         if (trainer.global_step, trainer.global_rank) == (self.step, self.rank):
             os.kill(os.getpid(), self.number)
+
+
+class KillInSave(Callback):
+    """Dies while a checkpoint is being written: half of its bytes are on disk.
+
+    Args:
+        step: of the checkpoint.
+    """
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.global_step == self.step - 1:
+            save = torch.save
+
+            def half(content: Any, file: Any) -> None:
+                whole = io.BytesIO()
+                save(content, whole)
+                file.write(whole.getvalue()[: len(whole.getvalue()) // 2])
+                file.flush()
+                os.kill(os.getpid(), signal.SIGKILL)
+
+            torch.save = half
 
 
 @pytest.fixture
@@ -149,6 +174,22 @@ def test_killed_while_it_calibrates(config: Path, tmp_path: Path) -> None:
     assert finish(process) == [-signal.SIGKILL]
     assert finish(start([*slow, "--ckpt_path", "last"], log)) == [0], log.read_text()[-3000:]
     assert_same_end(folder, whole, "calibration")
+
+
+@pytest.mark.slow
+def test_killed_while_a_checkpoint_is_written(config: Path, tmp_path: Path) -> None:
+    log, whole, folder = tmp_path / "log", tmp_path / "whole", tmp_path / "cut"
+    assert finish(start(flags(config, whole, "--qat", "stochastic"), log)) == [0]
+    content = yaml.safe_load(config.read_text())
+    content["trainer"]["callbacks"] = [{"class_path": f"{__name__}.KillInSave", "init_args": {"step": 4}}]
+    deadly = config.with_name("deadly.yaml")
+    deadly.write_text(yaml.safe_dump(content))
+    assert finish(start(flags(deadly, folder, "--qat", "stochastic"), log)) == [-signal.SIGKILL]
+    assert last(folder)["global_step"] == 2 and list(folder.glob(".last.ckpt.*.part"))
+    again = flags(config, folder, "--qat", "stochastic", "--ckpt_path", "last")
+    assert finish(start(again, log)) == [0], log.read_text()[-3000:]
+    assert_same_end(folder, whole, "in a save")
+    assert not list(folder.glob(".*.part"))
 
 
 def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(
