@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,29 @@ def test_a_killed_run_is_resumed_and_another_one_begins_anew(
     assert prepare_folder(job) == ["--ckpt_path", "last"]
     job.folder.with_suffix(".sha256").write_text("other")
     assert prepare_folder(job) == [] and not job.folder.exists()
+
+
+@pytest.mark.parametrize("kind", ["crdnn"])
+def test_what_an_older_version_left_half_made_is_begun_anew(
+    kind: str, suite_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = jobs_of(load_suite(str(suite_file)), tmp_path / "runs", False)[0]
+    prepare_folder(job)
+    job.folder.mkdir(parents=True)
+    (job.folder / "last.ckpt").touch()
+    calls: list[list[str]] = []
+
+    def refuse(self: Runner, job: Any, flags: Sequence[str], log: Path) -> int:
+        calls.append(list(flags))
+        log.write_text(
+            "error: last.ckpt: its recipe is a=1, and this run's is a=2" if flags else "error: other"
+        )
+        return 2 if flags else 1
+
+    monkeypatch.setattr(Runner, "run_child", refuse)
+    line = Runner(Results(tmp_path, "x"), 1).run_job(job)
+    assert calls == [["--ckpt_path", "last"], []]
+    assert line.endswith("error: other") and not job.folder.exists()
 
 
 def change(key: str, value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,11 +11,14 @@ import threading
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from pathlib import Path
 
 from qat.errors import UserError
 from qat.suite.jobs import Job, clean_folder, last_line, pid_file, prepare_folder
 from qat.suite.spec import ROOT
 from qat.suite.store import Results
+
+REFUSED = 2  # exit status of train.py for what the user, or here an older version, got wrong
 
 
 class Runner:
@@ -67,24 +71,14 @@ class Runner:
         if self.stopping:
             return f"{job.id}: not begun"
         started = time.time()
-        command = [*job.command, *prepare_folder(job)]
         log = job.folder.with_suffix(".log")
-        cores = os.cpu_count() or 1
-        environment = {"OMP_NUM_THREADS": str(max(1, cores // self.parallel)), **os.environ}  # a set one wins
-        with log.open("w") as output:
-            child = subprocess.Popen(
-                [sys.executable, *command],
-                cwd=ROOT,
-                env=environment,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-            self.children.add(child)
-            pid_file(job).write_text(str(child.pid))
-            code = child.wait()
-            self.children.discard(child)
-        pid_file(job).unlink(missing_ok=True)
+        flags = prepare_folder(job)
+        code = self.run_child(job, flags, log)
+        if (
+            code == REFUSED and flags and not self.stopping
+        ):  # what an older version left half-made: begin anew
+            shutil.rmtree(job.folder)
+            code = self.run_child(job, [], log)
         minutes = (time.time() - started) / 60
         if self.stopping:
             return f"{job.id}: stopped"
@@ -104,3 +98,23 @@ class Runner:
             f"{job.id}: {first['split']} WER {first['wer']:.2f} % "
             f"({first['delta_wer_vs_float']['mean']:+.2f}), {minutes:.1f} min"
         )
+
+    def run_child(self, job: Job, flags: Sequence[str], log: Path) -> int:
+        """Run the command of a job in a process of its own; its exit status."""
+        cores = os.cpu_count() or 1
+        environment = {"OMP_NUM_THREADS": str(max(1, cores // self.parallel)), **os.environ}  # a set one wins
+        with log.open("w") as output:
+            child = subprocess.Popen(
+                [sys.executable, *job.command, *flags],
+                cwd=ROOT,
+                env=environment,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            self.children.add(child)
+            pid_file(job).write_text(str(child.pid))
+            code = child.wait()
+            self.children.discard(child)
+        pid_file(job).unlink(missing_ok=True)
+        return code
