@@ -218,10 +218,11 @@ class SpeechCLI(LightningCLI):
     def course(self) -> dict[str, Any]:
         """What decides the batches of training, as `Resumable` keeps it in checkpoints."""
         trainer = self.config_init["trainer"]
+        seeded = self.config["seed_everything"] is not False
         return {
             **self.datamodule.training_facts(),
             "accumulate_grad_batches": trainer.accumulate_grad_batches or 1,
-            "seed": torch.initial_seed(),
+            **({"seed": torch.initial_seed()} if seeded else {}),
         }
 
 

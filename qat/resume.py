@@ -51,14 +51,15 @@ def check_same_run(model: CTCModule, checkpoint: Mapping[str, Any], path: Path) 
 
 
 def check_same_course(checkpoint: Mapping[str, Any], path: Path, course: Mapping[str, Any]) -> None:
-    """Refuse a checkpoint of other training batches.
+    """Refuse a checkpoint of other training batches; a run without a seed is not held to one.
 
     Raises:
         UserError: naming the field and both values.
     """
     stored = checkpoint.get("course")
     if stored is not None:  # an older version's checkpoint has none
-        refuse_difference(stored, course, path)
+        known = {key: value for key, value in stored.items() if key in course or key != "seed"}
+        refuse_difference(known, course, path)
 
 
 def refuse_difference(stored: Mapping[str, Any], ours: Mapping[str, Any], path: Path) -> None:

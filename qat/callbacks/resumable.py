@@ -54,9 +54,7 @@ class Resumable(Callback):
         self.trainer, self.process, self.received, self.stopping = trainer, os.getpid(), None, 0
         self.seed = torch.initial_seed()  # before training seeds every batch
         self.before = take(self.handle)
-        if (
-            trainer.max_epochs and not trainer.ckpt_path
-        ):  # a run that is killed in calibration can be resumed as well
+        if trainer.max_epochs and not trainer.ckpt_path:  # so that a run killed in calibration can be resumed
             trainer.save_checkpoint(self.run_folder / LAST_FILE, weights_only=False)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
