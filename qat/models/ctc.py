@@ -257,7 +257,7 @@ class CTCModule(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the epoch's error rate."""
-        self.log("val/wer", 100.0 * self.val_wer.compute(), prog_bar=True)
+        self.log("val/wer", 100.0 * self.val_wer.compute(), prog_bar=True, sync_dist=True)  # the same on all
         self.val_wer.reset()
 
     def configure_optimizers(self) -> Any:
