@@ -67,6 +67,7 @@ def collate(items: list[tuple[Utterance, Tensor]], multiple: int = 1) -> Batch:
         items: at least one pair of an utterance and its signal `(S_i,)`.
         multiple: the padded length S is divisible by it; at least 1.
 
+    >>> from pathlib import Path
     >>> batch = collate([
     ...     (Utterance("a", Path("a.wav"), "one", 0.1), torch.ones(2)),
     ...     (Utterance("b", Path("b.wav"), "two", 0.1), torch.ones(3)),

@@ -176,7 +176,8 @@ def test_the_kept_model_has_re_estimated_statistics_where_the_recipe_asks(
     model = build("crdnn", recipe)
     calibrate_(model, data)
     before = {key: value.clone() for key, value in model.state_dict().items() if "running" in key}
-    trainer: Any = SimpleNamespace(is_global_zero=True, datamodule=data, loggers=[])
+    strategy = SimpleNamespace(barrier=lambda: None)
+    trainer: Any = SimpleNamespace(is_global_zero=True, datamodule=data, loggers=[], strategy=strategy)
     FinalEvaluation(tmp_path, EvaluationOptions()).on_fit_end(trainer, model)
     kept = load_module(tmp_path / "model.ckpt").state_dict()
     assert before and all(torch.equal(kept[key], before[key]) != asked for key in before)
