@@ -159,8 +159,8 @@ class SpeechDataModule(LightningDataModule, ABC):
     @property
     def inside_epoch(self) -> bool:
         """Whether some batches of an epoch were handed out and others not yet."""
-        state = self._train_loader.state_dict() if self._train_loader is not None else None
-        return state is not None and 0 < state["position"] < state["length"]
+        loader = self._train_loader
+        return loader is not None and 0 < loader.position < len(loader)
 
     def training_facts(self) -> dict[str, Any]:
         """What decides the training batches, as builtins: a resumed run must have the same."""

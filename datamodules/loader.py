@@ -107,6 +107,11 @@ class SpeechLoader(DataLoader[Any]):
             return 0
         return saved["position"]
 
+    @property
+    def position(self) -> int:
+        """Batches of the current epoch that were handed out."""
+        return self._state["position"]
+
     def state_dict(self) -> dict[str, int]:
         """Epoch, number of batches that were handed out in it, and how many it has."""
         return dict(self._state)

@@ -89,6 +89,8 @@ def check_ranks_agree(module: nn.Module, when: str) -> None:
     Raises:
         UserError: a rank differs from rank 0; on every rank, naming the first that does.
     """
+    if rank_and_world()[1] == 1:
+        return
     hashes = from_all(state_hash(module))
     for rank, found in enumerate(hashes):
         if found != hashes[0]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import socket
 import sys
 from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
+
+from lightning.fabric.plugins.environments.lightning import find_free_network_port
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
@@ -21,9 +22,7 @@ def start(args: Sequence[str], log: Path, processes: int = 1) -> list[BaseProces
     """Start `train.py`, on several ranks as `torchrun` does; output goes to `log` (of rank 1 to `log.1`)."""
     environment = {"WANDB_MODE": "offline"}
     started: list[BaseProcess] = []
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = find_free_network_port()
     for rank in range(processes):
         if processes > 1:
             environment |= {

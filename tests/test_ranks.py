@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import yaml
+from lightning.fabric.plugins.environments.lightning import find_free_network_port
 
 from qat.errors import UserError
 from qat.ranks import CHUNKS, check_ranks_agree, from_all, in_chunks, interleaved, own_numbers, parts_of
@@ -68,9 +68,7 @@ def test_sums_are_the_same_bits_on_any_number_of_ranks_and_a_rank_that_differs_i
     context = multiprocessing.get_context("spawn")
     found: dict[int, list[Any]] = {}
     for world in (1, 2, 3):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = find_free_network_port()
         results = context.Queue()
         processes = [
             context.Process(target=on_rank, args=(rank, world, port, results)) for rank in range(world)

@@ -25,6 +25,7 @@ from qat.layers import (
     linear_maps,
     record_inputs,
 )
+from qat.models.checkpoint import LAST_FILE
 from qat.models.ctc import CTCModule
 from qat.numerics.ada_round import State, optimise
 from qat.ranks import in_chunks, own_numbers
@@ -211,7 +212,7 @@ class AdaRound(Callback):
     def save(self, trainer: Trainer) -> None:
         """Write `last.ckpt`; all ranks take part."""
         if self.run_folder is not None:
-            trainer.save_checkpoint(self.run_folder / "last.ckpt", weights_only=False)
+            trainer.save_checkpoint(self.run_folder / LAST_FILE, weights_only=False)
 
 
 def store(item: LinearMap, variable: Tensor) -> None:
@@ -252,11 +253,12 @@ class FloatInputs:
         self.reference, self.batches, self.seed = reference, batches, seed
         self.maps = {item.name: item.of(reference) for maps in found for item in maps}
         firsts = [maps[0].name for maps in found]
-        size = sum(rows.numel() * rows.element_size() for rows in self.read(0, firsts).values())
+        first = self.read(0, firsts)
+        size = sum(rows.numel() * rows.element_size() for rows in first.values())
         numbers = own_numbers(len(batches))
         self.kept: dict[int, dict[str, Tensor]] = {}
         if size * len(numbers) <= CACHE_BYTES:
-            self.kept = {number: self.read(number, firsts) for number in numbers}
+            self.kept = {number: self.read(number, firsts) if number else first for number in numbers}
 
     def generator(self, number: int) -> torch.Generator:
         """Draws the positions of one utterance, the same for both models."""

@@ -42,7 +42,7 @@ class Resumable(Callback):
         self.run_folder, self.every_steps = run_folder, every_steps
         self.received: int | None = None
         self.stopping = 0
-        self.seed = 0
+        self.course: dict[str, Any] = {}
         self.training = False
         self.process = os.getpid()
         self.trainer: Trainer | None = None
@@ -52,7 +52,11 @@ class Resumable(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the signals, and write the first checkpoint."""
         self.trainer, self.process, self.received, self.stopping = trainer, os.getpid(), None, 0
-        self.seed = torch.initial_seed()  # before training seeds every batch
+        self.course = {  # what a resumed run must share; read once, and before training seeds every batch
+            **trainer.datamodule.training_facts(),  # type: ignore[attr-defined]
+            "accumulate_grad_batches": trainer.accumulate_grad_batches,
+            "seed": torch.initial_seed(),
+        }
         self.before = take(self.handle)
         if trainer.max_epochs and not trainer.ckpt_path:  # so that a run killed in calibration can be resumed
             trainer.save_checkpoint(self.run_folder / LAST_FILE, weights_only=False)
@@ -146,14 +150,9 @@ class Resumable(Callback):
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Add what decides how the run goes on besides its model."""
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        checkpoint["course"] = {
-            **data.training_facts(),
-            "accumulate_grad_batches": trainer.accumulate_grad_batches,
-            "seed": self.seed,
-        }
+        checkpoint["course"] = self.course
         checkpoint["processes"] = trainer.world_size
-        checkpoint["inside_epoch"] = data.inside_epoch
+        checkpoint["inside_epoch"] = trainer.datamodule.inside_epoch  # type: ignore[attr-defined]
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]

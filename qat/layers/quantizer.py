@@ -158,6 +158,8 @@ class Quantizer(nn.Module):
             self.observer.observe_(x, self.time_axis)
         if not self.is_enabled:
             return x
+        if self.training and self.follows_weight and not self.is_rounded:
+            self.follow_(x)
         shift = self.shift(x) if self.level_offset else None
         out = self.round(x) if shift is None else self.round(x - shift) + shift
         if self.training and self.is_weight and 0 < self.quant_noise < 1 and not self.is_rounded:
@@ -167,8 +169,6 @@ class Quantizer(nn.Module):
 
     def shift(self, x: Tensor) -> Tensor:
         """What the levels lie above whole steps, broadcastable to `x`; follows a learned scale as LSQ would have it."""
-        if self.training and self.follows_weight:
-            self.follow_(x)
         scale = self.positive_scale()
         if scale.requires_grad:
             scale = scale.detach() + (scale - scale.detach()) * self.grad_factor(x)
@@ -185,8 +185,6 @@ class Quantizer(nn.Module):
             return fake_quantize(
                 x, self.positive_scale(), self.offset, self.quant_min, self.quant_max, self.axis
             )
-        if self.follows_weight and not self.level_offset:
-            self.follow_(x)
         noise = noise_bits(x.shape, self.key(0), x.device) if self.stochastic else None
         return fake_quantize(
             x,

@@ -80,7 +80,7 @@ class Comparison:
 
     Args:
         baseline: name of the first run, which differences are taken from.
-        settings: key -> value of each run, only keys whose values differ; MISSING where a run has none.
+        settings: key -> value of each run, only keys whose values differ; a key that a run lacks is left out.
         lines: split -> runs, sorted.
         changes: utterances that changed most, the greatest change first, by run and split.
     """

@@ -74,9 +74,7 @@ class Runner:
         log = job.folder.with_suffix(".log")
         flags = prepare_folder(job)
         code = self.run_child(job, flags, log)
-        if (
-            code == REFUSED and flags and not self.stopping
-        ):  # what an older version left half-made: begin anew
+        if code == REFUSED and flags and not self.stopping:  # an older version left it half-made: begin anew
             shutil.rmtree(job.folder)
             code = self.run_child(job, [], log)
         minutes = (time.time() - started) / 60
