@@ -38,7 +38,7 @@ from qat.models.checkpoint import SafeCheckpointIO
 from qat.recipe import Recipe
 from qat.report.csv_log import csv_logger
 from qat.report.evaluation import EvaluationOptions
-from qat.report.wandb_log import wandb_logger
+from qat.report.wandb_log import PROJECT, group_of, wandb_logger
 from qat.resume import check_same_course, check_same_run, read_last
 from qat.runs import CHECKPOINTS
 
@@ -81,7 +81,7 @@ class WandbOptions:
     """
 
     enabled: bool = True
-    project: str = "speech-qat"
+    project: str = PROJECT
     group: str | None = None
     offline: bool | None = None
 
@@ -171,7 +171,7 @@ class SpeechCLI(LightningCLI):
                 self.run_folder,
                 project=options.project,
                 name=self.run_folder.name,
-                group=options.group or self.config["model"]["class_path"].rpartition(".")[2],
+                group=group_of(self.plain_config()),
                 config=self.plain_config(),
                 offline=options.offline,
             )

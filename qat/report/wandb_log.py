@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from qat.suite import Results, Suite
 
+PROJECT = "speech-qat"
 ID_FILE = "wandb_id"
 LOGGED_FILE = "wandb_logged.json"
 REPORT_FILES = ("report.json", UTTERANCES_FILE, "config.yaml")  # what `evaluate.py compare` needs of a run
@@ -59,6 +60,13 @@ class OnceLogger(WandbLogger):
             if step is not None:
                 self.logged[key] = step
                 write_text(self.path, json.dumps(self.logged))
+
+
+def group_of(config: Mapping[str, Any]) -> str:
+    """The group of a run by its configuration: the configured one, else its model's class."""
+    model: Mapping[str, Any] = config.get("model") or {}
+    group = (config.get("wandb") or {}).get("group")
+    return str(group or str(model.get("class_path", "")).rpartition(".")[2])
 
 
 def wandb_logger(
@@ -250,7 +258,7 @@ def upload_suite(suite: Suite, results: Results, folder: Path) -> int:
     import wandb
 
     fixed: dict[str, Any] = {
-        **{"project": "speech-qat", "group": suite.name, "dir": str(folder), "mode": mode, "resume": "allow"},
+        **{"project": PROJECT, "group": suite.name, "dir": str(folder), "mode": mode, "resume": "allow"},
         **{
             "reinit": "finish_previous",
             "settings": wandb.Settings(init_timeout=START_TIMEOUT_S, silent=True),

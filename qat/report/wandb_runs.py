@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from qat.errors import UserError
 from qat.report.compare import Comparison, table
-from qat.report.wandb_log import ID_FILE, REPORT_TYPE, START_TIMEOUT_S, choose_mode, say
+from qat.report.wandb_log import ID_FILE, PROJECT, REPORT_TYPE, START_TIMEOUT_S, choose_mode, group_of, say
 from qat.runs import CHECKPOINTS, read_config
-
-PROJECT = "speech-qat"
 
 
 def find_runs(targets: Sequence[str]) -> list[Path]:
@@ -56,22 +54,17 @@ def local_runs(target: str) -> list[Path]:
     """Finished runs of this machine whose W&B id or group is `target`, by name."""
     finished = sorted(path.parent for path in CHECKPOINTS.glob("*/report.json"))
     ids = [folder for folder in finished if (folder / ID_FILE).is_file() and wandb_id(folder) == target]
-    return ids or [folder for folder in finished if group_of(folder) == target]
+    configs = {folder: folder / "config.yaml" for folder in finished}
+    return ids or [
+        folder
+        for folder, config in configs.items()
+        if config.is_file() and group_of(read_config(config)) == target
+    ]
 
 
 def wandb_id(folder: Path) -> str:
     """The W&B id that a run folder remembers."""
     return (folder / ID_FILE).read_text().strip()
-
-
-def group_of(folder: Path) -> str:
-    """The W&B group of a run: the configured one, else its model's class."""
-    if not (folder / "config.yaml").is_file():
-        return ""
-    config = read_config(folder / "config.yaml")
-    model: Mapping[str, Any] = config.get("model") or {}
-    group = (config.get("wandb") or {}).get("group")
-    return str(group or str(model.get("class_path", "")).rpartition(".")[2])
 
 
 def download(target: str) -> list[Path]:
