@@ -20,7 +20,6 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities import rank_zero
 
 from datamodules.base import SpeechDataModule
 from qat.callbacks import (
@@ -35,6 +34,7 @@ from qat.callbacks import (
 from qat.errors import UserError
 from qat.models import CTCModule, read_checkpoint
 from qat.models.checkpoint import SafeCheckpointIO
+from qat.ranks import launched_rank
 from qat.recipe import Recipe
 from qat.report.csv_log import csv_logger
 from qat.report.evaluation import EvaluationOptions
@@ -164,7 +164,9 @@ class SpeechCLI(LightningCLI):
 
     def loggers(self) -> list[Logger]:
         """CSV always; Weights & Biases when it can be had."""
-        loggers: list[Logger] = [csv_logger(self.run_folder, self.resumed_at if rank() == 0 else None)]
+        loggers: list[Logger] = [
+            csv_logger(self.run_folder, self.resumed_at if launched_rank() == 0 else None)
+        ]
         options = self.config_init["wandb"]
         if options.enabled:
             logger = wandb_logger(
@@ -188,7 +190,7 @@ class SpeechCLI(LightningCLI):
 
     def save_config(self) -> None:
         """Write `config.yaml` into the run folder (rank zero, atomically)."""
-        if rank() != 0:
+        if launched_rank() != 0:
             return
         part = self.run_folder / "config.yaml.part"
         part.write_text(yaml.safe_dump(self.plain_config(), sort_keys=False))
@@ -347,7 +349,7 @@ def choose_run_folder(config: Any) -> Path:
     Raises:
         UserError: the folder is in use.
     """
-    name = config["run"] or (os.environ.get(RUN_VARIABLE) if rank() else None)
+    name = config["run"] or (os.environ.get(RUN_VARIABLE) if launched_rank() else None)
     if not name and started_outside():
         raise UserError(
             "--run: torchrun and srun start every process by itself; name the run, so that all share it"
@@ -357,7 +359,7 @@ def choose_run_folder(config: Any) -> Path:
         name = f"{model}-{config['qat']['preset']}-{time.strftime('%Y%m%d-%H%M%S')}"
     os.environ[RUN_VARIABLE] = name  # the other processes of a DDP run inherit it
     folder = Path(name) if os.sep in name else CHECKPOINTS / name
-    if rank() == 0 and config["ckpt_path"] is None and folder.is_dir() and any(folder.iterdir()):
+    if launched_rank() == 0 and config["ckpt_path"] is None and folder.is_dir() and any(folder.iterdir()):
         raise UserError(
             f"--run {name}: {folder} already holds a run; choose another name, or resume with --ckpt_path last"
         )
@@ -376,7 +378,7 @@ def make_run_folder(folder: Path) -> None:
     Raises:
         UserError: it cannot.
     """
-    if rank() != 0:
+    if launched_rank() != 0:
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -387,11 +389,6 @@ def make_run_folder(folder: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise UserError(f"--run: {folder} cannot be written ({error.strerror})") from None
-
-
-def rank() -> int:
-    """Global rank of this process, also before a process group exists."""
-    return int(getattr(rank_zero.rank_zero_only, "rank", 0))
 
 
 def checkpoint_callbacks(folder: Path) -> list[Callback]:

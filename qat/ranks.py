@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch.distributed as dist
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import nn
 
 from datamodules.sampler import rank_and_world
@@ -15,6 +16,11 @@ from qat.numerics.histogram import Histogram
 
 T = TypeVar("T")
 CHUNKS = 16  # floating-point sums are taken chunk by chunk, however many ranks share the chunks
+
+
+def launched_rank() -> int:
+    """Global rank of this process, also before a process group exists."""
+    return int(getattr(rank_zero_only, "rank", 0))
 
 
 def parts_of(count: int) -> list[range]:

@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
-
 from qat.errors import UserError
 from qat.models import CTCModule, read_checkpoint
 from qat.models.checkpoint import BEFORE_LAST_FILE, keep_as
 from qat.models.ctc import model_path
+from qat.ranks import launched_rank
 
 
 def read_last(path: Path) -> dict[str, Any]:
@@ -28,7 +27,7 @@ def read_last(path: Path) -> dict[str, Any]:
         if not before.is_file():
             raise
         checkpoint = read_checkpoint(before)
-        if not getattr(rank_zero_only, "rank", 0):
+        if launched_rank() == 0:
             print(f"{error}; going on from {before.name}, which takes its place", file=sys.stderr, flush=True)
             keep_as(before, path)
         return checkpoint

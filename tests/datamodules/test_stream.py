@@ -18,17 +18,12 @@ import torch
 from torch.utils.data import get_worker_info
 
 from datamodules import StreamDataModule, stream
+from datamodules import segments as corpus
 from datamodules.audio import TarMember, load_audio, read_duration
 from datamodules.augment import Augmentation
 from datamodules.batch import Batch
-from datamodules.stream import (
-    Segment,
-    SpeechStream,
-    StreamLoader,
-    StreamSettings,
-    find_segments,
-    tar_items,
-)
+from datamodules.segments import Segment, find_segments, tar_items
+from datamodules.stream import SpeechStream, StreamLoader, StreamSettings
 from qat.errors import UserError
 
 COUNT = 60
@@ -87,7 +82,7 @@ def lines(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def segments(
     request: pytest.FixtureRequest, shards: Path, lines: Path, monkeypatch: pytest.MonkeyPatch
 ) -> list[Segment]:
-    monkeypatch.setattr(stream, "SEGMENT_BYTES", 300)
+    monkeypatch.setattr(corpus, "SEGMENT_BYTES", 300)
     return find_segments(str(shards / "*.tar") if request.param == "tar" else str(lines))
 
 
