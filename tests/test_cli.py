@@ -68,6 +68,9 @@ def test_the_rule_of_the_mini_wav2vec2_reaches_its_feature_extractor_under_every
         if recipe.active:
             layer = recipe.for_layer("hf.x", {"feature_extractor": ["hf.*"]})
             assert isinstance(layer, LayerRecipe) and layer.percentile == 99.6 != recipe.percentile
+            first = recipe.for_layer("hf.conv_layers.0.conv", {"feature_extractor": ["hf.*"]})
+            assert isinstance(first, LayerRecipe) and first.activation_bits is None
+            assert first.weight_bits == layer.weight_bits
 
 
 def test_a_users_own_preset_file(parse: Any, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from qat.layers.base import QuantLayer
 from qat.layers.conv import QuantConv1d, QuantConv2d
-from qat.layers.coverage import count_macs, coverage
+from qat.layers.coverage import count_macs, coverage, side_in_float
 from qat.layers.fold import fold_batch_norm_
 from qat.layers.integer import bias_levels, weight_levels
 from qat.layers.linear import QuantLinear
@@ -55,6 +55,7 @@ __all__ = [
     "set_enabled_",
     "set_observing_",
     "set_step_key_",
+    "side_in_float",
     "state_hash",
     "strip_weight_norm",
     "swap_",

@@ -34,27 +34,41 @@ def coverage(model: nn.Module, macs: dict[str, int] | None = None) -> dict[str, 
     Returns:
         `weights` (of all linear, convolutional and recurrent weights, biases aside), `macs` (of all layers and of
         the attention products, which stay float; None if unknown), `layers_quantized`, `layers_total`, and
-        `skipped`: names of the float ones.
+        `skipped`: names of those that compute in float, be their weights quantized or not.
     """
     layers = list(weighted_layers(model))
-    quantized = [(name, layer) for name, layer in layers if has_weight_bits(layer)]
+    names = {name for name, layer in layers if computes_quantized(layer)}
     total = sum(weight_count(layer) for _, layer in layers)
-    names = {name for name, _ in quantized}
     share = None
     if macs:
         share = sum(macs.get(name, 0) for name in names) / max(sum(macs.values()), 1)
     return {
-        "weights": sum(weight_count(layer) for _, layer in quantized) / max(total, 1),
+        "weights": sum(weight_count(layer) for _, layer in layers if has_weight_bits(layer)) / max(total, 1),
         "macs": share,
-        "layers_quantized": len(quantized),
+        "layers_quantized": len(names),
         "layers_total": len(layers),
         "skipped": [name for name, _ in layers if name not in names],
     }
 
 
 def has_weight_bits(layer: nn.Module) -> bool:
-    """Whether a layer is quantized, weights included."""
+    """Whether the weights of a layer are quantized."""
     return isinstance(layer, QuantLayer) and bool(layer.layer_recipe.weight_bits)
+
+
+def computes_quantized(layer: nn.Module) -> bool:
+    """Whether a layer multiplies quantized weights with quantized activations."""
+    return isinstance(layer, QuantLayer) and not side_in_float(layer)
+
+
+def side_in_float(layer: nn.Module) -> str:
+    """Why a layer that was swapped computes in float all the same; empty if it does not."""
+    recipe = getattr(layer, "layer_recipe", None)
+    if recipe is None or (recipe.weight_bits and recipe.activation_bits):
+        return ""
+    if recipe.weight_bits:
+        return f"weights stored in {recipe.weight_bits} bits, activations float by the recipe: computed in float"
+    return f"activations rounded to {recipe.activation_bits} bits, weights float by the recipe: computed in float"
 
 
 def weight_count(layer: nn.Module) -> int:

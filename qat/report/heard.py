@@ -18,7 +18,7 @@ import torch
 from datamodules.base import SpeechDataModule
 from datamodules.batch import Batch
 from datamodules.sampler import rank_and_world
-from qat.layers import count_macs, coverage
+from qat.layers import count_macs, coverage, side_in_float
 from qat.ranks import from_all, from_rank, interleaved
 from qat.report.error_rates import UtteranceErrors, count_utterances
 from qat.report.provenance import sha256_file, sources_sha256, versions, write_text
@@ -63,7 +63,10 @@ def listen(candidate: Candidate, folder: Path, data: SpeechDataModule, options: 
     signal, lengths = torch.zeros(1, 64_000), torch.tensor([64_000])
     shares = coverage(module, count_macs(module, lambda: module(signal, lengths)))
     reasons = dict(module.swap_report.skipped)
-    shares["skipped"] = [[name, reasons.get(name, "the recipe is off")] for name in shares["skipped"]]
+    shares["skipped"] = [
+        [name, reasons.get(name) or side_in_float(module.get_submodule(name)) or "the recipe is off"]
+        for name in shares["skipped"]
+    ]
     heard = Heard(candidate, file, session.node_counts(), shares, packed)
     for split in data.test_splits:
         utterances = data.utterances(split)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from qat.layers import calibrate_weights_, count_macs, coverage, set_enabled_, swap_
+from qat.layers import calibrate_weights_, count_macs, coverage, set_enabled_, side_in_float, swap_
 from qat.recipe import Recipe, Rule
 
 
@@ -52,3 +52,15 @@ def test_shares_leave_float_layers_and_attention_out() -> None:
     assert (shares["layers_quantized"], shares["layers_total"]) == (1, 3)
     assert shares["skipped"] == ["conv", "head"]
     assert coverage(model)["macs"] is None
+
+
+def test_weights_alone_count_as_stored_but_not_as_computed() -> None:
+    model, x = Model().eval(), torch.randn(2, 3, 7)
+    swap_(model, Recipe(preset="test", weight_bits=4, rules=[Rule("conv", activation_bits=0), Rule("head", weight_bits=0)]))
+    shares = coverage(model, count_macs(model, lambda: model(x)))
+    assert shares["weights"] == (120 + 2 * 24 * 14) / (120 + 2 * 24 * 14 + 60)
+    assert shares["macs"] == HAND["rnn"] / sum(HAND.values())
+    assert (shares["layers_quantized"], shares["skipped"]) == (1, ["conv", "head"])
+    assert side_in_float(model.conv).startswith("weights stored in 4 bits, activations float")
+    assert side_in_float(model.head).startswith("activations rounded to 8 bits, weights float")
+    assert side_in_float(model.rnn) == ""
