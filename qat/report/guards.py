@@ -171,7 +171,7 @@ def check_float_compute(
 
 
 def _covers(glob: str, name: str) -> bool:
-    return fnmatchcase(name, glob) or name.startswith(f"{glob}.")
+    return fnmatchcase(name, glob) or name.startswith((f"{glob}.", f"{glob}/"))
 
 
 def check_no_leak(

@@ -112,3 +112,9 @@ def test_calibration_on_test_data_is_caught() -> None:
     check_no_leak(["a", "b"], ["c"])
     with pytest.raises(GuardError, match="test_seen: calibration saw 1 of its utterances, among them 'b'"):
         check_no_leak(["a", "b"], ["b", "c"], "test_seen")
+
+
+def test_a_layer_name_covers_its_nodes_and_no_other_layers() -> None:
+    check_float_compute({"net.conv/Conv": "Conv"}, ["net.conv"])
+    with pytest.raises(GuardError, match="net.conv2/Conv"):
+        check_float_compute({"net.conv2/Conv": "Conv"}, ["net.conv"])
