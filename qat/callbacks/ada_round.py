@@ -306,6 +306,6 @@ def moments_of(
         reference = floats.rows(number, first.name)
         for item in maps:
             rows = item.rows(recorded.calls[0][1], True, floats.generator(number))
-            found[item.name].add(rows, reference)
+            found[item.name].add(rows, reference, item.frame_weights(reference))
     shared = rank_and_world()[1] > 1
     return {name: moments.to("cpu") if shared else moments for name, moments in found.items()}

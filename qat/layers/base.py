@@ -30,11 +30,14 @@ class QuantLayer(nn.Module):
         float_class: the class that `from_float` takes and `to_float` gives back.
         time_axis: of the layer's input, negative.
         layer_recipe: what it was built from.
+        relative_error: an error of its output counts by its share of the output's energy, frame by frame (AdaRound and
+            bias correction): what follows normalises each frame, quiet ones as well as loud ones.
     """
 
     float_class: type[nn.Module]
     time_axis: int = -1
     layer_recipe: LayerRecipe
+    relative_error: bool = False
 
     @classmethod
     def from_float(cls: type[Layer], layer: nn.Module, recipe: LayerRecipe) -> Layer:
@@ -54,7 +57,8 @@ class QuantLayer(nn.Module):
         layer = adopt(self.float_class, self)
         for name in ("input_quantizer", "weight_quantizer", "weight_quantizers", "output_quantizer"):
             layer._modules.pop(name, None)
-        layer.__dict__.pop("layer_recipe", None)
+        for name in ("layer_recipe", "relative_error"):
+            layer.__dict__.pop(name, None)
         return layer
 
     def add_quantizers(self, recipe: LayerRecipe) -> None:

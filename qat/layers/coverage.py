@@ -67,7 +67,9 @@ def side_in_float(layer: nn.Module) -> str:
     if recipe is None or (recipe.weight_bits and recipe.activation_bits):
         return ""
     if recipe.weight_bits:
-        return f"weights stored in {recipe.weight_bits} bits, activations float by the recipe: computed in float"
+        return (
+            f"weights stored in {recipe.weight_bits} bits, activations float by the recipe: computed in float"
+        )
     return f"activations rounded to {recipe.activation_bits} bits, weights float by the recipe: computed in float"
 
 

@@ -20,6 +20,7 @@ from qat.numerics.ada_round import Problem, search_scale, spread
 from qat.numerics.affine import along
 
 ROWS = 512  # positions of one utterance that a layer contributes at most
+QUIET = 0.1  # of the mean energy: below it, a frame of a layer with `relative_error` counts no more for being quieter
 
 
 @dataclass
@@ -32,10 +33,12 @@ class Moments:
     sums: Tensor | None = None
     count: int = 0
 
-    def add(self, quantized: Tensor, reference: Tensor) -> None:
-        """Add frames: `(G, N, I)` each."""
+    def add(self, quantized: Tensor, reference: Tensor, weights: Tensor | None = None) -> None:
+        """Add frames: `(G, N, I)` each; `weights (G, N)`, of mean 1, say how much each counts."""
         ones = quantized.new_ones(*quantized.shape[:2], 1)
         rows = torch.cat([quantized, quantized - reference, ones], dim=2)
+        if weights is not None:
+            rows.mul_(weights.sqrt().unsqueeze(2))
         if self.sums is None:
             self.sums = rows.new_zeros(len(rows), rows.shape[2], rows.shape[2])
         self.sums.baddbmm_(rows.transpose(1, 2), rows)
@@ -196,6 +199,19 @@ class LinearMap:
             for bias, error in zip(biases, self.mean_error(moments).reshape(len(biases), -1), strict=True):
                 bias.sub_(error)
         return bool(biases)
+
+    def frame_weights(self, reference: Tensor) -> Tensor | None:
+        """How much each frame counts, `(G, N)` of mean 1: the inverse of its output's energy; None: all alike.
+
+        Args:
+            reference: the float model's inputs `(G, N, I)` of one utterance.
+        """
+        if not self.layer.relative_error:
+            return None
+        energy = (reference @ self.weight.transpose(1, 2)).square().sum(2)
+        mean = energy.mean(1, keepdim=True)
+        inverse = (energy + QUIET * mean).clamp_(min=1e-30).reciprocal_()
+        return inverse / inverse.mean(1, keepdim=True)
 
     def rows(self, x: Any, quantized: bool, generator: torch.Generator) -> Tensor:
         """The inputs of the product `(G, N, I)` out of the layer's input; at most `ROWS` positions of each utterance.

@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from qat.errors import UserError
-from qat.layers import Quantizer, frame_mask, remove_weight_norm_, valid_lengths
+from qat.layers import Quantizer, QuantLayer, frame_mask, remove_weight_norm_, valid_lengths
 from qat.models.ctc import CTCModule
 from qat.recipe import Recipe
 
@@ -104,6 +104,9 @@ class Wav2Vec2Module(CTCModule):
         for conv in self.convolutions_before_gelu():
             if isinstance(quantizer := getattr(conv, "output_quantizer", None), Quantizer):
                 quantizer.floor = GELU_FLOOR
+        for layer in self.hf.wav2vec2.feature_extractor.modules():
+            if isinstance(layer, QuantLayer):
+                layer.relative_error = True  # linear in the waveform's loudness up to a LayerNorm
 
     def convolutions_before_gelu(self) -> Iterator[nn.Module]:
         """Convolutions whose output goes through GELU and nowhere else."""

@@ -56,7 +56,12 @@ def test_shares_leave_float_layers_and_attention_out() -> None:
 
 def test_weights_alone_count_as_stored_but_not_as_computed() -> None:
     model, x = Model().eval(), torch.randn(2, 3, 7)
-    swap_(model, Recipe(preset="test", weight_bits=4, rules=[Rule("conv", activation_bits=0), Rule("head", weight_bits=0)]))
+    swap_(
+        model,
+        Recipe(
+            preset="test", weight_bits=4, rules=[Rule("conv", activation_bits=0), Rule("head", weight_bits=0)]
+        ),
+    )
     shares = coverage(model, count_macs(model, lambda: model(x)))
     assert shares["weights"] == (120 + 2 * 24 * 14) / (120 + 2 * 24 * 14 + 60)
     assert shares["macs"] == HAND["rnn"] / sum(HAND.values())

@@ -20,7 +20,7 @@ from qat.layers import (
     swap_,
 )
 from qat.layers.lstm import QuantLSTM
-from qat.layers.reconstruction import lstm_rows, windows
+from qat.layers.reconstruction import QUIET, lstm_rows, windows
 from qat.recipe import Recipe
 
 LAYERS: dict[str, tuple[Any, tuple[int, ...]]] = {
@@ -161,6 +161,25 @@ def test_error_and_mean_error_are_those_of_the_outputs() -> None:
     before = layer.bias.detach().clone()
     assert item.correct_bias_(moments)
     torch.testing.assert_close(layer.bias.detach(), before - outputs.mean(1)[0], atol=1e-5, rtol=1e-4)
+
+
+def test_a_relative_error_counts_by_its_share_of_each_frames_energy() -> None:
+    torch.manual_seed(0)
+    model = quantized(nn.Conv1d(6, 5, 1, bias=False))
+    layer: Any = model[0]  # type: ignore[index]
+    item, moments = LinearMap("0", layer), Moments()
+    x = torch.randn(1, 50, 6) * torch.logspace(-3, 1, 50)[:, None]
+    assert item.frame_weights(x) is None
+    layer.relative_error = True
+    weights: Any = item.frame_weights(x)
+    energy = (x @ item.weight.transpose(1, 2)).square().sum(2)
+    expected = 1 / (energy + QUIET * energy.mean())
+    torch.testing.assert_close(weights, expected / expected.mean())
+    moments.add(x, x, weights)
+    errors = (x @ (item.quantized_weight - item.weight).transpose(1, 2)).square().sum(2)
+    assert item.error(moments) == pytest.approx(float((weights * errors).mean()), rel=1e-4)
+    assert torch.equal(item.frame_weights(torch.zeros(1, 4, 6)), torch.ones(1, 4))  # type: ignore[arg-type]
+    assert not hasattr(layer.to_float(), "relative_error")
 
 
 def test_a_layer_without_bias_is_left_alone() -> None:

@@ -259,3 +259,12 @@ def test_ranges_before_gelu_reach_no_further_down_than_gelu_can_tell():
     assert min(lowest.values()) > -3.1  # the zero point is a whole level
     gelu = torch.nn.functional.gelu(torch.linspace(-40.0, -3.0, 1_000))
     assert gelu.abs().max() < 0.0041
+
+
+def test_errors_count_by_their_share_of_a_frame_where_loudness_still_matters():
+    model = build("wav2vec2", Recipe(preset="ptq_max"))
+    relative = [name for name, layer in quant_layers(model) if layer.relative_error]
+    assert relative == [f"hf.wav2vec2.feature_extractor.conv_layers.{index}.conv" for index in range(7)]
+    assert not any(
+        layer.relative_error for _, layer in quant_layers(build("crdnn", Recipe(preset="ptq_max")))
+    )
