@@ -1,4 +1,4 @@
-"""The README's table of speeds, from the stored results: `python -m benchmarks.publish`."""
+"""The README's tables of speeds and of training at scale, from the stored results: `python -m benchmarks.publish`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.common import RESULTS, ROOT, table
 
-PUBLISHED_AT = ROOT / "docs" / "results" / "speed.md"
+PUBLISHED_AT = ROOT / "docs" / "results"
 Row = dict[str, Any]
 
 
@@ -60,7 +60,8 @@ SECTIONS = {
 }
 
 
-def main() -> None:
+def speeds() -> str:
+    """Ratios of things timed in turns."""
     rows = []
     for name, section in SECTIONS.items():
         path = RESULTS / f"{name}.json"
@@ -69,8 +70,22 @@ def main() -> None:
             vnni = " with VNNI" if result["cpu_vnni"] and result["instructions"] != "AVX2" else ""
             more = {"instructions": result["instructions"] + vnni, "command": f"`{result['command']}`"}
             rows += [{**row, **more} for row in section(result)]
-    PUBLISHED_AT.write_text(table(rows, ["what", "ratio", "milliseconds", "instructions", "command"]) + "\n")
-    print(f"saved {PUBLISHED_AT}")
+    return table(rows, ["what", "ratio", "milliseconds", "instructions", "command"])
+
+
+def throughput() -> str:
+    """What `benchmarks.throughput` found, each part beside its aim."""
+    rows = []
+    for path in sorted(RESULTS.glob("throughput_*.json")):
+        result = json.loads(path.read_text())
+        rows += [{**row, "command": f"`{result['command']}`"} for row in result["results"]]
+    return table(rows, ["what", "value", "beside", "ratio", "aim", "command"])
+
+
+def main() -> None:
+    for name, made in (("speed", speeds()), ("throughput", throughput())):
+        (PUBLISHED_AT / f"{name}.md").write_text(made + "\n")
+        print(f"saved {PUBLISHED_AT / name}.md")
 
 
 if __name__ == "__main__":

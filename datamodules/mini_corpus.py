@@ -17,11 +17,14 @@ class MiniDataModule(SpeechDataModule):
     Args:
         extra_train: manifest of further training utterances, such as `make_corpus --more` writes; null: none.
         cache: keep decoded audio in memory; the corpus is small enough.
+        num_workers: processes that decode audio; without one, decoding Opus takes a twentieth of a training step.
         kwargs: see `SpeechDataModule`.
     """
 
-    def __init__(self, extra_train: str | None = None, cache: bool = True, **kwargs: Any) -> None:
-        super().__init__(cache=cache, **kwargs)
+    def __init__(
+        self, extra_train: str | None = None, cache: bool = True, num_workers: int = 1, **kwargs: Any
+    ) -> None:
+        super().__init__(cache=cache, num_workers=num_workers, **kwargs)
         self.extra_train = extra_train
         self.test_splits = ["test_seen", "test_unseen", "test_real"]
 

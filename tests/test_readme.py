@@ -28,12 +28,14 @@ def test_tables_are_those_of_the_stored_rows() -> None:
     assert fill(TEXT) == TEXT
 
 
-def test_the_table_of_speeds_is_that_of_the_stored_results(
+def test_the_tables_of_speeds_are_those_of_the_stored_results(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stored = publish.PUBLISHED_AT.read_text()
-    monkeypatch.setattr(publish, "PUBLISHED_AT", tmp_path / "speed.md")
+    folder = publish.PUBLISHED_AT
+    monkeypatch.setattr(publish, "PUBLISHED_AT", tmp_path)
     publish.main()
+    assert (tmp_path / "throughput.md").read_text() == (folder / "throughput.md").read_text()
+    stored = (folder / "speed.md").read_text()
     assert (tmp_path / "speed.md").read_text() == stored
     assert stored.count("published size") == 2 and stored.count("training step") == 4
     assert stored.count("calibration by") == 8

@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 
 from qat.errors import UserError
+from qat.models.checkpoint import LAST_FILE
 from qat.report.provenance import config_sha256, sha256_file
 from qat.runs import CHECKPOINTS, read_config
 from qat.suite.spec import Suite, SuiteRow, start_of
@@ -88,7 +89,7 @@ def prepare_folder(job: Job) -> list[str]:
     end_orphan(job)
     mark = job.folder.with_suffix(".sha256")
     same = mark.is_file() and mark.read_text() == job.sha256
-    if same and (job.folder / "last.ckpt").is_file() and not (job.folder / "report.json").is_file():
+    if same and (job.folder / LAST_FILE).is_file() and not (job.folder / "report.json").is_file():
         return ["--ckpt_path", "last"]
     shutil.rmtree(job.folder, ignore_errors=True)
     mark.write_text(job.sha256)
