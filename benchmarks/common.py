@@ -118,7 +118,7 @@ def table(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> str:
     """
 
     def cell(value: Any) -> str:
-        return f"{value:.2f}" if isinstance(value, float) else str(value)
+        return f"{value:.2f}" if isinstance(value, float) else "" if value is None else str(value)
 
     lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
     lines += [f"| {' | '.join(cell(row.get(column, '')) for column in columns)} |" for row in rows]

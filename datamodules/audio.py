@@ -208,9 +208,14 @@ class AudioCache:
         self._kept = 0
         self._signals: dict[Recording, Tensor] = {}
 
+    @property
+    def keeps(self) -> bool:
+        """Whether anything is kept at all."""
+        return self._limit > 0
+
     def load(self, path: Recording) -> Tensor:
         """As `load_audio`; the first and every later call give the same samples."""
-        if self._limit == 0:
+        if not self.keeps:
             return load_audio(path)
         if (kept := self._signals.get(path)) is not None:
             return kept.to(torch.float32) / 32768.0

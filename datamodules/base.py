@@ -37,7 +37,8 @@ class SpeechDataModule(LightningDataModule, ABC):
         pad_to_s: training batches are padded to a multiple of this, so that few shapes occur: on a CPU every new shape
             of a convolution costs as much as using it once or twice. 0 pads to the longest utterance.
         num_buckets: utterances of similar length are batched together; this many classes of length at most.
-        num_workers: processes that decode audio; 0 decodes in the training process.
+        num_workers: processes that decode audio for training; 0 decodes in the training process. Calibration and tests
+            use them too, unless `cache` is on.
         augment: vary speed, room, noise and gain of the training audio; never for evaluation, calibration.
         room_share: share of the augmented utterances that are heard in a room, in [0, 1].
         noise_share: share of them that get noise, in [0, 1].
@@ -198,13 +199,17 @@ class SpeechDataModule(LightningDataModule, ABC):
     ) -> SpeechLoader:
         """Loads `utterances` in the given order, as they are.
 
+        Audio that is kept in memory is decoded in this process, where the next loader finds it: a worker's memory
+        ends with its loader, and a report reads the test sets once for each file.
+
         Args:
             utterances: any utterances, for instance those for calibration.
             batch_size: utterances per batch, at least 1.
             shard: let each rank load its part; otherwise every rank loads all.
         """
         sampler = OrderedBatchSampler(len(utterances), batch_size, shard)
-        return SpeechLoader(UtteranceDataset(utterances, self._cache), sampler, self.num_workers)
+        workers = 0 if self._cache.keeps else self.num_workers
+        return SpeechLoader(UtteranceDataset(utterances, self._cache), sampler, workers)
 
     def calibration_utterances(self, count: int, seed: int) -> list[Utterance]:
         """Draws `count` different training utterances; all, and the log says so, when there are fewer."""

@@ -8,8 +8,9 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
+import torch
 
-from datamodules import MiniDataModule
+from datamodules import MiniDataModule, audio
 from datamodules.mini import grammar, make_corpus
 from qat.errors import UserError
 
@@ -218,3 +219,18 @@ def test_extra_utterances_that_clash_are_refused(rows, tmp_path, change, message
     (tmp_path / "more.jsonl").write_text(json.dumps(row) + "\n")
     with pytest.raises(UserError, match=message):
         MiniDataModule(extra_train=str(tmp_path / "more.jsonl")).utterances("train")
+
+
+def test_training_decodes_in_a_worker_and_what_is_read_again_where_it_is_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data = MiniDataModule(max_test_utterances=3)
+    assert data.train_dataloader().num_workers == data.val_dataloader().num_workers == 1
+    assert MiniDataModule(cache=False).test_dataloader()[0].num_workers == 1
+    read: list[Path] = []
+    decode = audio.load_audio
+    monkeypatch.setattr(audio, "load_audio", lambda path: read.append(path) or decode(path))
+    first, second = (list(data.test_dataloader()[0]) for _ in range(2))
+    assert len(read) == 3 and all(
+        torch.equal(one.signal, two.signal) for one, two in zip(first, second, strict=True)
+    )
