@@ -64,7 +64,7 @@ HELP = """usage: python train.py [--config FILE] [--qat PRESET] [--run NAME] [--
   --model.teacher CKPT     follow a float model's frame posteriors (--model.distillation_weight 0 to 1)
   --model.* --data.* --trainer.*    fields of the model, the data module and Lightning's Trainer
   --evaluation.* --wandb.*          how the report is measured; Weights & Biases
-  --seed_everything N      seed of everything
+  --seed_everything N      seed of new weights, dropout and masking; --data.seed N that of batches and augmentation
   --help_all               every option with its type, default and meaning
 """
 

@@ -13,7 +13,7 @@ from qat.report.figures import draw_bits, draw_tradeoff
 from qat.report.provenance import write_text
 from qat.report.row import Row
 from qat.report.significance import Difference, paired_difference, wer_interval
-from qat.report.tables import bits, conditions, markdown_lines
+from qat.report.tables import bits, libraries, machine, markdown_lines
 from qat.suite import FLOAT, Aim, Published, Results, Suite, SuiteTable
 
 SIGNIFICANT = 0.05
@@ -286,9 +286,15 @@ def judge(view: View, aim: Aim, model: str) -> tuple[str, bool | None]:
 
 
 def short_conditions(rows: Sequence[Row]) -> list[str]:
-    """Machine, versions and commits, without the command of every row."""
-    lines = [line.partition(": ")[2] for line in conditions(rows)]
-    return list(dict.fromkeys(lines))
+    """Machines and versions, each different set once, with the commits of its rows in place of their commands."""
+    commits: dict[str, dict[str, None]] = {}
+    for row in rows:
+        commit = str(row["git_commit"] or "unknown")
+        commits.setdefault(f"{machine(row)}; {libraries(row)}", {})[commit[:8] + commit[40:]] = None
+    return [
+        f"{conditions}; {'commit' if len(names) == 1 else 'commits'} {', '.join(names)}"
+        for conditions, names in commits.items()
+    ]
 
 
 def write_results(suite: Suite, results: Results, path: Path, command: str) -> list[Path]:

@@ -217,16 +217,25 @@ def report_markdown(
 
 def conditions(rows: Sequence[Row]) -> list[str]:
     """What the rows were measured with, each different set once."""
-    lines = []
-    for row in rows:
-        versions = ", ".join(f"{name} {value}" for name, value in (row["versions"] or {}).items())
-        vnni = {True: "VNNI", False: "no VNNI", None: "VNNI unknown"}[row["cpu_vnni"]]
-        lines.append(
-            f"`{row['command']}`: {row['engine']} ({row['provider']}) on {row['device']}, {vnni}, "
-            f"threads {row['threads']}, batch {row['batch_size']}, warm-up {row['warmup']}, repeats "
-            f"{row['repeats']}, seed {row['seed']}, commit {row['git_commit']}; {versions}"
-        )
+    lines = [
+        f"`{row['command']}`: {machine(row)}, seed {row['seed']}, commit {row['git_commit']}; {libraries(row)}"
+        for row in rows
+    ]
     return list(dict.fromkeys(lines))
+
+
+def machine(row: Row) -> str:
+    """Engine, processor and how latency was taken."""
+    vnni = {True: "VNNI", False: "no VNNI", None: "VNNI unknown"}[row["cpu_vnni"]]
+    return (
+        f"{row['engine']} ({row['provider']}) on {row['device']}, {vnni}, threads {row['threads']}, "
+        f"batch {row['batch_size']}, warm-up {row['warmup']}, repeats {row['repeats']}"
+    )
+
+
+def libraries(row: Row) -> str:
+    """Versions of what it was made with."""
+    return ", ".join(f"{name} {value}" for name, value in (row["versions"] or {}).items())
 
 
 def skipped_lines(rows: Sequence[Row]) -> list[str]:
