@@ -108,8 +108,8 @@ class Recipe:
         fine_tune: train after calibration; false stops there (post-training quantization).
         ada_round: choose each weight's rounding by the error at its layer's output (AdaRound, arXiv 2004.10568).
         ada_round_steps: optimiser steps a layer; 0 leaves coordinate descent alone.
-        bias_correction: take the mean error of each output out of the bias (Nagel 2019, arXiv 1906.04721), but for the
-            last layer's.
+        bias_correction: take the mean error of each output out of the bias (Nagel 2019, arXiv 1906.04721): behind
+            AdaRound but for the last layer's, else where that brings the posteriors nearer to the float model's.
         reconstruction_utterances: training utterances that AdaRound and bias correction read.
         re_estimate_batch_norm: measure the statistics of unfolded BatchNorm anew after training (arXiv 2203.11086).
         calibration_utterances: training utterances that calibrate the activations.

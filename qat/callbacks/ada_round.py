@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
@@ -31,6 +32,7 @@ from qat.numerics.ada_round import State, optimise
 from qat.ranks import in_chunks, own_numbers
 
 SAVE_EVERY_S = 60.0
+CHECKED = 32  # utterances that say whether a bias correction helps
 CACHE_BYTES = 2 * 2**30  # of the float model's inputs
 MAX_BYTES = 8 * 2**30  # of one layer's moments; only a very wide grouped convolution needs more
 
@@ -38,9 +40,11 @@ MAX_BYTES = 8 * 2**30  # of one layer's moments; only a very wide grouped convol
 class AdaRound(Callback):
     """Reconstructs each layer's output behind the layers already rounded (Nagel 2020, arXiv 2004.10568).
 
-    The recipe's `ada_round` chooses the roundings, its `bias_correction` takes out what mean error is left, but for the
-    last layer: behind it comes a softmax, nearly all frames are blank, and their mean error taken out of all frames
-    costs labels (the mini CRDNN's divergence at 3 bits doubles, while the squared error of its logits halves). Layers
+    The recipe's `ada_round` chooses the roundings, its `bias_correction` takes out what mean error is left. That error
+    is mostly the one of blank frames, nearly all there are, and taken out of all frames it can cost labels: behind
+    AdaRound, the last layer keeps its bias (the mini CRDNN's divergence at 3 bits doubles, while the squared error of
+    its logits halves); without AdaRound, where more is left, each correction must bring the posteriors of the whole
+    model nearer to the float model's or is undone (all of them more than double the mini Wav2Vec2's divergence). Layers
     follow in the order of their calls; ranks share the training utterances, read one at a time (so that no padding
     takes part), and all come to the bits of a single process. The state is kept in `last.ckpt` at every layer, and once
     a minute inside one (in one process): a killed run goes on with `--ckpt_path last` and ends with the same bits.
@@ -99,16 +103,20 @@ class AdaRound(Callback):
         batches = [batch.to(module.device) for batch in data.loader(utterances)]
         found = self.within_memory(sites(module, batches[0]))
         floats = FloatInputs(self.float_reference(module), found, batches, recipe.seed)
+        nearness = 0.0 if recipe.ada_round else divergence(module, floats)
         while self.position < len(found):
             maps = found[self.position]
             moments = collect(module, floats, maps)
-            corrects = recipe.bias_correction and self.position < len(found) - 1
+            last = self.position == len(found) - 1
+            corrects = recipe.bias_correction and not (recipe.ada_round and last)
             for item in maps:
                 if all(entry["layer"] != item.name for entry in module.reconstruction):
                     module.reconstruction.append(
                         self.treat_(module, item, moments[item.name], corrects, save)
                     )
                     self.inside = {}
+            if not recipe.ada_round and any(item.biases for item in maps):
+                nearness = self.keep_if_nearer_(module, maps, floats, nearness)
             self.position += 1
             save()
             said = module.reconstruction[-len(maps) :]
@@ -121,7 +129,8 @@ class AdaRound(Callback):
         save()
         biased = sum(entry["bias_corrected"] for entry in module.reconstruction)
         rest = len(module.reconstruction) - biased
-        without = f" (not {rest}: without bias, or the last layer)" if recipe.bias_correction else ""
+        why = "the last layer" if recipe.ada_round else "the posteriors did not come nearer"
+        without = f" (not {rest}: without bias, or {why})" if recipe.bias_correction else ""
         rank_zero_info(
             f"{'AdaRound' if recipe.ada_round else 'bias correction'}: {len(module.reconstruction)} products on "
             f"{len(utterances)} training utterances in {time.perf_counter() - started:.1f} s, "
@@ -175,6 +184,30 @@ class AdaRound(Callback):
             "bias_corrected": bool(corrected),
             "seconds": round(time.perf_counter() - started, 3),
         }
+
+    def keep_if_nearer_(
+        self, module: CTCModule, maps: Sequence[LinearMap], floats: FloatInputs, before: float
+    ) -> float:
+        """Undo the corrections of a site where they take the posteriors further from the float model's.
+
+        Args:
+            module: with the corrections.
+            maps: of the site, the last entries of the report.
+            floats: holds the float model, with the biases that the site began with.
+            before: divergence without the corrections.
+
+        Returns:
+            The divergence now.
+        """
+        found = divergence(module, floats)
+        if found < before:
+            return found
+        for item in maps:
+            for bias, old in zip(item.biases, item.of(floats.reference).biases, strict=True):
+                bias.copy_(old)
+        for entry in module.reconstruction[-len(maps) :]:
+            entry["after"], entry["bias_corrected"] = entry["before"], False
+        return before
 
     def round_(
         self, item: LinearMap, moments: Moments, steps: int, centred: bool, save: Callable[[], None]
@@ -256,6 +289,7 @@ class FloatInputs:
         first = self.read(0, firsts)
         size = sum(rows.numel() * rows.element_size() for rows in first.values())
         numbers = own_numbers(len(batches))
+        self.posteriors: dict[int, Tensor] = {}
         self.kept: dict[int, dict[str, Tensor]] = {}
         if size * len(numbers) <= CACHE_BYTES:
             self.kept = {number: self.read(number, firsts) if number else first for number in numbers}
@@ -274,9 +308,31 @@ class FloatInputs:
         calls = dict(recorded.calls)
         return {item.name: item.rows(calls[item.layer_name], False, self.generator(number)) for item in maps}
 
+    def divergence(self, module: CTCModule, number: int) -> tuple[float, int]:
+        """Sum over the frames of one utterance of KL(float posteriors || those of `module`), and how many frames."""
+        batch = self.batches[number]
+        if number not in self.posteriors:
+            self.posteriors[number] = F.log_softmax(
+                self.reference(batch.signal, batch.lengths)[0].float(), -1
+            )
+        target = self.posteriors[number]
+        found = F.log_softmax(module(batch.signal, batch.lengths)[0].float(), -1)
+        total = F.kl_div(found.double(), target.double(), reduction="sum", log_target=True)
+        return float(total), target.shape[1]
+
     def rows(self, number: int, name: str) -> Tensor:
         """Rows of the first map of a site."""
         return self.kept[number][name] if self.kept else self.read(number, [name])[name]
+
+
+def divergence(module: CTCModule, floats: FloatInputs) -> float:
+    """Mean over frames of KL(float posteriors || those of `module`), over `CHECKED` utterances, which ranks share."""
+    count = min(CHECKED, len(floats.batches))
+    parts = in_chunks(count, lambda numbers: [floats.divergence(module, number) for number in numbers])
+    total, frames = 0.0, 0
+    for value, length in (pair for part in parts for pair in part):
+        total, frames = total + value, frames + length
+    return total / max(frames, 1)
 
 
 def collect(module: CTCModule, floats: FloatInputs, maps: Sequence[LinearMap]) -> dict[str, Moments]:

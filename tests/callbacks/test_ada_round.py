@@ -11,7 +11,7 @@ import torch
 
 from datamodules import ManifestDataModule
 from datamodules.base import SpeechDataModule
-from qat.callbacks.ada_round import AdaRound, FloatInputs, collect, sites
+from qat.callbacks.ada_round import AdaRound, FloatInputs, collect, divergence, sites
 from qat.callbacks.calibrate import calibrate_
 from qat.cli import build_cli
 from qat.layers import quant_layers, quantizers
@@ -217,23 +217,46 @@ def test_the_mean_error_counts_where_no_bias_can_take_it_out(kind: str, tiny: Pa
     assert seen == corrected and False in seen.values()  # the last layer, and those without bias
 
 
-def test_bias_correction_alone_changes_biases_only(kind: str, tiny: Path, tmp_path: Path) -> None:
-    flags = ["--qat.ada_round", "false", "--qat.weight_bits", "3"]
-    model = fit(adaround(tiny, tmp_path / "run", *flags))
-    twin = load_module(tmp_path / "run" / "ptq.ckpt")
-    changed = {
-        key.rpartition(".")[2].partition("_l")[0]
-        for key, value in model.state_dict().items()
-        if not torch.equal(value, twin.state_dict()[key])
-    }
-    assert changed <= {"bias", "bias_ih"} and "bias" in changed
-    if kind == "crdnn":
-        assert "bias_ih" in changed
+def alone(tiny: Path, folder: Path) -> tuple[CTCModule, CTCModule, set[str]]:
+    """Bias correction of a model rounded to nearest; the model before it; names of what changed."""
+    model = fit(adaround(tiny, folder, "--qat.ada_round", "false", "--qat.weight_bits", "3"))
+    twin = load_module(folder / "ptq.ckpt")
+    before = twin.state_dict()
+    changed = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
+    return model.eval(), twin.eval(), changed
+
+
+def test_bias_correction_alone_changes_the_biases_it_reports(kind: str, tiny: Path, tmp_path: Path) -> None:
+    model, _, changed = alone(tiny, tmp_path / "run")
+    assert changed and {key.rpartition(".")[2].partition("_l")[0] for key in changed} <= {"bias", "bias_ih"}
     assert all(item["steps"] == 0 for item in model.reconstruction)
-    last = model.reconstruction[-1]
-    assert not last["bias_corrected"] and any(item["bias_corrected"] for item in model.reconstruction)
-    bias = f"{last['layer']}.bias"  # of the logits: a softmax follows
-    assert torch.equal(model.state_dict()[bias], twin.state_dict()[bias])
+    corrected = {item["layer"] for item in model.reconstruction if item["bias_corrected"]}
+    of_lstm = {
+        f"{key.partition('.bias_ih_l')[0]}.l{key.rpartition('_l')[2][0]}" for key in changed if "_ih_" in key
+    }
+    assert corrected == of_lstm | {key.removesuffix(".bias") for key in changed if "_ih_" not in key}
+
+
+def test_bias_correction_alone_brings_the_posteriors_nearer(
+    kind: str, tiny: Path, tmp_path: Path, data: SpeechDataModule
+) -> None:
+    model, twin, _ = alone(tiny, tmp_path / "run")
+    reference = copy.deepcopy(twin)
+    reference.quantize(False)
+    batches = list(data.loader(data.utterances("train")))[:3]
+    with torch.no_grad():
+        floats = FloatInputs(reference, sites(twin, batches[0]), batches, 0)
+        assert divergence(model, floats) < divergence(twin, floats)
+
+
+def test_a_bias_correction_that_does_not_help_is_undone(
+    kind: str, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qat.callbacks.ada_round.divergence", lambda *_: 1.0)
+    model, _, changed = alone(tiny, tmp_path / "run")
+    assert not changed
+    assert all(item["after"] == item["before"] for item in model.reconstruction)
+    assert not any(item["bias_corrected"] for item in model.reconstruction)
 
 
 def test_a_layer_too_wide_for_memory_is_named_and_left_to_nearest(
