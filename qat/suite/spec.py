@@ -177,13 +177,14 @@ def load_suite(name: str, configs: Mapping[str, str] | None = None) -> Suite:
 
 
 def substitute(text: str, words: Mapping[str, str]) -> str:
-    """`$NAME` replaced by its words, which may hold `$start`.
+    """`$NAME` replaced by its words, which may hold further names.
 
     >>> substitute("--a $b", {"b": "--c $start", "start": "x.ckpt"})
     '--a --c x.ckpt'
     """
-    once = Template(text).safe_substitute(words)
-    return Template(once).safe_substitute(words)
+    for _ in words:
+        text = Template(text).safe_substitute(words)
+    return text
 
 
 def start_of(config: Path) -> str:
