@@ -220,6 +220,7 @@ def change(key: str, value: Any) -> Any:
         (lambda content: content["tables"][0].update(model="other"), "unknown model 'other'"),
         (lambda content: content["aims"][0].update(kind="x"), "kind 'x' is not one of insignificant"),
         (lambda content: content["aims"][0].update(rows=["y"]), "no model has a row 'y'"),
+        (lambda content: content["aims"][0].update(missed={"typo": "x"}), "unknown model 'typo'"),
     ],
 )
 def test_a_bad_suite_is_one_line(kind: str, suite_file: Path, act: Any, message: str) -> None:

@@ -244,15 +244,18 @@ def names_of_bits(curves: Mapping[str, Sequence[str]], place: int) -> str:
 
 
 def acceptance(view: View) -> str:
-    """The aims, met or not, for each model; on the first split."""
-    lines = []
+    """The aims, met or not, for each model, and why where not; on the first split."""
+    lines, reasons = [], []
     for aim in view.suite.aims:
         for model in view.suite.configs:
             measured, met = judge(view, aim, model)
             lines.append(
                 [aim.text, model, measured, {True: "yes", False: "**no**", None: "not measured"}[met]]
             )
-    return markdown_lines(["aim", "model", "measured", "met"], lines)
+            if met is False and model in aim.missed:
+                reasons.append(f"- {aim.text} ({model}): {aim.missed[model].strip()}\n")
+    table = markdown_lines(["aim", "model", "measured", "met"], lines)
+    return table + ("\nWhy aims were missed:\n\n" + "".join(reasons) if reasons else "")
 
 
 def judge(view: View, aim: Aim, model: str) -> tuple[str, bool | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -84,12 +84,14 @@ class Aim:
         kind: `insignificant` (difference to float), `relative` (loss over float at most `limit`), or `recovers` (the
             first row at least the share `limit` of what the second loses).
         limit: a share.
+        missed: model -> why it missed this aim; told where it does.
     """
 
     text: str
     rows: tuple[str, ...]
     kind: str
     limit: float = 0.0
+    missed: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -223,6 +225,9 @@ def check_names(suite: Suite, path: Path) -> None:
         for name in aim.rows:
             if not any(row.name == name for row in suite.rows):
                 raise UserError(f"{path}: aim {aim.text!r}: no model has a row {name!r}")
+        for model in aim.missed:
+            if model not in suite.configs:
+                raise UserError(f"{path}: aim {aim.text!r}: missed names the unknown model {model!r}")
     for row in suite.rows:
         if row.model not in suite.configs:
             raise UserError(f"{path}: rows of {row.model!r}, which is not among the models")

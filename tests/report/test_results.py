@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from qat.report.results import View, judge, render, table_markdown, verdict, write_results
+from qat.report.results import View, acceptance, judge, render, table_markdown, verdict, write_results
 from qat.report.row import Row
 from qat.report.significance import paired_difference
 from qat.suite import Aim, Published, Results, Suite, SuiteRow, SuiteTable
@@ -118,6 +119,17 @@ def test_verdicts(suite: Suite, results: Results) -> None:
 )
 def test_aims_are_judged(aim: Aim, met: bool | None, suite: Suite, results: Results) -> None:
     assert judge(View(suite, results), aim, "mine")[1] is met
+
+
+def test_a_missed_aim_says_why_and_a_met_one_does_not(suite: Suite, results: Results) -> None:
+    missed = {"mine": "too few levels", "other": "not this one"}
+    both = (
+        Aim("x", ("w3a8",), "insignificant", missed=missed),
+        Aim("y", ("w8a8",), "insignificant", missed=missed),
+    )
+    told = acceptance(View(replace(suite, aims=both), results))
+    assert "- x (mine): too few levels\n" in told
+    assert told.count("too few levels") == 1 and "not this one" not in told
 
 
 def test_the_whole_is_written_with_figures(suite: Suite, results: Results, tmp_path: Path) -> None:
