@@ -135,8 +135,16 @@ def test_only_selects_rows_by_glob(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert {job.row.model for job in chosen} == {"crdnn", "wav2vec2"}
     assert all(job.row.name.startswith("adaround") or job.row.id == "wav2vec2/w8a8" for job in chosen)
     assert chosen[0].row.id.startswith("crdnn/adaround") and chosen[-1].row.id == "wav2vec2/w8a8"
-    seeds = [job.seed for job in jobs_of(suite, tmp_path, False, ["*/qat_w8a8", "*/control"])]
+    jobs = jobs_of(suite, tmp_path, False, ["*/qat_w8a8", "*/control"])
+    seeds = [job.seed for job in jobs]
     assert seeds == [1] * 4 + [2] * 4 + [3] * 4  # every row has a number before any row has its spread
+    for flag, first in (
+        ("--seed_everything", 1),
+        ("--qat.seed", 1),
+        ("--data.seed", 0),
+    ):  # batches differ too
+        given = [int(job.command[job.command.index(flag) + 1]) for job in jobs]
+        assert given == [seed - 1 + first for seed in seeds]
     with pytest.raises(UserError, match="fits no row"):
         jobs_of(suite, tmp_path, False, ["nothing*"])
 

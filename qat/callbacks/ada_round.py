@@ -9,31 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
 from datamodules.base import SpeechDataModule
-from datamodules.batch import Batch
-from datamodules.sampler import rank_and_world
-from qat.layers import (
-    LinearMap,
-    Moments,
-    QuantLSTM,
-    execution_order,
-    harden_,
-    linear_maps,
-    record_inputs,
-)
+from qat.callbacks.reference import FloatInputs, collect, divergence, sites
+from qat.layers import LinearMap, Moments, harden_
 from qat.models.checkpoint import LAST_FILE
 from qat.models.ctc import CTCModule
 from qat.numerics.ada_round import State, optimise
-from qat.ranks import in_chunks, own_numbers
 
 SAVE_EVERY_S = 60.0
-CHECKED = 32  # utterances that say whether a bias correction helps
-CACHE_BYTES = 2 * 2**30  # of the float model's inputs
 MAX_BYTES = 8 * 2**30  # of one layer's moments; only a very wide grouped convolution needs more
 
 
@@ -252,116 +239,3 @@ def store(item: LinearMap, variable: Tensor) -> None:
     """Copy AdaRound's variable into the quantizers' buffers."""
     for _, quantizer, share in item.scatter(variable):
         quantizer.rounding.copy_(share)
-
-
-def sites(module: CTCModule, batch: Batch) -> list[list[LinearMap]]:
-    """What is reconstructed together, in order: layers that read the same input; each stacked LSTM layer alone."""
-    found: list[list[LinearMap]] = []
-    for names in execution_order(module, lambda: module(batch.signal, batch.lengths)):
-        layers: list[Any] = [module.get_submodule(name) for name in names]
-        plain = [pair for pair in zip(names, layers, strict=True) if not isinstance(pair[1], QuantLSTM)]
-        stacked = [pair for pair in zip(names, layers, strict=True) if isinstance(pair[1], QuantLSTM)]
-        found += [[item] for pair in stacked for item in linear_maps([pair])]
-        if maps := linear_maps(plain):
-            found.append(maps)
-    return found
-
-
-class FloatInputs:
-    """What the float model multiplies in each map, for the utterances of this rank.
-
-    The float model does not change, so its inputs are kept from one pass where they fit into `CACHE_BYTES`, and
-    computed anew for each site where they do not.
-
-    Args:
-        reference: the float model.
-        found: all sites; the maps of one read the same tensor.
-        batches: one utterance each.
-        seed: of the positions that are drawn where a layer has many.
-    """
-
-    def __init__(
-        self, reference: CTCModule, found: Sequence[Sequence[LinearMap]], batches: Sequence[Batch], seed: int
-    ) -> None:
-        self.reference, self.batches, self.seed = reference, batches, seed
-        self.maps = {item.name: item.of(reference) for maps in found for item in maps}
-        firsts = [maps[0].name for maps in found]
-        first = self.read(0, firsts)
-        size = sum(rows.numel() * rows.element_size() for rows in first.values())
-        numbers = own_numbers(len(batches))
-        self.posteriors: dict[int, Tensor] = {}
-        self.kept: dict[int, dict[str, Tensor]] = {}
-        if size * len(numbers) <= CACHE_BYTES:
-            self.kept = {number: self.read(number, firsts) if number else first for number in numbers}
-
-    def generator(self, number: int) -> torch.Generator:
-        """Draws the positions of one utterance, the same for both models."""
-        return torch.Generator().manual_seed(1_000_003 * self.seed + number)
-
-    def read(self, number: int, chosen: Sequence[str]) -> dict[str, Tensor]:
-        """Rows of the named maps for one utterance."""
-        maps = [self.maps[name] for name in chosen]
-        names = list(dict.fromkeys(item.layer_name for item in maps))
-        batch = self.batches[number]
-        with record_inputs(self.reference, names) as recorded:
-            self.reference(batch.signal, batch.lengths)
-        calls = dict(recorded.calls)
-        return {item.name: item.rows(calls[item.layer_name], False, self.generator(number)) for item in maps}
-
-    def divergence(self, module: CTCModule, number: int) -> tuple[float, int]:
-        """Sum over the frames of one utterance of KL(float posteriors || those of `module`), and how many frames."""
-        batch = self.batches[number]
-        if number not in self.posteriors:
-            self.posteriors[number] = F.log_softmax(
-                self.reference(batch.signal, batch.lengths)[0].float(), -1
-            )
-        target = self.posteriors[number]
-        found = F.log_softmax(module(batch.signal, batch.lengths)[0].float(), -1)
-        total = F.kl_div(found.double(), target.double(), reduction="sum", log_target=True)
-        return float(total), target.shape[1]
-
-    def rows(self, number: int, name: str) -> Tensor:
-        """Rows of the first map of a site."""
-        return self.kept[number][name] if self.kept else self.read(number, [name])[name]
-
-
-def divergence(module: CTCModule, floats: FloatInputs) -> float:
-    """Mean over frames of KL(float posteriors || those of `module`), over `CHECKED` utterances, which ranks share."""
-    count = min(CHECKED, len(floats.batches))
-    parts = in_chunks(count, lambda numbers: [floats.divergence(module, number) for number in numbers])
-    total, frames = 0.0, 0
-    for value, length in (pair for part in parts for pair in part):
-        total, frames = total + value, frames + length
-    return total / max(frames, 1)
-
-
-def collect(module: CTCModule, floats: FloatInputs, maps: Sequence[LinearMap]) -> dict[str, Moments]:
-    """Moments of the inputs of `maps`, all called with the same tensor, over all utterances, which ranks share.
-
-    Args:
-        module: quantized; the layers before the maps are done.
-        floats: the float model's side, with the utterances.
-        maps: of one site; they share their rows.
-    """
-    total = {item.name: Moments() for item in maps}
-    for part in in_chunks(len(floats.batches), lambda numbers: moments_of(module, floats, maps, numbers)):
-        for name, moments in part.items():
-            total[name].merge(moments.to(module.device))
-    return total
-
-
-def moments_of(
-    module: CTCModule, floats: FloatInputs, maps: Sequence[LinearMap], numbers: Sequence[int]
-) -> dict[str, Moments]:
-    """Moments over some of the utterances; on the CPU where they go to other ranks."""
-    found, first = {item.name: Moments() for item in maps}, maps[0]
-    for number in numbers:
-        batch = floats.batches[number]
-        with record_inputs(module, [first.layer_name]) as recorded:
-            module(batch.signal, batch.lengths)
-        reference = floats.rows(number, first.name)
-        for item in maps:
-            rows = item.rows(recorded.calls[0][1], True, floats.generator(number))
-            found[item.name].add(rows, reference, item.frame_weights(reference))
-    shared = rank_and_world()[1] > 1
-    return {name: moments.to("cpu") if shared else moments for name, moments in found.items()}

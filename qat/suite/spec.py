@@ -181,8 +181,8 @@ def load_suite(name: str, configs: Mapping[str, str] | None = None) -> Suite:
 def substitute(text: str, words: Mapping[str, str]) -> str:
     """`$NAME` replaced by its words, which may hold further names.
 
-    >>> substitute("--a $b", {"b": "--c $start", "start": "x.ckpt"})
-    '--a --c x.ckpt'
+    >>> substitute("--a $b", {"b": "--c $d", "d": "--e $start", "start": "x.ckpt"})
+    '--a --c --e x.ckpt'
     """
     for _ in words:
         text = Template(text).safe_substitute(words)

@@ -11,8 +11,9 @@ import torch
 
 from datamodules import ManifestDataModule
 from datamodules.base import SpeechDataModule
-from qat.callbacks.ada_round import AdaRound, FloatInputs, collect, divergence, sites
+from qat.callbacks.ada_round import AdaRound
 from qat.callbacks.calibrate import calibrate_
+from qat.callbacks.reference import FloatInputs, collect, divergence, sites
 from qat.cli import build_cli
 from qat.layers import quant_layers, quantizers
 from qat.models import CTCModule, load_module
@@ -108,7 +109,7 @@ def test_inputs_of_the_float_model_are_the_same_kept_or_read_anew(
     found = sites(model, batches[0])
     with torch.no_grad():
         kept = FloatInputs(reference, found, batches, 0)
-        monkeypatch.setattr("qat.callbacks.ada_round.CACHE_BYTES", 0)
+        monkeypatch.setattr("qat.callbacks.reference.CACHE_BYTES", 0)
         anew = FloatInputs(reference, found, batches, 0)
         assert kept.kept and not anew.kept
         for maps in found:
