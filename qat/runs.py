@@ -12,6 +12,7 @@ import yaml
 from datamodules.base import SpeechDataModule
 from qat.errors import UserError
 from qat.models import CTCModule, load_module
+from qat.models.checkpoint import find_float, load_float
 
 CHECKPOINTS = Path("checkpoints")
 MODEL_FILE = "model.ckpt"
@@ -26,7 +27,7 @@ class Candidate:
         name: stem of its files in the report folder: `float`, `ptq`, `model`.
         method: what was done to it: `float`, `float control`, `ptq`, or the preset of the run.
         module: the model, in eval mode.
-        checkpoint: the file it came from.
+        checkpoint: the file it came from, or a Hugging Face model's folder.
     """
 
     name: str
@@ -89,13 +90,19 @@ def build_data(config: dict[str, Any]) -> SpeechDataModule:
     return data_class(**section.get("init_args", {}))
 
 
+def start_of(config: dict[str, Any]) -> str:
+    """The float checkpoint or pretrained model that a configuration starts from; empty where it names none."""
+    arguments = (config.get("model") or {}).get("init_args") or {}
+    return str(arguments.get("init_from") or arguments.get("pretrained") or "")
+
+
 def candidates_of(checkpoint: Path, config: dict[str, Any], with_twin: bool = True) -> list[Candidate]:
     """The models to compare: the float start, its post-training-quantized twin, and the checkpoint itself."""
     module = load_module(checkpoint)
-    start = ((config.get("model") or {}).get("init_args") or {}).get("init_from")
+    start = find_float(start_of(config))
     candidates = []
-    if start and Path(start).is_file() and Path(start).resolve() != checkpoint.resolve():
-        candidates.append(Candidate("float", "float", load_module(start), Path(start)))
+    if start and start.resolve() != checkpoint.resolve():
+        candidates.append(Candidate("float", "float", load_float(start), start))
     if not module.recipe.active:
         method = "float control" if candidates else "float"
         return [*candidates, Candidate("control" if candidates else "float", method, module, checkpoint)]

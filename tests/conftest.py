@@ -15,6 +15,7 @@ import pytest
 import soundfile
 import torch
 import yaml
+from transformers import Wav2Vec2Config, Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor, Wav2Vec2ForCTC
 
 from qat.models import CRDNNModule, CTCModule, Wav2Vec2Module
 from qat.models.checkpoint import save_module
@@ -58,6 +59,22 @@ def build(kind: str, recipe: Recipe | None = None, **arguments: Any) -> CTCModul
     if kind == "crdnn":
         return CRDNNModule(recipe=recipe, **{**TINY_CRDNN, **arguments})
     return Wav2Vec2Module(recipe=recipe, **{**TINY_WAV2VEC2, **arguments})
+
+
+def write_hugging_face(folder: Path) -> list[str]:
+    """A tiny Wav2Vec2 as Hugging Face saves it, with its processor.
+
+    Returns:
+        Its labels in order.
+    """
+    config = Wav2Vec2Config(**TINY_WAV2VEC2["config"], vocab_size=31)
+    torch.manual_seed(1)
+    Wav2Vec2ForCTC(config).save_pretrained(folder)
+    letters = ["<pad>", "<s>", "</s>", "|", *"ETAONIHSRDLUMWCFGYPBVK'XJQZ"]
+    (folder / "vocab.json").write_text(json.dumps({letter: index for index, letter in enumerate(letters)}))
+    Wav2Vec2CTCTokenizer(str(folder / "vocab.json"), unk_token="</s>").save_pretrained(folder)
+    Wav2Vec2FeatureExtractor(do_normalize=True).save_pretrained(folder)
+    return letters
 
 
 def noise(batch: int, seconds: float, seed: int = 0) -> torch.Tensor:

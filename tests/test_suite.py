@@ -13,11 +13,14 @@ import yaml
 from qat import cli, commands
 from qat.cli import ROOT, preset_names
 from qat.errors import UserError
+from qat.models.checkpoint import save_module
 from qat.recipe import Recipe
 from qat.report.results import View, figure_files, results_markdown
 from qat.report.row import load_report
 from qat.suite import Results, Runner, jobs_of, load_suite, suite_names
 from qat.suite.jobs import prepare_folder
+from tests.conftest import TINY_CRDNN, build, write_hugging_face
+from tests.datamodules.corpora import write_librispeech
 from tests.test_cli import ParseOnly
 
 
@@ -116,6 +119,35 @@ def test_the_shipped_suites_load_and_their_rows_parse(monkeypatch: pytest.Monkey
     for name in ("qat_w8a8", "stochastic_w8a8", "control"):
         for model in suite.configs:
             assert suite.row(f"{model}/{name}").seeds == (1, 2, 3)
+
+
+@pytest.mark.slow
+def test_the_shipped_suite_runs_on_librispeech(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The published configurations, small; the Wav2Vec2 starts from a Hugging Face folder, which teaches as well."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("qat.suite.jobs.CHECKPOINTS", tmp_path / "checkpoints")
+    for speaker, subset in enumerate(("train-clean-100", "dev-clean", "test-clean", "test-other")):
+        write_librispeech(tmp_path / "LibriSpeech", subset, [f"{speaker}-1", f"{speaker}-2"])
+    save_module(build("crdnn"), tmp_path / "start.ckpt")
+    write_hugging_face(tmp_path / "hub")
+    flags = []
+    for model, arguments in (
+        ("crdnn", {**TINY_CRDNN, "init_from": str(tmp_path / "start.ckpt")}),
+        ("wav2vec2", {"pretrained": str(tmp_path / "hub")}),
+    ):
+        config = yaml.safe_load((ROOT / "configs" / f"librispeech_{model}.yaml").read_text())
+        config["model"]["init_args"] |= arguments
+        config["data"]["init_args"] |= {"root": str(tmp_path), "num_workers": 0}
+        config["trainer"] |= {"accelerator": "cpu"}
+        (tmp_path / f"{model}.yaml").write_text(yaml.safe_dump(config))
+        flags.append(f"{model}={tmp_path / model}.yaml")
+    rows = ["crdnn/w8a8", "wav2vec2/qat_w3a8"]
+    arguments = ["--config", *flags, "--out", str(tmp_path / "out"), "--jobs", "2", "--quick"]
+    commands.run(["suite", "seed_tables", *arguments, "--only", *rows])
+    stored = load_report(tmp_path / "out" / "seed_tables.json")
+    assert {row["suite_row"] for row in stored} == {*rows, "crdnn/float", "wav2vec2/float"}
+    assert {row["split"] for row in stored} == {"test-clean", "test-other"}
+    assert "test-other" in (tmp_path / "out" / "RESULTS.md").read_text()
 
 
 def test_quick_takes_one_seed_and_small_budgets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,6 +261,7 @@ def change(key: str, value: Any) -> Any:
         (lambda content: content["aims"][0].update(kind="x"), "kind 'x' is not one of insignificant"),
         (lambda content: content["aims"][0].update(rows=["y"]), "no model has a row 'y'"),
         (lambda content: content["aims"][0].update(missed={"typo": "x"}), "unknown model 'typo'"),
+        (lambda content: content["rows"]["mine"]["w8a8"].update(seeds=[0]), r"seeds is \[0\]; allowed are"),
     ],
 )
 def test_a_bad_suite_is_one_line(kind: str, suite_file: Path, act: Any, message: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import lightning
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
+from transformers.utils import cached_file
 
 from qat.errors import UserError
 from qat.models.ctc import CTCModule
@@ -61,6 +62,33 @@ def load_module(path: str | Path) -> CTCModule:
             f"{path}: weights do not fit the recipe ({str(error).splitlines()[1].strip()})"
         ) from None
     return module.eval()
+
+
+def load_float(name: str | Path) -> CTCModule:
+    """The model that `--model.init_from` or `--model.pretrained` names, in eval mode.
+
+    Args:
+        name: checkpoint of ours (a file, or what ends in `.ckpt`), or folder or hub name of a Hugging Face Wav2Vec2.
+
+    Raises:
+        UserError: it is neither, or cannot be read.
+    """
+    from qat.models.wav2vec2 import Wav2Vec2Module
+
+    if Path(name).is_file() or str(name).endswith(".ckpt"):
+        return load_module(name)
+    return Wav2Vec2Module(pretrained=str(name)).eval()
+
+
+def find_float(name: str) -> Path | None:
+    """The file or folder that `load_float` reads; None where it is not on this machine."""
+    if name and Path(name).exists():
+        return Path(name)
+    try:
+        config = cached_file(name, "config.json", local_files_only=True)
+    except (OSError, ValueError):
+        return None
+    return Path(config).parent if config else None
 
 
 def save_module(module: CTCModule, path: str | Path) -> None:

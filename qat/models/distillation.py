@@ -24,18 +24,19 @@ class Teacher:
     It is no submodule of the student, so that neither its weights nor its name reach the student's checkpoints.
 
     Args:
-        path: checkpoint of any of our models with the student's vocabulary, in the same order, and frame rate.
+        path: checkpoint of any of our models, or folder or hub name of a Hugging Face Wav2Vec2, with the student's
+            vocabulary, in the same order, and frame rate.
         vocabulary: the student's labels.
 
     Raises:
-        UserError: the checkpoint cannot be read, or its vocabulary is another one.
+        UserError: the teacher cannot be read, or its vocabulary is another one.
     """
 
     def __init__(self, path: str, vocabulary: list[str]) -> None:
-        from qat.models.checkpoint import load_module
+        from qat.models.checkpoint import load_float
 
         self.path = path
-        self.model: CTCModule = load_module(path).requires_grad_(False)
+        self.model: CTCModule = load_float(path).requires_grad_(False)
         if self.model.vocabulary != vocabulary:
             raise UserError(
                 f"{path}: teacher has {len(self.model.vocabulary)} labels {self.model.vocabulary[:4]}..., the student "

@@ -18,7 +18,7 @@ from qat.report.figures import draw_all
 from qat.report.heard import UTTERANCES_FILE, Heard, listen, signal_of, texts_of
 from qat.report.model_card import write_model_card
 from qat.report.provenance import write_text
-from qat.report.row import Row, build_row, config_sha256, provenance, save_report, sha256_file
+from qat.report.row import Row, build_row, config_sha256, provenance, save_report, sha256_path
 from qat.report.sqnr import layer_sqnr
 from qat.report.tables import print_table, write_report_markdown
 from qat.runs import Candidate, candidates_of
@@ -200,7 +200,7 @@ def make_row(
         float_compute_nodes=item.nodes["float_compute"],
         parity=item.parity.get(split),
         config_sha256=config_sha256(dict(config)),
-        checkpoint_sha256=sha256_file(item.candidate.checkpoint),
+        checkpoint_sha256=sha256_path(item.candidate.checkpoint),
         notes=notes_of(item, is_float),
         **provenance(started),
     )

@@ -21,7 +21,7 @@ from datamodules.sampler import rank_and_world
 from qat.layers import count_macs, coverage, side_in_float
 from qat.ranks import from_all, from_rank, interleaved
 from qat.report.error_rates import UtteranceErrors, count_utterances
-from qat.report.provenance import sha256_file, sources_sha256, versions, write_text
+from qat.report.provenance import sha256_file, sha256_path, sources_sha256, versions, write_text
 from qat.runs import Candidate
 from qat.runtime import Session, export_onnx
 from qat.runtime.parity import compare, together
@@ -92,7 +92,7 @@ def export(candidate: Candidate, file: Path, cache: str | None) -> int:
         return export_onnx(candidate.module, file, "integer").packed
     if cache is None:
         return export_onnx(candidate.module, file, "float").packed
-    made_of = [sha256_file(candidate.checkpoint), *candidate.module.folded, sources_sha256(), str(versions())]
+    made_of = [sha256_path(candidate.checkpoint), *candidate.module.folded, sources_sha256(), str(versions())]
     kept = Path(cache) / f"{hashlib.sha256(' '.join(made_of).encode()).hexdigest()}.onnx"
     if kept.is_file():
         shutil.copyfile(kept, file)

@@ -95,13 +95,28 @@ def sha256_file(path: Path | str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def sha256_path(path: Path | str) -> str:
+    """Hex digest of a file's bytes, or of the names and bytes of a folder's files.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    path = Path(path)
+    return sha256_folder(path) if path.is_dir() else sha256_file(path)
+
+
+def sha256_folder(folder: Path, pattern: str = "*") -> str:
+    """Hex digest of the names and bytes of the files below a folder that fit a pattern."""
+    digest = hashlib.sha256()
+    for path in sorted(item for item in folder.rglob(pattern) if item.is_file()):
+        digest.update(f"{path.relative_to(folder)} {sha256_file(path)}\n".encode())
+    return digest.hexdigest()
+
+
 @cache
 def sources_sha256() -> str:
     """Hex digest of this package's own code."""
-    digest = hashlib.sha256()
-    for path in sorted((ROOT / "qat").rglob("*.py")):
-        digest.update(f"{path.relative_to(ROOT)} {sha256_file(path)}\n".encode())
-    return digest.hexdigest()
+    return sha256_folder(ROOT / "qat", "*.py")
 
 
 def config_sha256(config: Mapping[str, Any]) -> str:

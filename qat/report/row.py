@@ -12,11 +12,11 @@ from typing import Any
 
 from qat.errors import UserError
 from qat.report.error_rates import DURATION_BUCKETS
-from qat.report.provenance import config_sha256, provenance, sha256_file, write_text
+from qat.report.provenance import config_sha256, provenance, sha256_path, write_text
 
 __all__ = [
     "FIELDS", "Row", "build_row", "config_sha256", "load_report", "provenance", "reason_for_null",
-    "row_problems", "save_report", "sha256_file", "validate_row",
+    "row_problems", "save_report", "sha256_path", "validate_row",
 ]  # fmt: skip
 
 Row = dict[str, Any]

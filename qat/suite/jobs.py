@@ -13,9 +13,9 @@ import psutil
 
 from qat.errors import UserError
 from qat.models.checkpoint import LAST_FILE
-from qat.report.provenance import config_sha256, sha256_file
-from qat.runs import CHECKPOINTS, read_config
-from qat.suite.spec import Suite, SuiteRow, start_of
+from qat.report.provenance import config_sha256, sha256_path
+from qat.runs import CHECKPOINTS, read_config, start_of
+from qat.suite.spec import Suite, SuiteRow
 
 KEPT = ("model.ckpt", "model.onnx", "control.onnx")  # of the large files in a finished row's folder
 
@@ -77,9 +77,9 @@ def make_job(suite: Suite, row: SuiteRow, seed: int, folder: Path, quick: bool) 
         *(suite.quick if quick else ()),
     ]
     described: dict[str, Any] = {"flags": [flag for flag in flags if flag != str(place)]}
-    described["config"], start = read_config(config), start_of(config)
-    if start and Path(start).is_file():
-        described["start"] = sha256_file(start)
+    described["config"] = read_config(config)
+    if (start := start_of(described["config"])) and Path(start).exists():
+        described["start"] = sha256_path(start)
     command = ("train.py", *flags, "--evaluation.cache", str(folder / "heard"))
     return Job(row, seed, command, place, config_sha256(described))
 

@@ -10,7 +10,7 @@ from string import Template
 from typing import Any
 
 from qat.errors import UserError
-from qat.runs import read_config
+from qat.runs import read_config, start_of
 
 ROOT = Path(__file__).resolve().parents[2]
 SUITES = ROOT / "configs" / "suites"
@@ -150,7 +150,10 @@ def load_suite(name: str, configs: Mapping[str, str] | None = None) -> Suite:
             raise UserError(f"--config {model}: the suite's models are {', '.join(content['models'])}")
     files = {model: str((configs or {}).get(model, file)) for model, file in content["models"].items()}
     words = {
-        model: {**(content.get("words") or {}), "start": shlex.quote(start_of(Path(files[model])))}
+        model: {
+            **(content.get("words") or {}),
+            "start": shlex.quote(start_of(read_config(Path(files[model])))),
+        }
         for model in files
     }
     rows = [
@@ -189,12 +192,6 @@ def substitute(text: str, words: Mapping[str, str]) -> str:
     return text
 
 
-def start_of(config: Path) -> str:
-    """The float checkpoint that a configuration starts from; empty where it names none."""
-    model = read_config(config).get("model") or {}
-    return str((model.get("init_args") or {}).get("init_from") or "")
-
-
 def _table(item: Mapping[str, Any]) -> SuiteTable:
     rows = [
         Published(str(line.get("published", "")), tuple(line["rows"]), line.get("wer"), line.get("time_s"))
@@ -231,5 +228,7 @@ def check_names(suite: Suite, path: Path) -> None:
     for row in suite.rows:
         if row.model not in suite.configs:
             raise UserError(f"{path}: rows of {row.model!r}, which is not among the models")
+        if not row.seeds or not all(type(seed) is int and seed >= 1 for seed in row.seeds):
+            raise UserError(f"{path}: row {row.id}: seeds is {list(row.seeds)}; allowed are integers from 1")
     for file in suite.configs.values():
         read_config(file)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor, Wav2Vec2ForCTC
+from transformers import Wav2Vec2ForCTC
 
 from qat.errors import UserError
 from qat.layers import finish_calibration_, quant_layers, quantizers, set_observing_
@@ -17,7 +17,7 @@ from qat.models.crdnn import normalise_features
 from qat.models.folding import fold_and_check
 from qat.models.wav2vec2 import masked_group_norm
 from qat.recipe import Recipe
-from tests.conftest import TINY_WAV2VEC2, build, noise
+from tests.conftest import TINY_WAV2VEC2, build, noise, write_hugging_face
 
 
 def padded_batch() -> tuple[torch.Tensor, torch.Tensor]:
@@ -180,17 +180,7 @@ def test_float_start_gives_the_quantized_model_the_same_function(kind: str, tmp_
 
 
 def test_wav2vec2_reads_a_hugging_face_folder_with_its_processor(tmp_path: Path) -> None:
-    donor = build("wav2vec2")
-    config = donor.hf.config
-    config.vocab_size = 31
-    torch.manual_seed(1)
-    Wav2Vec2ForCTC(config).save_pretrained(tmp_path)
-    letters = ["<pad>", "<s>", "</s>", "|", *"ETAONIHSRDLUMWCFGYPBVK'XJQZ"]
-    (tmp_path / "vocab.json").write_text(
-        str({c: i for i, c in enumerate(letters)}).replace('"', "@").replace("'", '"').replace('@"@', '"\'"')
-    )
-    Wav2Vec2CTCTokenizer(str(tmp_path / "vocab.json"), unk_token="</s>").save_pretrained(tmp_path)
-    Wav2Vec2FeatureExtractor(do_normalize=True).save_pretrained(tmp_path)
+    letters = write_hugging_face(tmp_path)
     model = Wav2Vec2Module(pretrained=str(tmp_path)).eval()
     assert model.vocabulary[: len(letters)] == letters and model.blank == 0
     assert model.labels("to be") == [letters.index(c) for c in "TO|BE"]
