@@ -12,12 +12,13 @@ from qat.errors import UserError
 
 def train(args: list[str]) -> None:
     """Parse, fit, evaluate (the `FinalEvaluation` callback), print."""
-    from qat import cli
+    from qat.cli import build_cli
+    from qat.flags import HELP, preset_names
 
     if not {"-h", "--help"}.isdisjoint(args):
-        print(cli.HELP.format(presets=", ".join(cli.preset_names())))
+        print(HELP.format(presets=", ".join(preset_names())))
         return
-    run = cli.build_cli(["--help" if item == "--help_all" else item for item in args])
+    run = build_cli(["--help" if item == "--help_all" else item for item in args])
     run.save_config()
     print(f"run folder: {run.run_folder}", flush=True)
     run.trainer.fit(run.model, datamodule=run.datamodule, ckpt_path=run.checkpoint)

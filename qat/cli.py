@@ -1,17 +1,14 @@
-"""Command line of train.py: presets, run folder, resume, one-line errors, help in one screen."""
+"""Command line of train.py: model, data and trainer from configuration files and flags."""
 
 from __future__ import annotations
 
 import logging
-import os
-import re
 import sys
-import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 import yaml
@@ -32,6 +29,7 @@ from qat.callbacks import (
     Resumable,
 )
 from qat.errors import UserError
+from qat.flags import OneLineParser, expand_presets
 from qat.models import CTCModule, read_checkpoint
 from qat.models.checkpoint import SafeCheckpointIO
 from qat.ranks import launched_rank
@@ -40,33 +38,9 @@ from qat.report.csv_log import csv_logger
 from qat.report.evaluation import EvaluationOptions
 from qat.report.wandb_log import PROJECT, group_of, wandb_logger
 from qat.resume import check_same_course, check_same_run, read_last
-from qat.runs import CHECKPOINTS
+from qat.runs import choose_run_folder, make_run_folder
 
-ROOT = Path(__file__).resolve().parent.parent
-PRESETS = ROOT / "configs" / "qat"
-DEFAULT_CONFIG = ROOT / "configs" / "mini_crdnn.yaml"
-RUN_VARIABLE = "SPEECH_QAT_RUN"
 SHARDING = ("fsdp", "deepspeed", "model_parallel", "modelparallel")
-
-HELP = """usage: python train.py [--config FILE] [--qat PRESET] [--run NAME] [--ckpt_path last|best|PATH] [options]
-
-  --config FILE            what to train on what (default configs/mini_crdnn.yaml; see configs/)
-  --qat PRESET             {presets}
-                           or a YAML file of your own; later flags win:
-  --qat.weight_bits N      2 to 8, null keeps weights float        --qat.activation_bits N   likewise
-  --qat.rounding R         nearest, stochastic                     --qat.learn_scale BOOL    learned scales
-  --qat.weight_observer O  max, mse, percentile, entropy           --qat.activation_observer O
-  --qat.ada_round BOOL     round by the output's error           --qat.bias_correction BOOL  mean error into the bias
-  --qat.reduce_range R     auto, true, false: 7-bit weights where the CPU lacks VNNI
-  --qat.rules LIST         ordered rules for groups or layer names (first match wins)
-  --run NAME               run folder checkpoints/NAME (default MODEL-PRESET-TIME)
-  --ckpt_path P            resume: last, best, or a file           --save_every_steps N     checkpoints inside epochs
-  --model.teacher CKPT     follow a float model's frame posteriors (--model.distillation_weight 0 to 1)
-  --model.* --data.* --trainer.*    fields of the model, the data module and Lightning's Trainer
-  --evaluation.* --wandb.*          how the report is measured; Weights & Biases
-  --seed_everything N      seed of new weights, dropout and masking; --data.seed N that of batches and augmentation
-  --help_all               every option with its type, default and meaning
-"""
 
 
 @dataclass(frozen=True)
@@ -84,18 +58,6 @@ class WandbOptions:
     project: str = PROJECT
     group: str | None = None
     offline: bool | None = None
-
-
-class OneLineParser(LightningArgumentParser):
-    """A parser whose errors are one line, and which takes no abbreviated flags."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.allow_abbrev = False
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise the first telling line of the message as a `UserError`."""
-        raise UserError(one_line(message))
 
 
 class SpeechCLI(LightningCLI):
@@ -280,39 +242,6 @@ def quieten() -> None:
     )
 
 
-def expand_presets(args: Sequence[str]) -> list[str]:
-    """`--qat NAME` -> `--qat configs/qat/NAME.yaml`; the default configuration where none is named.
-
-    Raises:
-        UserError: the preset is neither known nor a file.
-    """
-    expanded: list[str] = []
-    pending = iter(args)
-    for item in pending:
-        name, equals, value = item.partition("=")
-        if name != "--qat":
-            expanded.append(item)
-            continue
-        expanded += ["--qat", preset_path(value if equals else next(pending, ""))]
-    if not any(item in ("--config", "-c") or item.startswith("--config=") for item in expanded):
-        expanded = ["--config", str(DEFAULT_CONFIG), *expanded]
-    return expanded
-
-
-def preset_names() -> list[str]:
-    """Names that `--qat` takes."""
-    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
-
-
-def preset_path(name: str) -> str:
-    """File of a preset, or the user's own YAML file."""
-    if name in preset_names():
-        return str(PRESETS / f"{name}.yaml")
-    if name.endswith((".yaml", ".yml")) and Path(name).is_file():
-        return name
-    raise UserError(f"--qat {name!r}: neither a preset ({', '.join(preset_names())}) nor a YAML file")
-
-
 def recipe_builtins(recipe: Any) -> dict[str, Any]:
     """The parsed recipe as builtins, which every checkpoint can carry.
 
@@ -343,54 +272,6 @@ def as_list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list) else [] if value is None else [value]
 
 
-def choose_run_folder(config: Any) -> Path:
-    """`checkpoints/NAME`, or a path of the user's own, refusing one that holds another run.
-
-    Raises:
-        UserError: the folder is in use.
-    """
-    name = config["run"] or (os.environ.get(RUN_VARIABLE) if launched_rank() else None)
-    if not name and started_outside():
-        raise UserError(
-            "--run: torchrun and srun start every process by itself; name the run, so that all share it"
-        )
-    if not name:
-        model = config["model"]["class_path"].rpartition(".")[2].removesuffix("Module").lower()
-        name = f"{model}-{config['qat']['preset']}-{time.strftime('%Y%m%d-%H%M%S')}"
-    os.environ[RUN_VARIABLE] = name  # the other processes of a DDP run inherit it
-    folder = Path(name) if os.sep in name else CHECKPOINTS / name
-    if launched_rank() == 0 and config["ckpt_path"] is None and folder.is_dir() and any(folder.iterdir()):
-        raise UserError(
-            f"--run {name}: {folder} already holds a run; choose another name, or resume with --ckpt_path last"
-        )
-    return folder
-
-
-def started_outside() -> bool:
-    """Whether a launcher other than Lightning's started several processes."""
-    ranked = {"RANK", "SLURM_PROCID"} & set(os.environ)
-    return bool(ranked) and int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_NTASKS") or 1) > 1
-
-
-def make_run_folder(folder: Path) -> None:
-    """Create the folder and see that it can be written.
-
-    Raises:
-        UserError: it cannot.
-    """
-    if launched_rank() != 0:
-        return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for torn in folder.glob(".*.part"):  # a run that was killed while it wrote
-            torn.unlink()
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UserError(f"--run: {folder} cannot be written ({error.strerror})") from None
-
-
 def checkpoint_callbacks(folder: Path) -> list[Callback]:
     """Keep `best.ckpt` (lowest dev WER) and `last.ckpt` (after every epoch, better or not)."""
     best = ModelCheckpoint(
@@ -400,20 +281,3 @@ def checkpoint_callbacks(folder: Path) -> list[Callback]:
         dirpath=folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False
     )
     return [best, last]
-
-
-def one_line(message: str) -> str:
-    """The telling parts of a parser's message on one line.
-
-    >>> one_line('Parser key "a.b":\\n  Expected an int. Got value: x')
-    'a.b: Expected an int. Got value: x'
-    """
-    lines = [line.strip() for line in str(message).splitlines() if line.strip()] or ["bad arguments"]
-    reasons = [line[2:] for line in lines if line.startswith("- ")]
-    reasons = [line for line in reasons if "NoneType" not in line] or reasons
-    if reasons:
-        given = next((line.partition(": ")[2] for line in lines if line.startswith("Given value:")), "")
-        given = "" if "NestedArg" in given else f" (given: {given})"
-        lines = [lines[0], "; ".join(reasons) + given]
-    text = re.sub(r'Parser key "([^"]*)":', r"\1:", " ".join(lines[:3]))
-    return text if len(text) <= 400 else text[:397] + "..."

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from datamodules.audio import load_audio
-from qat.cli import DEFAULT_CONFIG
 from qat.errors import UserError
+from qat.flags import DEFAULT_CONFIG
 from qat.report.compare import LOWER_IS_BETTER, compare, read_run, write_comparison
 from qat.report.evaluation import EvaluationOptions, report_checkpoint
 from qat.report.results import write_results

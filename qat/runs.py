@@ -1,8 +1,10 @@
-"""What lies in a run folder, and how to find it from what a user types."""
+"""Run folders: choosing one, what lies in it, and how to find it from what a user types."""
 
 from __future__ import annotations
 
 import importlib
+import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,10 @@ from datamodules.base import SpeechDataModule
 from qat.errors import UserError
 from qat.models import CTCModule, load_module
 from qat.models.checkpoint import find_float, load_float
+from qat.ranks import launched_rank
 
 CHECKPOINTS = Path("checkpoints")
+RUN_VARIABLE = "SPEECH_QAT_RUN"
 MODEL_FILE = "model.ckpt"
 PTQ_FILE = "ptq.ckpt"
 
@@ -34,6 +38,54 @@ class Candidate:
     method: str
     module: CTCModule
     checkpoint: Path
+
+
+def choose_run_folder(config: Any) -> Path:
+    """`checkpoints/NAME`, or a path of the user's own, refusing one that holds another run.
+
+    Raises:
+        UserError: the folder is in use.
+    """
+    name = config["run"] or (os.environ.get(RUN_VARIABLE) if launched_rank() else None)
+    if not name and started_outside():
+        raise UserError(
+            "--run: torchrun and srun start every process by itself; name the run, so that all share it"
+        )
+    if not name:
+        model = config["model"]["class_path"].rpartition(".")[2].removesuffix("Module").lower()
+        name = f"{model}-{config['qat']['preset']}-{time.strftime('%Y%m%d-%H%M%S')}"
+    os.environ[RUN_VARIABLE] = name  # the other processes of a DDP run inherit it
+    folder = Path(name) if os.sep in name else CHECKPOINTS / name
+    if launched_rank() == 0 and config["ckpt_path"] is None and folder.is_dir() and any(folder.iterdir()):
+        raise UserError(
+            f"--run {name}: {folder} already holds a run; choose another name, or resume with --ckpt_path last"
+        )
+    return folder
+
+
+def started_outside() -> bool:
+    """Whether a launcher other than Lightning's started several processes."""
+    ranked = {"RANK", "SLURM_PROCID"} & set(os.environ)
+    return bool(ranked) and int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_NTASKS") or 1) > 1
+
+
+def make_run_folder(folder: Path) -> None:
+    """Create the folder and see that it can be written.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if launched_rank() != 0:
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for torn in folder.glob(".*.part"):  # a run that was killed while it wrote
+            torn.unlink()
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"--run: {folder} cannot be written ({error.strerror})") from None
 
 
 def find_checkpoint(target: str) -> Path:

@@ -12,6 +12,7 @@ import yaml
 
 from qat import cli
 from qat.errors import UserError
+from qat.flags import preset_names
 from qat.recipe import LayerRecipe, Recipe
 from qat.report.row import load_report
 from tests.conftest import ROOT
@@ -61,7 +62,7 @@ def test_later_flags_win(parse: Any) -> None:
 
 
 def test_the_rule_of_the_mini_wav2vec2_reaches_its_feature_extractor_under_every_preset(parse: Any) -> None:
-    for preset in cli.preset_names():
+    for preset in preset_names():
         config = parse("--config", "configs/mini_wav2vec2.yaml", "--run", "x/y", "--qat", preset)
         recipe = Recipe.from_dict(config.model.init_args.recipe)
         assert recipe.preset == preset

@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from qat import cli, commands
-from qat.cli import ROOT, preset_names
 from qat.errors import UserError
+from qat.flags import ROOT, expand_presets, preset_names
 from qat.models.checkpoint import save_module
 from qat.recipe import Recipe
 from qat.report.results import View, figure_files, results_markdown
@@ -100,8 +100,6 @@ def test_a_suite_runs_shows_failures_and_restarts_where_it_was(
 
 def test_the_shipped_suites_load_and_their_rows_parse(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every row's flags are a recipe that train.py takes, and every table finds its rows."""
-    from qat.cli import expand_presets
-
     monkeypatch.chdir(ROOT)
     assert suite_names() == ["seed_tables"]
     suite = load_suite("seed_tables")
