@@ -16,9 +16,10 @@ from typing import Any
 import torch
 import yaml
 
+from qat.layer_recipe import cpu_has_vnni
 from qat.layers import calibrate_weights_, finish_calibration_, set_observing_
 from qat.models import CRDNNModule, CTCModule, Wav2Vec2Module
-from qat.recipe import Recipe, cpu_has_vnni
+from qat.recipe import Recipe
 from qat.runtime.latency import processor
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -5,7 +5,7 @@ from datamodules.batch import Batch, Utterance, collate
 from datamodules.librispeech import LibriSpeechDataModule
 from datamodules.manifest import ManifestDataModule
 from datamodules.mini_corpus import MiniDataModule
-from datamodules.stream import StreamDataModule
+from datamodules.stream_module import StreamDataModule
 from datamodules.text import ALPHABET
 
 __all__ = [

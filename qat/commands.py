@@ -12,7 +12,8 @@ from typing import NoReturn
 from datamodules.audio import load_audio
 from qat.errors import UserError
 from qat.flags import DEFAULT_CONFIG
-from qat.report.compare import LOWER_IS_BETTER, compare, read_run, write_comparison
+from qat.report.compare import LOWER_IS_BETTER, compare, read_run
+from qat.report.compare_files import write_comparison
 from qat.report.evaluation import EvaluationOptions, report_checkpoint
 from qat.report.results import write_results
 from qat.report.wandb_log import upload_suite

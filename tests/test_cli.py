@@ -13,7 +13,8 @@ import yaml
 from qat import cli
 from qat.errors import UserError
 from qat.flags import preset_names
-from qat.recipe import LayerRecipe, Recipe
+from qat.layer_recipe import LayerRecipe
+from qat.recipe import Recipe
 from qat.report.row import load_report
 from tests.conftest import ROOT
 from train import train

@@ -11,7 +11,8 @@ import yaml
 
 from qat import recipe as module
 from qat.errors import UserError
-from qat.recipe import LayerRecipe, Recipe, Rule
+from qat.layer_recipe import LayerRecipe
+from qat.recipe import Recipe, Rule
 
 PRESETS = sorted((Path(__file__).resolve().parent.parent / "configs" / "qat").glob("*.yaml"))
 GROUPS = {"cnn": ["net.cnn.*", "front"], "rnn": ["net.rnn"]}

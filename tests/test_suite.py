@@ -15,8 +15,9 @@ from qat.errors import UserError
 from qat.flags import ROOT, expand_presets, preset_names
 from qat.models.checkpoint import save_module
 from qat.recipe import Recipe
-from qat.report.results import View, figure_files, results_markdown
+from qat.report.results import figure_files, results_markdown
 from qat.report.row import load_report
+from qat.report.suite_view import View
 from qat.suite import Results, Runner, jobs_of, load_suite, suite_names
 from qat.suite.jobs import prepare_folder
 from tests.conftest import TINY_CRDNN, build, write_hugging_face

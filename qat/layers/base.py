@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from qat.layer_recipe import LayerRecipe
 from qat.layers.quantizer import Quantizer
-from qat.recipe import LayerRecipe
 
 Layer = TypeVar("Layer", bound="QuantLayer")
 REGISTRIES = (

@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from qat.layer_recipe import LayerRecipe
 from qat.layers.base import QuantLayer, device_of
 from qat.layers.integer import (
     activation_levels,
@@ -17,7 +18,6 @@ from qat.layers.integer import (
 from qat.layers.lstm_kernel import centred_levels
 from qat.layers.quantizer import Quantizer
 from qat.numerics.affine import along
-from qat.recipe import LayerRecipe
 
 
 class QuantConv(QuantLayer):

@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from qat.layer_recipe import LayerRecipe
 from qat.layers.base import QuantLayer
 from qat.layers.blocks import block_linear, block_size, fake_quantize_blocks
 from qat.layers.integer import activation_levels, computes_integers, weight_levels
 from qat.layers.quantizer import Quantizer
-from qat.recipe import LayerRecipe
 
 
 class QuantLinear(QuantLayer, nn.Linear):

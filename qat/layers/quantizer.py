@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from qat.errors import UserError
+from qat.layer_recipe import LayerRecipe
 from qat.layers.observer import Observer
 from qat.numerics.ada_round import first_variable, hard_round
 from qat.numerics.affine import SCALE_FLOOR, along, fake_quantize
 from qat.numerics.histogram import BINS
 from qat.numerics.ranges import histogram_range, symmetric_range, weight_magnitude
 from qat.numerics.rounding import noise_bits
-from qat.recipe import LayerRecipe
 
 CELL = 0.25  # of a step: nearer to its level, a weight does not flip at the first noise of training
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from qat.errors import UserError
+from qat.layer_recipe import cpu_has_vnni
 from qat.report.error_rates import DURATION_BUCKETS
 from qat.report.provenance import config_sha256, provenance, sha256_path, write_text
 
@@ -119,7 +120,7 @@ def build_row(**parts: Any) -> Row:
     if unknown:
         raise UserError(f"report row: unknown field {unknown[0]!r}; allowed: {', '.join(FIELDS)}")
     values = {key: plain(value) for key, value in parts.items()}
-    values.setdefault("cpu_vnni", _cpu_vnni())
+    values.setdefault("cpu_vnni", cpu_has_vnni())
     row: Row = {key: values.get(key) for key in FIELDS}
     row["notes"] = list(values.get("notes") or [])
     for key, field in FIELDS.items():
@@ -218,14 +219,6 @@ def _default_reason(row: Row, path: str) -> str:
         return "this row is the float model"
     known = REASONS | REASONS_ONCE_HEARD if row["utterances"] is not None else REASONS
     return known.get(path, "not measured")
-
-
-def _cpu_vnni() -> bool | None:
-    try:
-        from qat.recipe import cpu_has_vnni
-    except ImportError:
-        return None
-    return cpu_has_vnni()
 
 
 def _nulls(row: Row) -> Iterator[str]:

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import netrc
-import os
-import socket
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 from uuid import uuid4
 
 import soundfile
@@ -21,6 +17,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from qat.report.heard import UTTERANCES_FILE
 from qat.report.provenance import write_text
 from qat.report.row import FIELDS, Row
+from qat.report.wandb_mode import choose_mode
 
 if TYPE_CHECKING:
     from wandb import Run
@@ -32,7 +29,6 @@ ID_FILE = "wandb_id"
 LOGGED_FILE = "wandb_logged.json"
 REPORT_FILES = ("report.json", UTTERANCES_FILE, "config.yaml")  # what `evaluate.py compare` needs of a run
 REPORT_TYPE = "report"
-NETWORK_TIMEOUT_S = 3.0
 START_TIMEOUT_S = 30.0
 FINISH_TIMEOUT_S = 120.0
 WORST_COLUMNS = ("split", "id", "reference", "hypothesis", "errors", "reference_words", "wer", "duration_s")
@@ -111,62 +107,6 @@ def wandb_logger(
         return logger
     say(f"W&B: not used ({why}); metrics.csv has everything")
     return None
-
-
-def choose_mode(offline: bool | None) -> tuple[str, str]:
-    """("online" | "offline" | "disabled", why), without a prompt and without waiting long."""
-    if not installed():
-        return "disabled", "wandb is not installed"
-    wanted = os.environ.get("WANDB_MODE", "").lower()
-    wanted = {"dryrun": "offline", "run": "online", "shared": "online"}.get(wanted, wanted)
-    if wanted in ("offline", "disabled"):
-        return wanted, f"WANDB_MODE={wanted}"
-    if offline:
-        return "offline", "as asked"
-    if not has_key():
-        return "offline", "no W&B key is stored; `wandb sync` uploads later"
-    if not server_answers():
-        return "offline", "the W&B server does not answer; `wandb sync` uploads later"
-    return "online", f"WANDB_MODE={wanted}" if wanted else "a key is stored"
-
-
-def installed() -> bool:
-    """Whether wandb can be imported."""
-    try:
-        import wandb  # noqa: F401
-    except ImportError:
-        return False
-    return True
-
-
-def has_key() -> bool:
-    """Whether a key is stored where wandb looks for one (nothing is read but that)."""
-    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
-        return True
-    path = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
-    try:
-        return netrc.netrc(str(path)).authenticators(server()[0]) is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
-
-
-def server() -> tuple[str, int]:
-    """Host and port of the W&B server."""
-    import wandb
-
-    address = urlsplit(os.environ.get("WANDB_BASE_URL") or wandb.Settings().base_url)
-    return address.hostname or "localhost", address.port or (80 if address.scheme == "http" else 443)
-
-
-def server_answers() -> bool:
-    """Whether the server (or the proxy before it, which is then trusted) accepts a connection in seconds."""
-    if os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"):
-        return True
-    try:
-        socket.create_connection(server(), timeout=NETWORK_TIMEOUT_S).close()
-    except OSError:
-        return False
-    return True
 
 
 def start(run_dir: Path, project: str, name: str, group: str | None, mode: str) -> WandbLogger:

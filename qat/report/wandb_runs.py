@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from qat.errors import UserError
-from qat.report.compare import Comparison, table
-from qat.report.wandb_log import ID_FILE, PROJECT, REPORT_TYPE, START_TIMEOUT_S, choose_mode, group_of, say
+from qat.report.compare import Comparison
+from qat.report.compare_files import table
+from qat.report.wandb_log import ID_FILE, PROJECT, REPORT_TYPE, START_TIMEOUT_S, group_of, say
+from qat.report.wandb_mode import choose_mode
 from qat.runs import CHECKPOINTS, read_config
 
 

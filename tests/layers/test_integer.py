@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from qat.layer_recipe import LayerRecipe
 from qat.layers import (
     QUANT_LAYERS,
     QuantLayer,
@@ -15,7 +16,6 @@ from qat.layers import (
     set_observing_,
 )
 from qat.layers.integer import activation_levels, bias_levels, computes_integers, weight_levels
-from qat.recipe import LayerRecipe
 
 LAYERS = {
     "linear": (lambda: nn.Linear(12, 7), (5, 9, 12)),

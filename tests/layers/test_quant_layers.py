@@ -14,6 +14,7 @@ from torch.nn.utils import weight_norm as old_weight_norm
 from torch.nn.utils.parametrizations import weight_norm
 
 from qat.errors import UserError
+from qat.layer_recipe import LayerRecipe
 from qat.layers import (
     QuantConv1d,
     QuantConv2d,
@@ -38,7 +39,7 @@ from qat.layers import (
     swap_,
     valid_lengths,
 )
-from qat.recipe import LayerRecipe, Recipe, Rule
+from qat.recipe import Recipe, Rule
 
 KINDS: dict[str, tuple[type[QuantLayer], Callable[[], nn.Module], tuple[int, ...]]] = {
     "linear": (QuantLinear, lambda: nn.Linear(12, 6), (3, 7, 12)),

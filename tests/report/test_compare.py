@@ -16,7 +16,8 @@ import yaml
 from qat import commands
 from qat.errors import UserError
 from qat.report import wandb_runs
-from qat.report.compare import compare, flat, markdown, read_run
+from qat.report.compare import compare, flat, read_run
+from qat.report.compare_files import markdown
 from qat.report.row import Row, save_report
 from qat.report.significance import paired_difference
 from qat.report.wandb_runs import find_runs

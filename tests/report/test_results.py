@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qat.report.results import View, acceptance, judge, render, table_markdown, verdict, write_results
+from qat.report.results import acceptance, judge, render, table_markdown, verdict, write_results
 from qat.report.row import Row
 from qat.report.significance import paired_difference
+from qat.report.suite_view import View
 from qat.suite import Aim, Published, Results, Suite, SuiteRow, SuiteTable
 
 WORDS = [10] * 40

@@ -7,9 +7,10 @@ import pytest
 import soundfile
 import wandb
 
-from qat.report import wandb_log
+from qat.report import wandb_log, wandb_mode
 from qat.report.row import Row
-from qat.report.wandb_log import choose_mode, log_report, summary, wandb_logger, worst_table
+from qat.report.wandb_log import log_report, summary, wandb_logger, worst_table
+from qat.report.wandb_mode import choose_mode
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +39,7 @@ def test_mode_follows_the_environment_then_the_flag_then_the_key(monkeypatch: py
     assert choose_mode(False)[0] == "offline"
     monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
     assert "does not answer" in choose_mode(None)[1]
-    monkeypatch.setattr(wandb_log, "server_answers", lambda: True)
+    monkeypatch.setattr(wandb_mode, "server_answers", lambda: True)
     assert choose_mode(None)[0] == "online" and choose_mode(False)[0] == "online"
     assert choose_mode(True)[0] == "offline"
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -49,9 +50,9 @@ def test_mode_follows_the_environment_then_the_flag_then_the_key(monkeypatch: py
 
 def test_a_stored_key_is_found_by_host(tmp_path: Path) -> None:
     (tmp_path / ".netrc").write_text("machine 127.0.0.1\n  login user\n  password nothing\n")
-    assert wandb_log.has_key()
+    assert wandb_mode.has_key()
     (tmp_path / ".netrc").write_text("machine elsewhere\n  login user\n  password nothing\n")
-    assert not wandb_log.has_key()
+    assert not wandb_mode.has_key()
 
 
 def test_without_wandb_everything_goes_on(

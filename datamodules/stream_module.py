@@ -1,0 +1,145 @@
+"""The data module of corpora too large to list."""
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from datamodules.base import SpeechDataModule, describe_split
+from datamodules.batch import Utterance
+from datamodules.manifest import ManifestDataModule
+from datamodules.sampler import rank_and_world
+from datamodules.segments import find_segments
+from datamodules.stream import WINDOW, SpeechStream, StreamLoader, StreamSettings
+from qat.errors import UserError
+
+
+class StreamDataModule(SpeechDataModule):
+    """Training speech of any size as a stream; dev and test sets from manifests.
+
+    Args:
+        train: tar files in WebDataset's layout (`KEY.wav`, `KEY.json` or `KEY.txt`) or JSON lines: a file, a glob, or
+            several of them.
+        dev: manifest to choose checkpoints by.
+        test: manifest of the test split "test", or {name of the split: manifest}.
+        batches_per_epoch: training batches that each process takes to an epoch; the stream goes on in the next.
+        max_corrupt: training items that a worker may skip because they cannot be read or are longer than a batch; each
+            is logged, one more is an error.
+        window: utterances that are sorted into batches of similar length together.
+        audio_root: folder that relative audio paths start from; null means the manifest's own folder.
+        kwargs: see `SpeechDataModule`; `max_train_utterances`, `num_buckets` and `cache` do not apply to training.
+
+    Raises:
+        UserError: no such file, or a number out of its range.
+    """
+
+    def __init__(
+        self,
+        train: str | list[str],
+        dev: str,
+        test: str | dict[str, str],
+        batches_per_epoch: int = 1000,
+        max_corrupt: int = 0,
+        window: int = WINDOW,
+        audio_root: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        for name, value, least in (
+            ("batches_per_epoch", batches_per_epoch, 1),
+            ("max_corrupt", max_corrupt, 0),
+            ("window", window, 1),
+        ):
+            if value < least:
+                raise UserError(f"{name} is {value}; allowed are integers from {least}")
+        self.rest = ManifestDataModule(train=dev, dev=dev, test=test, audio_root=audio_root)
+        self.test_splits = self.rest.test_splits
+        self.segments = find_segments(train)
+        self.batches_per_epoch, self.max_corrupt, self.window = batches_per_epoch, max_corrupt, window
+        self._audio_root = None if audio_root is None else Path(audio_root)
+
+    def read_split(self, split: str) -> list[Utterance]:
+        """The dev or a test split.
+
+        Raises:
+            UserError: it is the training split, which is never held at once.
+        """
+        if split == "train":
+            raise UserError("train is a stream: its utterances cannot be listed")
+        return self.rest.read_split(split)
+
+    def check(self) -> None:
+        """Read dev and test sets, and the first training utterance.
+
+        Raises:
+            UserError: what is wrong with them.
+        """
+        for split in ("dev", *self.test_splits):
+            self.utterances(split)
+        self.calibration_utterances(1, 0)
+
+    def settings(self) -> StreamSettings:
+        """Of the training batches."""
+        return StreamSettings(
+            max_batch_s=self.max_batch_s,
+            pad_to_s=self.pad_to_s,
+            seed=self.seed,
+            augmentation=self.augmentation if self.augment else None,
+            max_corrupt=self.max_corrupt,
+            audio_root=self._audio_root,
+            window=self.window,
+        )
+
+    def make_train_loader(self) -> StreamLoader:
+        """The stream of this rank."""
+        stream = SpeechStream(self.segments, self.settings(), *rank_and_world())
+        return StreamLoader(stream, self.batches_per_epoch, self.num_workers)
+
+    def calibration_utterances(self, count: int, seed: int) -> list[Utterance]:
+        """The first readable utterances of segments in random order, a few of each.
+
+        Raises:
+            UserError: the count is below 1, or nothing can be read.
+        """
+        if count < 1:
+            raise UserError(f"calibration_utterances is {count}; allowed are integers from 1")
+        order = torch.randperm(len(self.segments), generator=torch.Generator().manual_seed(seed)).tolist()
+        share = -(-count // len(self.segments))
+        chosen: list[Utterance] = []
+        wrong: UserError | None = None
+        for index in order:
+            segment, taken = self.segments[index], 0
+            for _, item in segment.items(segment.start, self._audio_root):
+                if isinstance(item, UserError):
+                    wrong = wrong or item
+                    continue
+                chosen.append(item)
+                taken += 1
+                if taken == share or len(chosen) == count:
+                    break
+            if len(chosen) == count:
+                break
+        if not chosen:
+            raise wrong or UserError("train: holds no utterance")
+        return chosen
+
+    def training_facts(self) -> dict[str, Any]:
+        """What decides the training batches, as builtins."""
+        files = sorted({(str(item.path), item.path.stat().st_size) for item in self.segments})
+        return {
+            "class": type(self).__name__,
+            "train": hashlib.sha256(json.dumps(files).encode()).hexdigest(),
+            **{key: value for key, value in asdict(self.settings()).items() if key != "audio_root"},
+            "batches_per_epoch": self.batches_per_epoch,
+            "num_workers": self.num_workers,
+        }
+
+    def describe(self) -> str:
+        """Files and bytes of the training split; one line for each other split."""
+        files = {item.path for item in self.segments}
+        size = sum(path.stat().st_size for path in files)
+        rest = [describe_split(split, self.utterances(split)) for split in ("dev", *self.test_splits)]
+        return "\n".join([f"train: {len(files)} files, {size / 1e6:.1f} MB, read as a stream", *rest])
