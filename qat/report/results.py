@@ -138,7 +138,7 @@ def relative(view: View, row_id: str) -> float:
 
 def curve_markdown(view: View, model: str) -> str:
     """Bits down, methods across, on the first split."""
-    curves = view.suite.curves
+    curves = view.curves(model)
     widths = max((len(names) for names in curves.values()), default=0)
     lines = []
     for place in range(widths):
@@ -263,7 +263,7 @@ def relative_path(path: Path, start: Path) -> str:
 def curve_points(view: View, model: str) -> dict[str, list[dict[str, Any]]]:
     """For figures: method -> points with bits, WER, interval, size and latency."""
     points: dict[str, list[dict[str, Any]]] = {}
-    for method, names in view.suite.curves.items():
+    for method, names in view.curves(model).items():
         points[method] = []
         for name in names:
             row = view.first(f"{model}/{name}")

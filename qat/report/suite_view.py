@@ -47,6 +47,11 @@ class View:
         """Stored rows, one a seed."""
         return [row for row in self.results.rows if row["suite_row"] == row_id and row["split"] == split]
 
+    def curves(self, model: str) -> dict[str, tuple[str, ...]]:
+        """Method -> row names by falling bits, for the methods of which the model has a row."""
+        known = {row.name for row in self.suite.rows if row.model == model}
+        return {method: names for method, names in self.suite.curves.items() if known & set(names)}
+
     def first(self, row_id: str) -> Row | None:
         """Any row: bits, size and latency do not depend on the split."""
         return next((row for row in self.results.rows if row["suite_row"] == row_id), None)
