@@ -104,8 +104,8 @@ class Suite:
         configs: model -> configuration file.
         rows: all rows, models in turn.
         tables: which rows fill them.
-        curves: method -> row names by falling bits, for figures and the table of bits; a name may lack in a model, or be
-            empty where a method has no row of these bits.
+        curves: method -> row names by falling bits, for figures and the table of bits; a name may lack in a model,
+            or be empty where a method has no row of these bits.
         aims: what the results are held against.
         quick: flags that make every run small.
     """
