@@ -16,6 +16,7 @@ import torch
 import yaml
 from lightning.pytorch import Callback, Trainer
 
+from qat.callbacks import calibrate
 from qat.errors import UserError
 from qat.models.checkpoint import write_checkpoint
 from tests.processes import finish, start
@@ -65,6 +66,13 @@ class KillInSave(Callback):
                 os.kill(os.getpid(), signal.SIGKILL)
 
             torch.save = half
+
+
+class KillInCalibration(Callback):
+    """Dies when all is heard and no range is set yet."""
+
+    def setup(self, *_: Any, **__: Any) -> None:
+        calibrate.finish_calibration_ = lambda module: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment]
 
 
 @pytest.fixture
@@ -297,3 +305,18 @@ def test_a_stream_goes_on_after_a_kill_in_any_epoch(config: Path, tmp_path: Path
         again = flags(config, folder, "--qat", "stochastic", "--ckpt_path", "last")
         assert finish(start(again, log)) == [0], log.read_text()[-3000:]
         assert_same_end(folder, whole, f"stream, killed at step {step}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", ["ptq_mse", "deterministic"])
+def test_killed_in_calibration(config: Path, tmp_path: Path, preset: str) -> None:
+    log, whole, folder = tmp_path / "log", tmp_path / "whole", tmp_path / "killed"
+    assert finish(start(flags(config, whole, "--qat", preset), log)) == [0], log.read_text()
+    content = yaml.safe_load(config.read_text())
+    content["trainer"]["callbacks"] = [{"class_path": f"{__name__}.KillInCalibration"}]
+    killed = config.with_name("killed.yaml")
+    killed.write_text(yaml.safe_dump(content))
+    assert finish(start(flags(killed, folder, "--qat", preset), log)) == [-signal.SIGKILL]
+    again = flags(config, folder, "--qat", preset, "--ckpt_path", "last")
+    assert finish(start(again, log)) == [0], log.read_text()[-3000:]
+    assert_equal(last(folder)["state_dict"], last(whole)["state_dict"], preset)

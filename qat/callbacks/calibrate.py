@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from datamodules.base import SpeechDataModule
 from qat.layers import calibrate_weights_, finish_calibration_, quantizers, set_observing_
-from qat.models.checkpoint import save_module
+from qat.models.checkpoint import LAST_FILE, save_module
 from qat.models.ctc import CTCModule
 from qat.models.folding import fold_and_check
 from qat.ranks import merge_observers_
@@ -23,7 +23,8 @@ class Calibrate(Callback):
     A restored run is already calibrated and is left alone.
 
     Args:
-        run_folder: where the post-training-quantized twin is kept as `ptq.ckpt`; None keeps none.
+        run_folder: where the post-training-quantized twin is kept as `ptq.ckpt`, and the run as `last.ckpt`; None keeps
+            neither.
     """
 
     def __init__(self, run_folder: Path | None = None) -> None:
@@ -41,8 +42,11 @@ class Calibrate(Callback):
             pl_module.quantize(False)
             rank_zero_info(f"{fold_and_check(pl_module)}, after calibration: the ranges do not know of it")
             pl_module.quantize()
-        if self.run_folder is not None and trainer.is_global_zero:
+        if self.run_folder is None:
+            return
+        if trainer.is_global_zero:
             save_module(pl_module, self.run_folder / "ptq.ckpt")
+        trainer.save_checkpoint(self.run_folder / LAST_FILE, weights_only=False)
 
 
 def is_quantized(module: CTCModule) -> bool:

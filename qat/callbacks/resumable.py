@@ -58,7 +58,7 @@ class Resumable(Callback):
             "seed": torch.initial_seed(),
         }
         self.before = take(self.handle)
-        if trainer.max_epochs and not trainer.ckpt_path:  # so that a run killed in calibration can be resumed
+        if not trainer.ckpt_path:  # so that a run killed in calibration can be resumed
             trainer.save_checkpoint(self.run_folder / LAST_FILE, weights_only=False)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
