@@ -104,6 +104,17 @@ def test_verdicts(suite: Suite, results: Results) -> None:
     assert verdict(View(suite, results), "mine/w8a8") == "better than float by 5.00"
 
 
+def test_a_method_is_shown_only_where_the_model_has_a_row_of_it(suite: Suite, results: Results) -> None:
+    curves = {**suite.curves, "longer": ("", "ada"), "elsewhere": ("of_another_model",)}
+    text = render(
+        View(replace(suite, curves=curves), results), "make tables", {"rows": "", "errors": "", "runs": ""}
+    )
+    assert "| bits | nearest | QAT | longer |" in text
+    assert "| W3 A8 | 6.00 " in text and "| W8 A8 | 1.00 " in text
+    ours = next(line for line in text.splitlines() if line.startswith("| W8 A8 | 1.00 "))
+    assert ours.endswith(" |  |")  # no row of these bits
+
+
 @pytest.mark.parametrize(
     ("aim", "met"),
     [
