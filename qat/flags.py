@@ -28,7 +28,7 @@ HELP = """usage: python train.py [--config FILE] [--qat PRESET] [--run NAME] [--
   --qat.rules LIST         ordered rules for groups or layer names (first match wins)
   --run NAME               run folder checkpoints/NAME (default MODEL-PRESET-TIME)
   --ckpt_path P            resume: last, best, or a file           --save_every_steps N     checkpoints inside epochs
-  --model.teacher CKPT     follow a float model's frame posteriors (--model.distillation_weight 0 to 1)
+  --model.teacher MODEL    follow a float model's frame posteriors (--model.distillation_weight 0 to 1)
   --model.* --data.* --trainer.*    fields of the model, the data module and Lightning's Trainer
   --evaluation.* --wandb.*          how the report is measured; Weights & Biases
   --seed_everything N      seed of new weights, dropout and masking; --data.seed N that of batches and augmentation

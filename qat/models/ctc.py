@@ -45,7 +45,8 @@ class CTCModule(LightningModule):
         weight_decay: for matrices and kernels only; biases, norms and scales have none.
         warmup_steps: optimiser steps of linear warm-up before the cosine decay.
         final_lr_ratio: learning rate at the last step over the peak, in [0, 1].
-        teacher: checkpoint of a float model whose frame posteriors training follows; None: transcripts only.
+        teacher: float model (checkpoint, or Hugging Face folder or name) whose frame posteriors training follows; None:
+            transcripts only.
         distillation_weight: share of the teacher in the loss, in [0, 1]; the transcript has the rest.
         splice_share: share of a batch made of two utterances each, which the teacher alone can label, in [0, 1].
 

@@ -56,16 +56,26 @@ def jobs_of(suite: Suite, folder: Path, quick: bool, only: Sequence[str] = ()) -
         if not fitting:
             raise UserError(f"--only {glob!r}: fits no row; rows are named like {suite.rows[0].id}")
         chosen |= {name: row for name, row in fitting.items() if name not in chosen}
+    inputs = {model: inputs_of(suite.configs[model]) for model in {row.model for row in chosen.values()}}
     rounds = 1 if quick else max(len(row.seeds) for row in chosen.values())
     return [
-        make_job(suite, row, row.seeds[number], folder, quick)
+        make_job(suite, row, row.seeds[number], folder, quick, inputs[row.model])
         for number in range(rounds)
         for row in chosen.values()
         if number < len(row.seeds)
     ]
 
 
-def make_job(suite: Suite, row: SuiteRow, seed: int, folder: Path, quick: bool) -> Job:
+def inputs_of(config: Path) -> dict[str, Any]:
+    """What every run of a model begins with: its configuration, and the digest of its float start, if that is here."""
+    settings = read_config(config)
+    start = start_of(settings)
+    return {"config": settings} | ({"start": sha256_path(start)} if start and Path(start).exists() else {})
+
+
+def make_job(
+    suite: Suite, row: SuiteRow, seed: int, folder: Path, quick: bool, inputs: dict[str, Any]
+) -> Job:
     """The command of one run."""
     place = folder / row.model / f"{row.name}-s{seed}"
     config = suite.configs[row.model]
@@ -76,10 +86,7 @@ def make_job(suite: Suite, row: SuiteRow, seed: int, folder: Path, quick: bool) 
         *("--wandb.enabled", "false", "--evaluation.twin", "false"),
         *(suite.quick if quick else ()),
     ]
-    described: dict[str, Any] = {"flags": [flag for flag in flags if flag != str(place)]}
-    described["config"] = read_config(config)
-    if (start := start_of(described["config"])) and Path(start).exists():
-        described["start"] = sha256_path(start)
+    described = {**inputs, "flags": [flag for flag in flags if flag != str(place)]}
     command = ("train.py", *flags, "--evaluation.cache", str(folder / "heard"))
     return Job(row, seed, command, place, config_sha256(described))
 
