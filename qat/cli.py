@@ -34,7 +34,7 @@ from qat.models import CTCModule, read_checkpoint
 from qat.models.checkpoint import SafeCheckpointIO
 from qat.ranks import launched_rank
 from qat.recipe import Recipe
-from qat.report.csv_log import csv_logger
+from qat.report.csv_log import MetricsLog
 from qat.report.evaluation import EvaluationOptions
 from qat.report.wandb_log import PROJECT, group_of, wandb_logger
 from qat.resume import check_same_course, check_same_run, read_last
@@ -126,9 +126,7 @@ class SpeechCLI(LightningCLI):
 
     def loggers(self) -> list[Logger]:
         """CSV always; Weights & Biases when it can be had."""
-        loggers: list[Logger] = [
-            csv_logger(self.run_folder, self.resumed_at if launched_rank() == 0 else None)
-        ]
+        loggers: list[Logger] = [MetricsLog(self.run_folder, self.logged)]
         options = self.config_init["wandb"]
         if options.enabled:
             logger = wandb_logger(
@@ -139,6 +137,8 @@ class SpeechCLI(LightningCLI):
                 config=self.plain_config(),
                 offline=options.offline,
             )
+            for row in self.logged if logger else ():  # it keeps what it does not have yet
+                logger.log_metrics({key: value for key, value in row.items() if key != "step"}, row["step"])
             loggers += [logger] if logger is not None else []
         return loggers
 
@@ -164,7 +164,7 @@ class SpeechCLI(LightningCLI):
         Raises:
             UserError: there is none, it cannot be read, or it is another run's.
         """
-        self.resumed_at: int | None = None
+        self.logged: list[dict[str, Any]] = []
         choice = self.config["ckpt_path"]
         if choice is None:
             return None
@@ -175,8 +175,9 @@ class SpeechCLI(LightningCLI):
                 f"holds no {path.name}"
             )
         checkpoint = read_last(path) if choice == "last" else read_checkpoint(path)
-        self.resumed_at = check_same_run(self.model, checkpoint, path)
+        check_same_run(self.model, checkpoint, path)
         check_same_course(checkpoint, path, self.course())
+        self.logged = checkpoint.get("logged", [])
         return str(path)
 
     def course(self) -> dict[str, Any]:

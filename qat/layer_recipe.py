@@ -19,8 +19,28 @@ MID_RISE_BITS = (
 
 
 @dataclass(frozen=True)
-class LayerRecipe:
-    """The resolved recipe of one layer; bits of None keep that side float."""
+class LayerFields:
+    """What a whole model's recipe says to each layer, and a layer's own recipe holds.
+
+    Args:
+        weight_bits: 2 to 8; null or 0 keeps weights float.
+        activation_bits: 2 to 8; null or 0 keeps activations float.
+        rounding: nearest, or stochastic (weights and activations, in training only; evaluation rounds to nearest).
+        weight_observer: how weight ranges are chosen; `max` follows the weights through training.
+        activation_observer: how activation ranges are chosen from the calibration histogram.
+        percentile: share of values inside the range of the percentile observer, in (50, 100].
+        weight_granularity: one weight scale per output channel, or one per tensor.
+        activation_signed: symmetric signed activations in place of unsigned ones with a zero point.
+        mid_rise: levels of 2 and 3-bit weights lie half a step beside zero, so that all 4 or 8 of them are used (a
+            third, a fifth less noise at 2, 3 bits); false: 3 or 7 levels, one of them zero.
+        four_bit_linear: kernel of linear layers with 4-bit weights and 8-bit activations. matmul_nbits keeps the
+            weights at 4 bits in memory too and quantizes activations on the fly, in blocks; integer unpacks them when
+            the file is loaded and computes as at 8 bits.
+        learn_scale: train the scales as well (LSQ, arXiv 1902.08153).
+        quant_noise: share of weights quantized at each training step, the others stay float, in [0, 1]; 0 is off:
+            all are quantized (Fan 2020, arXiv 2004.07320). Evaluation quantizes all.
+        ada_round: choose each weight's rounding by the error at its layer's output (AdaRound, arXiv 2004.10568).
+    """
 
     weight_bits: int | None = 8
     activation_bits: int | None = 8
@@ -30,12 +50,22 @@ class LayerRecipe:
     percentile: float = 99.99
     weight_granularity: Granularity = "channel"
     activation_signed: bool = False
-    reduce_range: bool = False
     mid_rise: bool = True
     four_bit_linear: FourBitLinear = "matmul_nbits"
     learn_scale: bool = False
     quant_noise: float = 0.0
     ada_round: bool = False
+
+
+@dataclass(frozen=True)
+class LayerRecipe(LayerFields):
+    """The resolved recipe of one layer; bits of None keep that side float.
+
+    Args:
+        reduce_range: 7-bit weight range at 8 bits.
+    """
+
+    reduce_range: bool = False
 
     @property
     def packs_linear(self) -> bool:

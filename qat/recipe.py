@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 from qat.errors import UserError
-from qat.layer_recipe import FourBitLinear, Granularity, LayerRecipe, Observer, Rounding, cpu_has_vnni
+from qat.layer_recipe import Granularity, LayerFields, LayerRecipe, Observer, Rounding, cpu_has_vnni
 
 ReduceRange = bool | Literal["auto", "true", "false"]
 FoldBatchNorm = bool | Literal["after_calibration"]
@@ -71,32 +71,15 @@ class Rule:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(LayerFields):
     """Which layers are quantized, to how many bits, and how.
 
     Args:
         preset: name of the preset it came from; `off` quantizes nothing.
-        weight_bits: 2 to 8; null or 0 keeps weights float.
-        activation_bits: 2 to 8; null or 0 keeps activations float.
-        rounding: nearest, or stochastic (weights and activations, in training only; evaluation rounds to nearest).
-        weight_observer: how weight ranges are chosen; `max` follows the weights through training.
-        activation_observer: how activation ranges are chosen from the calibration histogram.
-        percentile: share of values inside the range of the percentile observer, in (50, 100].
-        weight_granularity: one weight scale per output channel, or one per tensor.
-        activation_signed: symmetric signed activations in place of unsigned ones with a zero point.
         reduce_range: 7-bit weight range at 8 bits; auto where the CPU lacks VNNI (u8s8 products saturate there).
-        mid_rise: levels of 2 and 3-bit weights lie half a step beside zero, so that all 4 or 8 of them are used (a
-            third, a fifth less noise at 2, 3 bits); false: 3 or 7 levels, one of them zero.
-        four_bit_linear: kernel of linear layers with 4-bit weights and 8-bit activations. matmul_nbits keeps the
-            weights at 4 bits in memory too and quantizes activations on the fly, in blocks; integer unpacks them when
-            the file is loaded and computes as at 8 bits.
-        learn_scale: train the scales as well (LSQ, arXiv 1902.08153).
-        quant_noise: share of weights quantized at each training step, the others stay float, in [0, 1]; 0 is off:
-            all are quantized (Fan 2020, arXiv 2004.07320). Evaluation quantizes all.
         fold_batch_norm: fold BatchNorm into the layer before it, before calibration; after_calibration is the wrong
             order (ranges are those of other weights), kept to measure what it costs.
         fine_tune: train after calibration; false stops there (post-training quantization).
-        ada_round: choose each weight's rounding by the error at its layer's output (AdaRound, arXiv 2004.10568).
         ada_round_steps: optimiser steps a layer; 0 leaves coordinate descent alone.
         bias_correction: take the mean error of each output out of the bias (Nagel 2019, arXiv 1906.04721): behind
             AdaRound but for the last layer's, else where that brings the posteriors nearer to the float model's.
@@ -108,22 +91,9 @@ class Recipe:
     """
 
     preset: str = "off"
-    weight_bits: int | None = 8
-    activation_bits: int | None = 8
-    rounding: Rounding = "nearest"
-    weight_observer: Observer = "mse"
-    activation_observer: Observer = "mse"
-    percentile: float = 99.99
-    weight_granularity: Granularity = "channel"
-    activation_signed: bool = False
     reduce_range: ReduceRange = "auto"
-    mid_rise: bool = True
-    four_bit_linear: FourBitLinear = "matmul_nbits"
-    learn_scale: bool = False
-    quant_noise: float = 0.0
     fold_batch_norm: FoldBatchNorm = True
     fine_tune: bool = True
-    ada_round: bool = False
     ada_round_steps: int = 1000
     bias_correction: bool = False
     reconstruction_utterances: int = 128
@@ -178,20 +148,12 @@ class Recipe:
         rule = next((rule for rule in self.rules if rule.matches(name, groups)), Rule("*"))
         if not rule.quantize:
             return "excluded by the recipe"
-        inherited = [item.name for item in fields(Rule) if item.name not in ("match", "quantize")]
-        chosen = {key: getattr(rule, key) for key in inherited}
-        chosen = {key: getattr(self, key) if value is None else value for key, value in chosen.items()}
+        chosen = {item.name: getattr(self, item.name) for item in fields(LayerFields)}
+        chosen |= {key: value for key, value in vars(rule).items() if key in chosen and value is not None}
         if not chosen["weight_bits"] and not chosen["activation_bits"]:
             return "the recipe gives it neither weight nor activation bits"
-        return LayerRecipe(
-            **{**chosen, **{key: chosen[key] or None for key in ("weight_bits", "activation_bits")}},
-            reduce_range=bool(self.resolved().reduce_range),
-            mid_rise=self.mid_rise,
-            four_bit_linear=self.four_bit_linear,
-            learn_scale=self.learn_scale,
-            quant_noise=self.quant_noise,
-            ada_round=self.ada_round,
-        )
+        chosen |= {key: chosen[key] or None for key in ("weight_bits", "activation_bits")}
+        return LayerRecipe(**chosen, reduce_range=bool(self.resolved().reduce_range))
 
     def check_rules(self, names: Iterable[str], groups: Mapping[str, Sequence[str]]) -> None:
         """Refuse rules that no layer of `names` fits.

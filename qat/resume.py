@@ -33,8 +33,8 @@ def read_last(path: Path) -> dict[str, Any]:
         return checkpoint
 
 
-def check_same_run(model: CTCModule, checkpoint: Mapping[str, Any], path: Path) -> int:
-    """Refuse a checkpoint of another model or recipe; the optimiser steps that it has made.
+def check_same_run(model: CTCModule, checkpoint: Mapping[str, Any], path: Path) -> None:
+    """Refuse a checkpoint of another model or recipe, or one without an optimiser.
 
     Raises:
         UserError: naming the field and both values.
@@ -46,7 +46,6 @@ def check_same_run(model: CTCModule, checkpoint: Mapping[str, Any], path: Path) 
             f"{path}: holds weights only, no optimiser to resume; start from it with --model.init_from"
         )
     refuse_difference(checkpoint["hyper_parameters"], dict(model.hparams), path)
-    return int(checkpoint["global_step"])
 
 
 def check_same_course(checkpoint: Mapping[str, Any], path: Path, course: Mapping[str, Any]) -> None:

@@ -68,6 +68,27 @@ class KillInSave(Callback):
             torch.save = half
 
 
+class KillBehindSave(Callback):
+    """Dies when a checkpoint is whole on disk, and the row of its step not yet in the log.
+
+    Args:
+        step: of the checkpoint.
+    """
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.global_step == self.step - 1:
+            save = trainer.save_checkpoint
+
+            def save_and_die(*args: Any, **kwargs: Any) -> None:
+                save(*args, **kwargs)
+                os.kill(os.getpid(), signal.SIGKILL)
+
+            trainer.save_checkpoint = save_and_die  # type: ignore[method-assign]
+
+
 class KillInCalibration(Callback):
     """Dies when all is heard and no range is set yet."""
 
@@ -198,6 +219,30 @@ def test_killed_while_a_checkpoint_is_written(config: Path, tmp_path: Path) -> N
     assert finish(start(again, log)) == [0], log.read_text()[-3000:]
     assert_same_end(folder, whole, "in a save")
     assert not list(folder.glob(".*.part"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["inside an epoch", "at an epoch's end"])
+def test_killed_between_a_checkpoint_and_the_log(config: Path, tmp_path: Path, place: str) -> None:
+    """The checkpoint brings the rows of the log, whatever became of the file."""
+    log, whole, folder = tmp_path / "log", tmp_path / "whole", tmp_path / "cut"
+    assert finish(start(flags(config, whole, "--qat", "deterministic"), log)) == [0]
+    step = 4 if place == "inside an epoch" else last(whole)["global_step"] // 2
+    content = yaml.safe_load(config.read_text())
+    content["trainer"]["callbacks"] = [
+        {"class_path": f"{__name__}.KillBehindSave", "init_args": {"step": step}}
+    ]
+    deadly = config.with_name("deadly.yaml")
+    deadly.write_text(yaml.safe_dump(content))
+    assert finish(start(flags(deadly, folder, "--qat", "deterministic"), log)) == [-signal.SIGKILL]
+    written = (folder / "metrics.csv").read_text().splitlines()
+    if place == "inside an epoch":
+        assert last(folder)["global_step"] == step
+        assert last(folder)["logged"][-1]["step"] == step - 1 and len(last(folder)["logged"]) > len(written) - 1
+    (folder / "metrics.csv").write_text("\n".join(written[:2]))
+    again = flags(config, folder, "--qat", "deterministic", "--ckpt_path", "last")
+    assert finish(start(again, log)) == [0], log.read_text()[-3000:]
+    assert_same_end(folder, whole, place)
 
 
 def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(

@@ -65,7 +65,7 @@ def test_a_value_that_is_not_allowed_is_refused_by_name(field: str, value: Any, 
 
 
 def test_unknown_fields_and_rules_without_match_are_refused() -> None:
-    with pytest.raises(UserError, match="qat: unknown field 'bits'; allowed: preset, weight_bits"):
+    with pytest.raises(UserError, match="qat: unknown field 'bits'; allowed: weight_bits, activation_bits"):
         Recipe.from_dict({"bits": 4})
     with pytest.raises(UserError, match="qat.rules: unknown field 'bits'; allowed: match"):
         Recipe(preset="mine", rules=[{"match": "cnn", "bits": 4}])  # type: ignore[list-item]

@@ -15,6 +15,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from qat.errors import UserError
 from qat.models.checkpoint import LAST_FILE
+from qat.report.csv_log import MetricsLog
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
@@ -113,8 +114,10 @@ class Resumable(Callback):
     ) -> None:
         """Save where it is due, and where a signal has come.
 
-        The last batch of an epoch is left to the checkpoint of the epoch's end, which has the validation too.
+        Lightning logs the step behind this hook, thus behind any checkpoint of it; what it will log is announced. The
+        last batch of an epoch is left to the checkpoint of the epoch's end, which has the validation too.
         """
+        announce(trainer)
         if trainer.is_last_batch or (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
         asked = self.asked(trainer)
@@ -151,6 +154,7 @@ class Resumable(Callback):
     ) -> None:
         """Add what decides how the run goes on besides its model."""
         checkpoint["course"] = self.course
+        checkpoint["logged"] = [row for log in metrics_logs(trainer) for row in log.state()]
         checkpoint["processes"] = trainer.world_size
         checkpoint["inside_epoch"] = trainer.datamodule.inside_epoch  # type: ignore[attr-defined]
 
@@ -168,6 +172,20 @@ class Resumable(Callback):
                 f"--ckpt_path: the checkpoint was written inside an epoch by {processes} processes, and this run has "
                 f"{trainer.world_size}; allowed is the same number (any, from a checkpoint of an epoch's end)"
             )
+
+
+def metrics_logs(trainer: Trainer) -> list[MetricsLog]:
+    """The logger of `metrics.csv`, where there is one."""
+    return [logger for logger in trainer.loggers if isinstance(logger, MetricsLog)]
+
+
+def announce(trainer: Trainer) -> None:
+    """Tell the log the row of a step that Lightning is about to write (its `update_train_step_metrics`)."""
+    connector, loop = trainer._logger_connector, trainer.fit_loop
+    if connector.should_update_logs and not loop._should_accumulate() and connector.metrics["log"]:
+        row = {**connector.metrics["log"], "epoch": trainer.current_epoch}
+        for log in metrics_logs(trainer):
+            log.announce(row, loop.epoch_loop._batches_that_stepped)
 
 
 def take(handler: Any) -> dict[int, Any]:

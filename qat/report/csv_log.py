@@ -1,37 +1,57 @@
-"""metrics.csv, continued without gap or doubled row when a run is resumed."""
+"""metrics.csv, and its rows in checkpoints: a resumed run continues it without gap or doubled row."""
 
 from __future__ import annotations
 
-import csv
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 METRICS_FILE = "metrics.csv"
+Row = dict[str, Any]  # name of a metric -> its value; `step`: optimiser steps made before
 
 
-def csv_logger(run_folder: Path, resumed_at: int | None = None) -> CSVLogger:
-    """Lightning's logger of `run_folder/metrics.csv`, which alone would delete what is there.
+class MetricsLog(CSVLogger):
+    """Lightning's logger of `run_folder/metrics.csv`, which remembers its rows.
+
+    Checkpoints carry them, so that weights and log are one state: whatever a kill leaves of the file, a resumed run
+    writes it anew from its checkpoint.
 
     Args:
         run_folder: of the run.
-        resumed_at: optimiser steps that the checkpoint to resume from has made: rows before stay, later ones are
-            dropped, for they will be logged again. None starts a new file (and is right for all ranks but the first).
+        rows: of the checkpoint to resume from.
     """
-    kept = rows_before(run_folder / METRICS_FILE, resumed_at) if resumed_at is not None else []
-    logger = CSVLogger(str(run_folder.parent), name=run_folder.name, version="")
-    for row in kept:
-        logger.log_metrics(row, row["step"])
-    if kept:
-        logger.save()
-    return logger
+
+    def __init__(self, run_folder: Path, rows: Sequence[Row] = ()) -> None:
+        super().__init__(str(run_folder.parent), name=run_folder.name, version="")
+        self.rows: list[Row] = []
+        self.coming: Row | None = None
+        for row in rows:
+            self.log_metrics({key: value for key, value in row.items() if key != "step"}, row["step"])
+        if rows:
+            self.save()
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:  # type: ignore[override]
+        """As `CSVLogger`, and remembered; `step`: optimiser steps made before."""
+        step = len(self.rows) if step is None else step
+        super().log_metrics(dict(metrics), step)
+        self.coming = None
+        self.rows.append({**metrics, "step": step})
+
+    @rank_zero_only
+    def announce(self, metrics: Mapping[str, Any], step: int) -> None:
+        """The row that is logged next, for a checkpoint that is written before it."""
+        self.coming = {**metrics, "step": step}
+
+    def state(self) -> list[Row]:
+        """All rows up to now, in builtins that any checkpoint can hold."""
+        rows = self.rows if self.coming is None else [*self.rows, self.coming]
+        return [{key: plain(value) for key, value in row.items()} for row in rows]
 
 
-def rows_before(path: Path, step: int) -> list[dict[str, Any]]:
-    """Rows of a metrics file of optimiser steps before `step`, without their empty cells."""
-    if not path.is_file():
-        return []
-    with path.open(newline="") as file:
-        rows = [{key: value for key, value in row.items() if value} for row in csv.DictReader(file)]
-    return [{**row, "step": int(row["step"])} for row in rows if int(row.get("step", step)) < step]
+def plain(value: Any) -> Any:
+    """A tensor of one element as a number."""
+    return value.item() if hasattr(value, "item") else value
