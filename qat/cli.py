@@ -17,6 +17,11 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins.environments import (
+    ClusterEnvironment,
+    SLURMEnvironment,
+    TorchElasticEnvironment,
+)
 
 from datamodules.base import SpeechDataModule
 from qat.callbacks import (
@@ -34,7 +39,7 @@ from qat.models import CTCModule, read_checkpoint
 from qat.models.checkpoint import SafeCheckpointIO
 from qat.ranks import launched_rank
 from qat.recipe import Recipe
-from qat.report.csv_log import MetricsLog
+from qat.report.csv_log import MetricsLog, replay
 from qat.report.evaluation import EvaluationOptions
 from qat.report.wandb_log import PROJECT, group_of, wandb_logger
 from qat.resume import check_same_course, check_same_run, read_last
@@ -113,6 +118,7 @@ class SpeechCLI(LightningCLI):
         if self.config["evaluation"]["enabled"]:
             ours.append(FinalEvaluation(self.run_folder, self.config_init["evaluation"]))
         theirs, plugins = as_list(options.get("callbacks")), as_list(options.get("plugins"))
+        plugins += [] if any(isinstance(item, ClusterEnvironment) for item in plugins) else cluster()
         return super().instantiate_trainer(
             logger=self.loggers(),
             callbacks=ours + theirs,
@@ -137,9 +143,9 @@ class SpeechCLI(LightningCLI):
                 config=self.plain_config(),
                 offline=options.offline,
             )
-            for row in self.logged if logger else ():  # it keeps what it does not have yet
-                logger.log_metrics({key: value for key, value in row.items() if key != "step"}, row["step"])
-            loggers += [logger] if logger is not None else []
+            if logger is not None:
+                replay(logger, self.logged)  # it takes those that it does not have yet
+                loggers.append(logger)
         return loggers
 
     def plain_config(self) -> dict[str, Any]:
@@ -266,6 +272,13 @@ def refuse_sharding(strategy: Any) -> None:
             f"--trainer.strategy {name}: it shards the weights, and ranges, AdaRound and learned scales need each "
             "output channel whole; allowed are auto, ddp and its variants"
         )
+
+
+def cluster() -> list[ClusterEnvironment]:
+    """SLURM, where it started this process: `Resumable` saves at its signal, and `docs/slurm.sh` requeues the job."""
+    if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
+        return [SLURMEnvironment(auto_requeue=False)]
+    return []
 
 
 def as_list(value: Any) -> list[Any]:

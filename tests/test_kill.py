@@ -167,7 +167,7 @@ def test_a_signal_saves_and_exits(config: Path, tmp_path: Path, number: int, pro
     folder = tmp_path / "stopped"
     stopped = with_signal(config, 2, number, rank=processes - 1)  # one rank gets it, all stop
     statuses = finish(start(flags(stopped, folder, "--qat", "stochastic"), log, processes))
-    assert 128 + number in statuses and all(status in (143, 138) for status in statuses)
+    assert statuses == [128 + number] * processes
     assert last(folder)["global_step"] == 3  # the step in work has ended
     assert "after step 3; go on with --run stopped --ckpt_path last" in log.read_text()
     again = flags(config, folder, "--qat", "stochastic", "--ckpt_path", "last")
@@ -238,7 +238,9 @@ def test_killed_between_a_checkpoint_and_the_log(config: Path, tmp_path: Path, p
     written = (folder / "metrics.csv").read_text().splitlines()
     if place == "inside an epoch":
         assert last(folder)["global_step"] == step
-        assert last(folder)["logged"][-1]["step"] == step - 1 and len(last(folder)["logged"]) > len(written) - 1
+        assert (
+            last(folder)["logged"][-1]["step"] == step - 1 and len(last(folder)["logged"]) > len(written) - 1
+        )
     (folder / "metrics.csv").write_text("\n".join(written[:2]))
     again = flags(config, folder, "--qat", "deterministic", "--ckpt_path", "last")
     assert finish(start(again, log)) == [0], log.read_text()[-3000:]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch.distributed.run import get_args_parser
 
 from benchmarks import publish
 from qat import cli
@@ -52,6 +53,13 @@ def test_train_commands_parse(line: str, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(cli, "SpeechCLI", ParseOnly)
     args: list[Any] = shlex.split(line)[2:]
     assert cli.build_cli([*args, "--run", "x/y"]).config.data.class_path.startswith("datamodules.")
+
+
+@pytest.mark.parametrize("line", [line for line in LINES if line.startswith("torchrun")])
+def test_torchrun_leaves_our_flags_to_us(line: str) -> None:
+    """Without `--` it takes `--run` for a short form of its own flags."""
+    ours = get_args_parser().parse_args(shlex.split(line)[1:])
+    assert ours.training_script == "train.py" and "--run" in ours.training_script_args
 
 
 def test_links_and_pictures_exist() -> None:

@@ -142,11 +142,11 @@ class Resumable(Callback):
         self.training = False
 
     def asked(self, trainer: Trainer) -> int:
-        """The signal that any rank has received; 0 for none. All ranks ask at the same place."""
-        if trainer.world_size > 1:
-            came = trainer.strategy.reduce_boolean_decision(self.received is not None, all=False)
-            return (self.received or signal.SIGTERM) if came else 0
-        return self.received or 0
+        """The signal that any rank has received; 0 for none. All ranks ask at the same place, and hear the same."""
+        if trainer.world_size == 1:
+            return self.received or 0
+        own = torch.tensor(self.received or 0, device=trainer.strategy.root_device)
+        return int(trainer.strategy.reduce(own, reduce_op="max"))
 
     # ---------------------------------------------------------------- what a checkpoint tells
     def on_save_checkpoint(

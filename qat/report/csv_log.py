@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 METRICS_FILE = "metrics.csv"
@@ -28,8 +28,7 @@ class MetricsLog(CSVLogger):
         super().__init__(str(run_folder.parent), name=run_folder.name, version="")
         self.rows: list[Row] = []
         self.coming: Row | None = None
-        for row in rows:
-            self.log_metrics({key: value for key, value in row.items() if key != "step"}, row["step"])
+        replay(self, rows)
         if rows:
             self.save()
 
@@ -50,6 +49,12 @@ class MetricsLog(CSVLogger):
         """All rows up to now, in builtins that any checkpoint can hold."""
         rows = self.rows if self.coming is None else [*self.rows, self.coming]
         return [{key: plain(value) for key, value in row.items()} for row in rows]
+
+
+def replay(logger: Logger, rows: Sequence[Row]) -> None:
+    """Log rows as they were logged at first."""
+    for row in rows:
+        logger.log_metrics({key: value for key, value in row.items() if key != "step"}, row["step"])
 
 
 def plain(value: Any) -> Any:
