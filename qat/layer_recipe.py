@@ -11,6 +11,7 @@ from typing import Literal
 Rounding = Literal["nearest", "stochastic"]
 Observer = Literal["max", "mse", "percentile", "entropy"]
 Granularity = Literal["channel", "tensor"]
+ActivationGranularity = Literal["tensor", "frame"]
 FourBitLinear = Literal["matmul_nbits", "integer"]
 
 MID_RISE_BITS = (
@@ -30,6 +31,9 @@ class LayerFields:
         activation_observer: how activation ranges are chosen from the calibration histogram.
         percentile: share of values inside the range of the percentile observer, in (50, 100].
         weight_granularity: one weight scale per output channel, or one per tensor.
+        activation_granularity: one activation range for the whole tensor, from calibration; or one for each frame (of a
+            convolution: each window), taken when it is computed: for linear layers and convolutions along time whose
+            frames differ in loudness and are normalised later.
         activation_signed: symmetric signed activations in place of unsigned ones with a zero point.
         mid_rise: levels of 2 and 3-bit weights lie half a step beside zero, so that all 4 or 8 of them are used (a
             third, a fifth less noise at 2, 3 bits); false: 3 or 7 levels, one of them zero.
@@ -49,6 +53,7 @@ class LayerFields:
     activation_observer: Observer = "mse"
     percentile: float = 99.99
     weight_granularity: Granularity = "channel"
+    activation_granularity: ActivationGranularity = "tensor"
     activation_signed: bool = False
     mid_rise: bool = True
     four_bit_linear: FourBitLinear = "matmul_nbits"
@@ -70,8 +75,13 @@ class LayerRecipe(LayerFields):
     @property
     def packs_linear(self) -> bool:
         """Whether a linear layer runs on 4-bit weights as they are stored, its activations in blocks."""
-        bits = (self.weight_bits, self.activation_bits)
-        return bits == (4, 8) and self.four_bit_linear == "matmul_nbits" and not self.activation_signed
+        bits, one_range = (self.weight_bits, self.activation_bits), self.activation_granularity == "tensor"
+        return (
+            bits == (4, 8)
+            and self.four_bit_linear == "matmul_nbits"
+            and one_range
+            and not self.activation_signed
+        )
 
     @property
     def weight_quant_max(self) -> int:

@@ -8,7 +8,15 @@ from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 from qat.errors import UserError
-from qat.layer_recipe import Granularity, LayerFields, LayerRecipe, Observer, Rounding, cpu_has_vnni
+from qat.layer_recipe import (
+    ActivationGranularity,
+    Granularity,
+    LayerFields,
+    LayerRecipe,
+    Observer,
+    Rounding,
+    cpu_has_vnni,
+)
 
 ReduceRange = bool | Literal["auto", "true", "false"]
 FoldBatchNorm = bool | Literal["after_calibration"]
@@ -18,6 +26,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "weight_observer": ("max", "mse", "percentile", "entropy"),
     "activation_observer": ("max", "mse", "percentile", "entropy"),
     "weight_granularity": ("channel", "tensor"),
+    "activation_granularity": ("tensor", "frame"),
     "four_bit_linear": ("matmul_nbits", "integer"),
 }
 
@@ -41,6 +50,7 @@ class Rule:
         activation_observer: max, mse, percentile or entropy.
         percentile: share of values inside the range of the percentile observer, in (50, 100].
         weight_granularity: one scale per output channel, or one per tensor.
+        activation_granularity: one range for the whole tensor, or one for each frame.
         activation_signed: symmetric signed activations in place of unsigned ones with a zero point.
     """
 
@@ -53,6 +63,7 @@ class Rule:
     activation_observer: Observer | None = None
     percentile: float | None = None
     weight_granularity: Granularity | None = None
+    activation_granularity: ActivationGranularity | None = None
     activation_signed: bool | None = None
 
     def __post_init__(self) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from qat.layer_recipe import LayerRecipe
+from qat.layers.frames import FrameQuantizer
 from qat.layers.quantizer import Quantizer
 
 Layer = TypeVar("Layer", bound="QuantLayer")
@@ -66,7 +67,9 @@ class QuantLayer(nn.Module):
         weight, device = self.get_parameter("weight"), self.get_parameter("weight").device
         self.input_quantizer: nn.Module = nn.Identity()
         self.weight_quantizer: nn.Module = nn.Identity()
-        if recipe.activation_bits:
+        if recipe.activation_bits and recipe.activation_granularity == "frame":
+            self.input_quantizer = FrameQuantizer(recipe).to(device)
+        elif recipe.activation_bits:
             self.input_quantizer = Quantizer.for_activation(recipe, self.time_axis, device)
         if recipe.weight_bits:
             self.weight_quantizer = Quantizer.for_weight(weight, recipe)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from qat.layer_recipe import LayerRecipe
 from qat.layers.base import QuantLayer
 from qat.layers.blocks import block_linear, block_size, fake_quantize_blocks
+from qat.layers.frames import FrameQuantizer, frame_linear
 from qat.layers.integer import activation_levels, computes_integers, weight_levels
 from qat.layers.quantizer import Quantizer
 
@@ -63,5 +64,7 @@ class QuantLinear(QuantLayer, nn.Linear):
         assert isinstance(inputs, Quantizer) and isinstance(self.weight_quantizer, Quantizer)
         with torch.autocast(x.device.type, enabled=False):
             weight, scale = weight_levels(self.weight, self.weight_quantizer)
+            if isinstance(inputs, FrameQuantizer):
+                return frame_linear(x, inputs, weight, scale, self.bias).to(x.dtype)
             out = F.linear(activation_levels(x, inputs), weight).mul_(inputs.positive_scale() * scale)
             return (out if self.bias is None else out.add_(self.bias)).to(x.dtype)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from qat.layers.base import QuantLayer
+from qat.layers.frames import by_frame
 from qat.layers.lstm import QuantLSTM
 from qat.layers.lstm_kernel import centred_levels, dynamic_range, run_layer
 from qat.layers.quantizer import Quantizer
@@ -226,8 +227,11 @@ class LinearMap:
                 lstm_rows(self.layer, self.index, item, quantized) for item in utterances_of(self.layer, x)
             ]
         else:
-            x = (self.layer.quantize_input(x) if quantized else x).detach().float()
+            framed = by_frame(self.layer)
+            x = (self.layer.quantize_input(x) if quantized and not framed else x).detach().float()
             sides = [windows(self.layer, item, generator) for item in (x.split(1) if x.ndim > 2 else [x])]
+            if quantized and framed:
+                sides = [self.layer.input_quantizer(item) for item in sides]
         return torch.cat([sample(item, generator) for item in sides], dim=1)
 
 

@@ -10,6 +10,7 @@ from torch.nn.utils import parametrize
 
 from qat.layers.base import QuantLayer
 from qat.layers.conv import QuantConv1d, QuantConv2d
+from qat.layers.frames import check_frames
 from qat.layers.linear import QuantLinear
 from qat.layers.lstm import QuantLSTM
 from qat.layers.quantizer import Quantizer, StepKey
@@ -67,7 +68,7 @@ def swap_(model: nn.Module, recipe: Recipe, groups: Mapping[str, Sequence[str]] 
         groups: name of a group -> globs on dotted names.
 
     Raises:
-        UserError: a rule matches no layer.
+        UserError: a rule matches no layer, or asks of a layer what it cannot do.
     """
     groups = groups or {}
     if recipe.active:
@@ -82,6 +83,7 @@ def swap_(model: nn.Module, recipe: Recipe, groups: Mapping[str, Sequence[str]] 
         if reason or isinstance(chosen, str):
             report.skipped.append((name, reason))
             continue
+        check_frames(name, layer, chosen)
         replaced[layer] = QUANT_LAYERS[type(layer)].from_float(layer, chosen)
         report.swapped.append(name)
     for parent in list(model.modules()):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from qat.layers import QuantConv1d, QuantConv2d, Quantizer, QuantLayer, QuantLinear, QuantLSTM
 from qat.layers.blocks import blocks_of
+from qat.layers.frames import TINY, by_frame, matrix_of
 from qat.runtime import operators
 from qat.runtime.frontend import OnnxFbank
 from qat.runtime.lstm import ExportedLSTM
@@ -108,6 +109,50 @@ class IntegerConv(nn.Module):
         return outputs.dequantize(y)
 
 
+class FrameLinear(nn.Module):
+    """`QuantLinear`, or `QuantConv1d` on its windows, on uint8 activations with a range for each frame."""
+
+    weight: Tensor
+    weight_scale: Tensor
+    low_weight: Tensor
+    one: Tensor
+    zero: Tensor
+    bias: Tensor | None
+
+    def __init__(self, layer: QuantLinear | QuantConv1d) -> None:
+        super().__init__()
+        levels, scale = integer_weight(layer.weight, quantizer_of(layer.weight_quantizer))
+        matrix = matrix_of(levels)
+        self.quant_max = quantizer_of(layer.input_quantizer).quant_max
+        self.register_buffer("weight", matrix.t().contiguous())
+        self.register_buffer("weight_scale", scale)
+        self.register_buffer("low_weight", matrix.sum(1).float() * scale)
+        self.register_buffer("bias", None if layer.bias is None else layer.bias.detach().float().clone())
+        self.register_buffer("one", torch.ones(()))
+        self.register_buffer("zero", torch.zeros((), dtype=torch.uint8))
+        self.is_conv = isinstance(layer, QuantConv1d)
+        if isinstance(layer, QuantConv1d):
+            self.kernel_size, self.stride = layer.kernel_size, layer.stride  # models count frames with these
+            self.dilation, self.sides = layer.dilation, list(layer._reversed_padding_repeated_twice)
+            self.padding_mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+
+    def forward(self, x: Tensor) -> Tensor:
+        """float32 `(..., I)` -> `(..., O)`, or `(B, C, T)` -> `(B, O, T')`: `frame_linear`, node by node."""
+        rows = self.windows(x) if self.is_conv else x
+        low = rows.amin(-1, keepdim=True)
+        span = (rows.amax(-1, keepdim=True) - low).clamp(min=TINY)
+        levels = operators.quantize((rows - low) * (self.quant_max / span), self.one, self.zero)
+        out = operators.linear(levels, self.one, self.zero, self.weight, self.weight_scale, None)
+        out = out * (span / self.quant_max) + low * self.low_weight
+        out = out if self.bias is None else out + self.bias
+        return out.transpose(1, 2) if self.is_conv else out
+
+    def windows(self, x: Tensor) -> Tensor:
+        """`windows_of`, exported."""
+        x = F.pad(x, self.sides, mode=self.padding_mode) if any(self.sides) else x
+        return operators.windows(x.transpose(1, 2), self.kernel_size[0], self.dilation[0], self.stride[0])
+
+
 class PartlyQuantized(nn.Module):
     """A layer of which only weights or only activations are quantized: stored so, computed in float.
 
@@ -160,6 +205,8 @@ def exported_layer(layer: nn.Module, precision: str) -> nn.Module:
         return layer
     if isinstance(layer, QuantLinear) and layer.block_size:
         return PackedLinear(layer)
+    if isinstance(layer, QuantLinear | QuantConv1d) and by_frame(layer):
+        return FrameLinear(layer)
     if isinstance(layer, QuantLinear | QuantConv1d | QuantConv2d):
         sides = (layer.input_quantizer, layer.weight_quantizer)
         if not all(isinstance(side, Quantizer) for side in sides):

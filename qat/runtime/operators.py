@@ -106,6 +106,27 @@ def packed_linear(
     )
 
 
+def windows(x: Tensor, taps: int, dilation: int, stride: int) -> Tensor:
+    """What each output position of a convolution along time multiplies: `(B, T, C)` -> `(B, T', taps C)`.
+
+    Args:
+        x: float32, padded.
+        taps: width of the kernel.
+        dilation: frames between two taps.
+        stride: frames between two windows.
+    """
+    rest = (taps - 1) * dilation
+    shape = (x.shape[0], (x.shape[1] - rest - 1) // stride + 1, x.shape[2])
+
+    def tap(number: int) -> Tensor:
+        begin = number * dilation
+        end = begin - rest or 2**31 - 1  # from the last frame back; the last tap goes to the end
+        bounds = [torch.tensor([value]) for value in (begin, end, 1, stride)]
+        return symbolic("Slice", (x, *bounds), dtype=torch.float32, shape=shape)
+
+    return torch.cat([tap(number) for number in range(taps)], dim=2)
+
+
 def conv(
     x: Tensor,
     scale: Tensor,

@@ -1,0 +1,119 @@
+"""Activations with a range for each frame, taken when they are computed (token-wise: ZeroQuant, arXiv 2206.01861, 4.1).
+
+Speech frames differ in energy by orders of magnitude. Where a normalisation behind the layers brings the quiet ones up
+again, as in a Wav2Vec2's feature extractor, one range for all leaves those a few levels; here each row of the matrix
+product, a frame or the window of a convolution, has all of them. Its affine range needs no integer zero point: with
+`x = s q + l`, the product is `s (q W) + l (1 W)`, and `1 W` is known beforehand.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from qat.errors import UserError
+from qat.layer_recipe import LayerRecipe
+from qat.layers.quantizer import Quantizer
+from qat.numerics.rounding import noise_bits
+
+TINY = 2.0**-100  # span of a row whose values are all alike
+
+
+class FrameQuantizer(Quantizer):
+    """Quantizes rows of `(..., I)`, each from its smallest to its largest value; it has no range to calibrate.
+
+    The gradient passes straight through: nothing is clipped.
+
+    Args:
+        recipe: of the layer; bits and rounding count.
+    """
+
+    def __init__(self, recipe: LayerRecipe) -> None:
+        bits = recipe.activation_bits or 8
+        super().__init__(
+            0, 2**bits - 1, signed=False, observer="max", stochastic=recipe.rounding == "stochastic"
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x` on its rows' levels, or untouched while disabled."""
+        if not self.is_enabled:
+            return x
+        with torch.no_grad():
+            levels, scale, low = self.levels(x.detach())
+            rounded = levels.mul_(scale).add_(low).to(x.dtype)
+        return x + (rounded - x).detach() if x.requires_grad else rounded
+
+    def levels(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Whole levels as float32 `(..., I)`, and the step and lowest value of each row `(..., 1)`."""
+        x = x.float()
+        low = x.amin(-1, keepdim=True)
+        span = (x.amax(-1, keepdim=True) - low).clamp_(min=TINY)
+        share = (x - low).mul_(self.quant_max / span)
+        if self.training and self.stochastic:
+            noise = noise_bits(x.shape, self.key(0), x.device).float().add_(2**15).div_(2**16)
+            levels = share.add_(noise).floor_()
+        else:
+            levels = share.round_()
+        return levels.clamp_(0, self.quant_max), span / self.quant_max, low
+
+    def finish_calibration_(self, name: str) -> None:
+        """Nothing to choose."""
+        self.calibrated.fill_(1)
+
+
+def by_frame(layer: nn.Module) -> bool:
+    """Whether a layer's input has a range for each frame."""
+    return isinstance(getattr(layer, "input_quantizer", None), FrameQuantizer)
+
+
+def check_frames(name: str, layer: nn.Module, recipe: LayerRecipe) -> None:
+    """Refuse a layer that cannot have a range for each frame.
+
+    Raises:
+        UserError: naming the layer and what is allowed.
+    """
+    if recipe.activation_granularity != "frame" or not recipe.activation_bits:
+        return
+    fits = isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv1d) and layer.groups == 1)
+    if not fits or not recipe.weight_bits:
+        kind = f"{type(layer).__name__}{' of groups' if getattr(layer, 'groups', 1) > 1 else ''}"
+        raise UserError(
+            f"{name}: activation_granularity frame is for linear layers and convolutions along time without groups, "
+            f"with quantized weights; this is a {kind} with {recipe.weight_bits or 'float'}-bit weights. A rule with "
+            "activation_granularity: tensor leaves it out"
+        )
+
+
+def windows_of(layer: nn.Conv1d, x: Tensor) -> Tensor:
+    """What each output position of a convolution without groups multiplies: `(B, C, T)` -> `(B, T', K C)`."""
+    sides = list(layer._reversed_padding_repeated_twice)
+    if any(sides):
+        x = F.pad(x, sides, mode="constant" if layer.padding_mode == "zeros" else layer.padding_mode)
+    x, (count,), (step,), (stride,) = x.transpose(1, 2), layer.kernel_size, layer.dilation, layer.stride
+    rest = (count - 1) * step
+    taps = [x[:, tap * step : x.shape[1] - (rest - tap * step) : stride] for tap in range(count)]
+    return torch.cat(taps, dim=2) if count > 1 else taps[0]
+
+
+def matrix_of(weight: Tensor) -> Tensor:
+    """A convolution's weight `(O, C, K)` as the `(O, K C)` that multiplies `windows_of`; a matrix as it is."""
+    return weight.transpose(1, 2).flatten(1) if weight.ndim == 3 else weight
+
+
+def frame_linear(
+    rows: Tensor, quantizer: FrameQuantizer, weight: Tensor, weight_scale: Tensor, bias: Tensor | None
+) -> Tensor:
+    """`(..., I)` -> `(..., O)` as the exported file adds: whole-number sums, rescaling, the rows' lowest values, bias.
+
+    Args:
+        rows: float.
+        quantizer: of the rows.
+        weight: levels, whole float32 `(O, I)`.
+        weight_scale: `(O,)`.
+        bias: `(O,)`.
+    """
+    levels, scale, low = quantizer.levels(rows)
+    out = F.linear(levels, weight).mul_(weight_scale).mul_(scale)
+    out.add_(low * (weight.sum(1) * weight_scale))
+    return out if bias is None else out.add_(bias)
