@@ -12,6 +12,7 @@ from qat.models import CTCModule, read_checkpoint
 from qat.models.checkpoint import BEFORE_LAST_FILE, keep_as
 from qat.models.ctc import model_path
 from qat.ranks import launched_rank
+from qat.recipe import Recipe
 
 
 def read_last(path: Path) -> dict[str, Any]:
@@ -45,7 +46,9 @@ def check_same_run(model: CTCModule, checkpoint: Mapping[str, Any], path: Path) 
         raise UserError(
             f"{path}: holds weights only, no optimiser to resume; start from it with --model.init_from"
         )
-    refuse_difference(checkpoint["hyper_parameters"], dict(model.hparams), path)
+    stored = dict(checkpoint["hyper_parameters"])
+    stored["recipe"] = Recipe.from_dict(stored["recipe"]).to_dict()  # an older one lacks newer fields
+    refuse_difference(stored, dict(model.hparams), path)
 
 
 def check_same_course(checkpoint: Mapping[str, Any], path: Path, course: Mapping[str, Any]) -> None:

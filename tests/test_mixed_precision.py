@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 import torch
 
@@ -19,8 +20,10 @@ from qat.layers import (
 from qat.models import CTCModule
 from qat.recipe import Recipe, Rule
 from qat.report.guards import GuardError, Measured, check_recipes_take_effect, initializers_sha256
+from qat.report.row import load_report
 from qat.runtime import export_onnx
 from tests.conftest import build, noise
+from train import train
 
 GROUPS = {"crdnn": ["cnn", "rnn", "dnn"], "wav2vec2": ["feature_extractor", "transformer", "head"]}
 CASES = [(kind, group) for kind, groups in GROUPS.items() for group in groups]
@@ -84,6 +87,22 @@ def test_activation_and_weight_bits_are_apart() -> None:
     signal, lengths = noise(1, 1.0, 3), torch.tensor([16_000])
     with torch.no_grad():
         assert not torch.equal(rows["a4w8"](signal, lengths)[0], rows["a8w4"](signal, lengths)[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["wav2vec2"])
+def test_ranges_by_frame_are_trained_exported_and_counted(tiny: Path, tmp_path: Path) -> None:
+    rules = "[{match: feature_extractor, activation_granularity: frame}]"
+    run = tmp_path / "run"
+    args = ["--config", str(tiny), "--run", str(run), "--wandb.enabled", "false", "--qat", "low_bit"]
+    train([*args, "--qat.weight_bits", "4", "--qat.rounding", "stochastic", "--qat.rules", rules])
+    row = next(row for row in load_report(run / "report.json") if row["method"] == "low_bit")
+    assert row["coverage"]["weights"] == 1.0 and not row["coverage"]["skipped"]
+    assert row["parity"]["max_abs_logit"] < 0.05
+    nodes = [node.op_type for node in onnx.load(run / "model.onnx").graph.node]
+    convs = len(build("wav2vec2", Recipe()).hf.wav2vec2.feature_extractor.conv_layers)  # type: ignore[union-attr, arg-type]
+    assert nodes.count("MatMulIntegerToFloat") >= convs
+    assert nodes.count("QLinearConv") == 1 and "Conv" not in nodes  # the positional convolution
 
 
 def test_planted_fault_rules_that_do_nothing_are_caught(

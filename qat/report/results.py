@@ -185,9 +185,13 @@ def judge(view: View, aim: Aim, model: str) -> tuple[str, bool | None]:
     if not known or (aim.kind == "recovers" and len(known) < 2):
         return "", None
     if aim.kind == "insignificant":
-        gap = known[aim.rows[0]].difference
-        assert gap is not None
-        return f"{gap.mean:+.2f} (p {gap.p_value:.3f})", gap.p_value >= SIGNIFICANT or gap.mean < 0
+        gaps = {name: cell.difference for name, cell in known.items() if cell.difference is not None}
+        texts = {name: f"{gap.mean:+.2f} (p {gap.p_value:.3f})" for name, gap in gaps.items()}
+        titled = "; ".join(
+            f"{view.suite.row(f'{model}/{name}').title} {text}" for name, text in texts.items()
+        )
+        met = any(gap.p_value >= SIGNIFICANT or gap.mean < 0 for gap in gaps.values())
+        return titled if len(texts) > 1 else "".join(texts.values()), met
     if aim.kind == "recovers":
         ours, theirs = (known[name].difference for name in aim.rows)
         assert ours is not None and theirs is not None

@@ -120,6 +120,7 @@ def test_a_method_is_shown_only_where_the_model_has_a_row_of_it(suite: Suite, re
     [
         (Aim("x", ("w8a8",), "insignificant"), True),
         (Aim("x", ("w3a8",), "insignificant"), False),
+        (Aim("x", ("w3a8", "w8a8"), "insignificant"), True),  # the better of the two counts
         (Aim("x", ("ada", "w3a8"), "recovers", 0.6), True),
         (Aim("x", ("ada", "w3a8"), "recovers", 0.9), False),
         (Aim("x", ("w3a8", "ada"), "relative", 1.0), True),  # the better of the two counts

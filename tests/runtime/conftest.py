@@ -53,6 +53,19 @@ def layer_zoo() -> dict[str, tuple[nn.Module, dict[str, Any]]]:
     lstm: dict[str, Any] = {"hidden_size": 6, "batch_first": True}
     return {
         "linear": (nn.Linear(FEATURES, 7), {}),
+        "linear_frames": (nn.Linear(FEATURES, 7), {"activation_granularity": "frame"}),
+        "linear_frames_3_bits": (
+            nn.Linear(FEATURES, 7, bias=False),
+            {"activation_granularity": "frame", "weight_bits": 3, "activation_bits": 4},
+        ),
+        "conv_frames": (
+            nn.Conv1d(FEATURES, 6, 3, stride=2, padding=1),
+            {"activation_granularity": "frame", "weight_bits": 4},
+        ),
+        "conv_frames_dilated": (
+            nn.Conv1d(FEATURES, 6, 3, dilation=2, padding=2, padding_mode="reflect"),
+            {"activation_granularity": "frame", "activation_bits": 4},
+        ),
         "linear_no_bias": (nn.Linear(FEATURES, 7, bias=False), {"activation_signed": True}),
         "linear_per_tensor": (nn.Linear(FEATURES, 7), {"weight_granularity": "tensor"}),
         "linear_w4a4": (nn.Linear(FEATURES, 7), {"weight_bits": 4, "activation_bits": 4}),
