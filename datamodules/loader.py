@@ -1,5 +1,8 @@
 """The data set behind every loader, and a loader that resumes in the middle of an epoch."""
 
+import multiprocessing
+import os
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -58,6 +61,23 @@ def plain_errors() -> Iterator[None]:
         raise UserError(last_line.removeprefix("qat.errors.UserError: ")) from None
 
 
+def end_with_parent(worker: int) -> None:
+    """Start of a worker process: end when the process that it loads for is gone, also where that was killed.
+
+    PyTorch's own watchdog looks at the parent, which is a fork server where processes are started through one: it
+    and its workers would live on, and hold their memory, for ever.
+    """
+    parent = multiprocessing.parent_process()
+
+    def follow() -> None:
+        assert parent is not None
+        parent.join()
+        os._exit(1)
+
+    if parent is not None:
+        threading.Thread(target=follow, daemon=True).start()
+
+
 class SpeechLoader(DataLoader[Any]):
     """A loader of `Batch`.
 
@@ -84,6 +104,7 @@ class SpeechLoader(DataLoader[Any]):
             num_workers=num_workers,
             collate_fn=partial(collate, multiple=multiple),
             pin_memory=torch.cuda.is_available(),
+            worker_init_fn=end_with_parent,
             persistent_workers=num_workers > 0,  # each worker keeps the audio that it has decoded
         )
         self._batches = batch_sampler

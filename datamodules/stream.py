@@ -14,7 +14,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 from datamodules.audio import SAMPLE_RATE, load_audio
 from datamodules.augment import SLOWEST, Augmentation, augment, keyed_generator
 from datamodules.batch import Batch, Utterance, collate
-from datamodules.loader import plain_errors
+from datamodules.loader import end_with_parent, plain_errors
 from datamodules.segments import Segment
 from qat.errors import UserError
 
@@ -212,7 +212,11 @@ class StreamLoader:
 
     def __init__(self, stream: SpeechStream, length: int, num_workers: int = 0) -> None:
         self.loader: StatefulDataLoader[Batch] = StatefulDataLoader(
-            stream, batch_size=None, num_workers=num_workers, pin_memory=torch.cuda.is_available()
+            stream,
+            batch_size=None,
+            num_workers=num_workers,
+            pin_memory=torch.cuda.is_available(),
+            worker_init_fn=end_with_parent,
         )
         self.length, self.position, self.epoch = length, 0, 0
         self.iterator: Iterator[Batch] | None = None

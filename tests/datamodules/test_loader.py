@@ -1,11 +1,20 @@
 """Loaders under Lightning: epochs, resuming in the middle of one, worker processes, ranks."""
 
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
+from torch.utils.data import DataLoader
 
 from datamodules import ManifestDataModule
+from datamodules.loader import end_with_parent
 from qat.errors import UserError
 from tests.datamodules.corpora import sine, write_audio, write_jsonl, write_split
 
@@ -132,3 +141,35 @@ def test_state_of_another_epoch_or_another_batching_is_not_skipped(manifests):
     loader.load_state_dict({**state, "position": 2})
     assert [heard(batch) for batch in loader] == whole[2:]
     assert [heard(batch) for batch in loader] == whole, "a state counts once"
+
+
+def load_and_die(pids: Any) -> None:
+    """A process whose loader has workers, which is then killed."""
+    loader = DataLoader([1, 2], num_workers=2, worker_init_fn=end_with_parent)
+    iterator = iter(loader)
+    next(iterator)
+    pids.send([worker.pid for worker in iterator._workers])  # type: ignore[attr-defined]
+    pids.close()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def runs(pid: int) -> bool:
+    """Whether a process is there, and no zombie."""
+    status = Path(f"/proc/{pid}/stat")
+    return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["fork", "forkserver"])
+def test_workers_end_with_a_process_that_is_killed(method: str) -> None:
+    context = multiprocessing.get_context(method)
+    here, there = context.Pipe(duplex=False)
+    process: Any = context.Process(target=load_and_die, args=(there,))
+    process.start()
+    pids = here.recv()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL and len(pids) == 2
+    deadline = time.monotonic() + 20
+    while any(runs(pid) for pid in pids):
+        assert time.monotonic() < deadline, f"workers {pids} live on"
+        time.sleep(0.05)
