@@ -214,7 +214,9 @@ def upload_suite(suite: Suite, results: Results, folder: Path) -> int:
             run.summary.update(summary(rows))
     columns: list[str | int] = [key for key, field in FIELDS.items() if not field.keys]
     table = wandb.Table(
-        columns=columns, data=[[plain_cell(row[str(key)]) for key in columns] for row in results.rows]
+        columns=columns,
+        data=[[plain_cell(row[str(key)]) for key in columns] for row in results.rows],
+        allow_mixed_types=True,  # bits are numbers, or text where groups have their own
     )
     with wandb.init(id=suite_run_id(suite, "summary"), name=f"{suite.name} summary", **fixed) as run:
         run.log({"rows": table})

@@ -123,7 +123,7 @@ def log_comparison(found: Comparison, folder: Path) -> None:
             reinit="finish_previous",
             settings=wandb.Settings(init_timeout=START_TIMEOUT_S, silent=True),
         ) as run:
-            run.log({"comparison": wandb.Table(columns=list(titles), data=lines)})
+            run.log({"comparison": wandb.Table(columns=list(titles), data=lines, allow_mixed_types=True)})
             run.log({f"figures/{path.stem}": wandb.Image(str(path)) for path in sorted(folder.glob("*.png"))})
     except Exception as error:  # the comparison is on disk already
         say(f"W&B: the comparison was not logged ({type(error).__name__}: {error})")
