@@ -44,8 +44,8 @@ class Signal(Callback):
             os.kill(os.getpid(), self.number)
 
 
-class KillInSave(Callback):
-    """Dies while a checkpoint is being written: half of its bytes are on disk.
+class AtSave(Callback):
+    """Makes the checkpoint of a step deadly.
 
     Args:
         step: of the checkpoint.
@@ -56,37 +56,39 @@ class KillInSave(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
         if trainer.global_step == self.step - 1:
-            save = torch.save
+            self.arm(trainer)
 
-            def half(content: Any, file: Any) -> None:
-                whole = io.BytesIO()
-                save(content, whole)
-                file.write(whole.getvalue()[: len(whole.getvalue()) // 2])
-                file.flush()
-                os.kill(os.getpid(), signal.SIGKILL)
-
-            torch.save = half
+    def arm(self, trainer: Trainer) -> None:
+        raise NotImplementedError
 
 
-class KillBehindSave(Callback):
-    """Dies when a checkpoint is whole on disk, and the row of its step not yet in the log.
+class KillInSave(AtSave):
+    """Dies while a checkpoint is being written: half of its bytes are on disk."""
 
-    Args:
-        step: of the checkpoint.
-    """
+    def arm(self, trainer: Trainer) -> None:
+        save = torch.save
 
-    def __init__(self, step: int) -> None:
-        self.step = step
+        def half(content: Any, file: Any) -> None:
+            whole = io.BytesIO()
+            save(content, whole)
+            file.write(whole.getvalue()[: len(whole.getvalue()) // 2])
+            file.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
 
-    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
-        if trainer.global_step == self.step - 1:
-            save = trainer.save_checkpoint
+        torch.save = half
 
-            def save_and_die(*args: Any, **kwargs: Any) -> None:
-                save(*args, **kwargs)
-                os.kill(os.getpid(), signal.SIGKILL)
 
-            trainer.save_checkpoint = save_and_die  # type: ignore[method-assign]
+class KillBehindSave(AtSave):
+    """Dies when a checkpoint is whole on disk, and the row of its step not yet in the log."""
+
+    def arm(self, trainer: Trainer) -> None:
+        save = trainer.save_checkpoint
+
+        def save_and_die(*args: Any, **kwargs: Any) -> None:
+            save(*args, **kwargs)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        trainer.save_checkpoint = save_and_die  # type: ignore[method-assign]
 
 
 class KillInCalibration(Callback):
@@ -119,10 +121,16 @@ def flags(config: Path, folder: Path, *more: str) -> list[str]:
 
 def with_signal(config: Path, step: int, number: int, rank: int = 0) -> Path:
     """The configuration with a signal in it."""
+    return with_callback(config, Signal, step=step, number=int(number), rank=rank)
+
+
+def with_callback(config: Path, callback: type[Callback], **arguments: int) -> Path:
+    """The configuration with a callback in it."""
     content = yaml.safe_load(config.read_text())
-    arguments = {"step": step, "number": int(number), "rank": rank}
-    content["trainer"]["callbacks"] = [{"class_path": f"{__name__}.Signal", "init_args": arguments}]
-    path = config.with_name(f"signal-{step}-{int(number)}-{rank}.yaml")
+    content["trainer"]["callbacks"] = [
+        {"class_path": f"{__name__}.{callback.__name__}", "init_args": arguments}
+    ]
+    path = config.with_name("-".join([callback.__name__, *map(str, arguments.values())]) + ".yaml")
     path.write_text(yaml.safe_dump(content))
     return path
 
@@ -209,10 +217,7 @@ def test_killed_while_it_calibrates(config: Path, tmp_path: Path) -> None:
 def test_killed_while_a_checkpoint_is_written(config: Path, tmp_path: Path) -> None:
     log, whole, folder = tmp_path / "log", tmp_path / "whole", tmp_path / "cut"
     assert finish(start(flags(config, whole, "--qat", "stochastic"), log)) == [0]
-    content = yaml.safe_load(config.read_text())
-    content["trainer"]["callbacks"] = [{"class_path": f"{__name__}.KillInSave", "init_args": {"step": 4}}]
-    deadly = config.with_name("deadly.yaml")
-    deadly.write_text(yaml.safe_dump(content))
+    deadly = with_callback(config, KillInSave, step=4)
     assert finish(start(flags(deadly, folder, "--qat", "stochastic"), log)) == [-signal.SIGKILL]
     assert last(folder)["global_step"] == 2 and list(folder.glob(".last.ckpt.*.part"))
     again = flags(config, folder, "--qat", "stochastic", "--ckpt_path", "last")
@@ -228,12 +233,7 @@ def test_killed_between_a_checkpoint_and_the_log(config: Path, tmp_path: Path, p
     log, whole, folder = tmp_path / "log", tmp_path / "whole", tmp_path / "cut"
     assert finish(start(flags(config, whole, "--qat", "deterministic"), log)) == [0]
     step = 4 if place == "inside an epoch" else last(whole)["global_step"] // 2
-    content = yaml.safe_load(config.read_text())
-    content["trainer"]["callbacks"] = [
-        {"class_path": f"{__name__}.KillBehindSave", "init_args": {"step": step}}
-    ]
-    deadly = config.with_name("deadly.yaml")
-    deadly.write_text(yaml.safe_dump(content))
+    deadly = with_callback(config, KillBehindSave, step=step)
     assert finish(start(flags(deadly, folder, "--qat", "deterministic"), log)) == [-signal.SIGKILL]
     written = (folder / "metrics.csv").read_text().splitlines()
     if place == "inside an epoch":
@@ -359,10 +359,7 @@ def test_a_stream_goes_on_after_a_kill_in_any_epoch(config: Path, tmp_path: Path
 def test_killed_in_calibration(config: Path, tmp_path: Path, preset: str) -> None:
     log, whole, folder = tmp_path / "log", tmp_path / "whole", tmp_path / "killed"
     assert finish(start(flags(config, whole, "--qat", preset), log)) == [0], log.read_text()
-    content = yaml.safe_load(config.read_text())
-    content["trainer"]["callbacks"] = [{"class_path": f"{__name__}.KillInCalibration"}]
-    killed = config.with_name("killed.yaml")
-    killed.write_text(yaml.safe_dump(content))
+    killed = with_callback(config, KillInCalibration)
     assert finish(start(flags(killed, folder, "--qat", preset), log)) == [-signal.SIGKILL]
     again = flags(config, folder, "--qat", preset, "--ckpt_path", "last")
     assert finish(start(again, log)) == [0], log.read_text()[-3000:]

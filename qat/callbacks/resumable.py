@@ -182,10 +182,9 @@ def metrics_logs(trainer: Trainer) -> list[MetricsLog]:
 def announce(trainer: Trainer) -> None:
     """Tell the log the row of a step that Lightning is about to write (its `update_train_step_metrics`)."""
     connector, loop = trainer._logger_connector, trainer.fit_loop
-    if connector.should_update_logs and not loop._should_accumulate() and connector.metrics["log"]:
-        row = {**connector.metrics["log"], "epoch": trainer.current_epoch}
+    if connector.should_update_logs and not loop._should_accumulate() and (row := connector.metrics["log"]):
         for log in metrics_logs(trainer):
-            log.announce(row, loop.epoch_loop._batches_that_stepped)
+            log.announce({**row, "epoch": trainer.current_epoch}, loop.epoch_loop._batches_that_stepped)
 
 
 def take(handler: Any) -> dict[int, Any]:

@@ -85,11 +85,16 @@ def check_frames(name: str, layer: nn.Module, recipe: LayerRecipe) -> None:
         )
 
 
+def padding_of(layer: nn.Conv1d | nn.Conv2d) -> tuple[list[int], str]:
+    """A convolution's padding as `F.pad` takes it: both ends of each axis, the last axis first, and the mode."""
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    return list(layer._reversed_padding_repeated_twice), mode
+
+
 def windows_of(layer: nn.Conv1d, x: Tensor) -> Tensor:
     """What each output position of a convolution without groups multiplies: `(B, C, T)` -> `(B, T', K C)`."""
-    sides = list(layer._reversed_padding_repeated_twice)
-    if any(sides):
-        x = F.pad(x, sides, mode="constant" if layer.padding_mode == "zeros" else layer.padding_mode)
+    sides, mode = padding_of(layer)
+    x = F.pad(x, sides, mode=mode) if any(sides) else x
     x, (count,), (step,), (stride,) = x.transpose(1, 2), layer.kernel_size, layer.dilation, layer.stride
     rest = (count - 1) * step
     taps = [x[:, tap * step : x.shape[1] - (rest - tap * step) : stride] for tap in range(count)]

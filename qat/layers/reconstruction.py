@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from qat.layers.base import QuantLayer
-from qat.layers.frames import by_frame
+from qat.layers.frames import by_frame, padding_of
 from qat.layers.lstm import QuantLSTM
 from qat.layers.lstm_kernel import centred_levels, dynamic_range, run_layer
 from qat.layers.quantizer import Quantizer
@@ -267,8 +267,7 @@ def windows(layer: nn.Module, x: Tensor, generator: torch.Generator) -> Tensor:
     if isinstance(layer, nn.Linear):
         return x.reshape(1, -1, x.shape[-1])
     assert isinstance(layer, nn.Conv1d | nn.Conv2d)
-    sides = list(layer._reversed_padding_repeated_twice)
-    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    sides, mode = padding_of(layer)
     x = F.pad(x, sides, mode=mode) if any(sides) else x
     spatial = x.ndim - 2
     for axis in range(spatial):

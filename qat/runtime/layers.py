@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from qat.layers import QuantConv1d, QuantConv2d, Quantizer, QuantLayer, QuantLinear, QuantLSTM
 from qat.layers.blocks import blocks_of
-from qat.layers.frames import TINY, by_frame, matrix_of
+from qat.layers.frames import TINY, by_frame, matrix_of, padding_of
 from qat.runtime import operators
 from qat.runtime.frontend import OnnxFbank
 from qat.runtime.lstm import ExportedLSTM
@@ -133,8 +133,7 @@ class FrameLinear(nn.Module):
         self.is_conv = isinstance(layer, QuantConv1d)
         if isinstance(layer, QuantConv1d):
             self.kernel_size, self.stride = layer.kernel_size, layer.stride  # models count frames with these
-            self.dilation, self.sides = layer.dilation, list(layer._reversed_padding_repeated_twice)
-            self.padding_mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+            self.dilation, (self.sides, self.padding_mode) = layer.dilation, padding_of(layer)
 
     def forward(self, x: Tensor) -> Tensor:
         """float32 `(..., I)` -> `(..., O)`, or `(B, C, T)` -> `(B, O, T')`: `frame_linear`, node by node."""
