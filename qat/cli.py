@@ -39,7 +39,7 @@ from qat.models import CTCModule, read_checkpoint
 from qat.models.checkpoint import SafeCheckpointIO
 from qat.ranks import launched_rank
 from qat.recipe import Recipe
-from qat.report.csv_log import MetricsLog, replay
+from qat.report.csv_log import METRICS_FILE, MetricsLog, replay, rows_before
 from qat.report.evaluation import EvaluationOptions
 from qat.report.wandb_log import PROJECT, group_of, wandb_logger
 from qat.resume import check_same_course, check_same_run, read_last
@@ -183,7 +183,8 @@ class SpeechCLI(LightningCLI):
         checkpoint = read_last(path) if choice == "last" else read_checkpoint(path)
         check_same_run(self.model, checkpoint, path)
         check_same_course(checkpoint, path, self.course())
-        self.logged = checkpoint.get("logged", [])
+        old = rows_before(self.run_folder / METRICS_FILE, checkpoint["global_step"])
+        self.logged = checkpoint.get("logged", old)  # an older version's checkpoint has none
         return str(path)
 
     def course(self) -> dict[str, Any]:

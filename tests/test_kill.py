@@ -247,6 +247,21 @@ def test_killed_between_a_checkpoint_and_the_log(config: Path, tmp_path: Path, p
     assert_same_end(folder, whole, place)
 
 
+@pytest.mark.slow
+def test_a_checkpoint_without_the_log_takes_it_from_the_file(config: Path, tmp_path: Path) -> None:
+    """As an older version wrote it."""
+    log, whole, folder = tmp_path / "log", tmp_path / "whole", tmp_path / "cut"
+    assert finish(start(flags(config, whole, "--qat", "deterministic"), log)) == [0]
+    killed = with_signal(config, 5, signal.SIGKILL)
+    assert finish(start(flags(killed, folder, "--qat", "deterministic"), log)) == [-signal.SIGKILL]
+    checkpoint = last(folder)
+    del checkpoint["logged"]
+    write_checkpoint(checkpoint, folder / "last.ckpt")
+    again = flags(config, folder, "--qat", "deterministic", "--ckpt_path", "last")
+    assert finish(start(again, log)) == [0], log.read_text()[-3000:]
+    assert_same_end(folder, whole, "older")
+
+
 def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

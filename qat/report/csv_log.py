@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,20 @@ class MetricsLog(CSVLogger):
         """All rows up to now, in builtins that any checkpoint can hold."""
         rows = self.rows if self.coming is None else [*self.rows, self.coming]
         return [{key: plain(value) for key, value in row.items()} for row in rows]
+
+
+def rows_before(path: Path, step: int) -> list[Row]:
+    """Rows of a metrics file of optimiser steps before `step`: the log of a checkpoint that does not carry it yet."""
+    if not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        rows = [{key: number(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+    return [row for row in rows if row.get("step", step) < step]
+
+
+def number(text: str) -> float:
+    """A number as it was written."""
+    return int(text) if text.isdigit() else float(text)
 
 
 def replay(logger: Logger, rows: Sequence[Row]) -> None:
