@@ -19,6 +19,7 @@ Key = tuple[int, int]
 
 logging.getLogger("speechbrain.dataio.sampler").setLevel(logging.WARNING)  # it reports every epoch
 _BATCHES_PER_BUCKET = 4  # fewer would leave many half-filled last batches in a small corpus
+_SPREAD = 1.5  # longest over shortest of a bucket: the longest says how many utterances fit a batch
 
 
 def rank_and_world() -> tuple[int, int]:
@@ -31,12 +32,26 @@ def rank_and_world() -> tuple[int, int]:
 def bucket_boundaries(durations: Sequence[float], max_batch_s: float, num_buckets: int) -> list[float]:
     """Upper ends, in seconds, of at most `num_buckets` buckets that hold equally many utterances each.
 
-    >>> bucket_boundaries([float(i) for i in range(1, 101)], max_batch_s=100.0, num_buckets=4)
-    [25.75, 50.5, 75.25, 100.0]
+    A bucket is divided where its longest is much longer than its shortest: else one recording of 15 s among many of
+    4 s would make batches of one or two of them all.
+
+    >>> bucket_boundaries([float(i) for i in range(101, 201)], max_batch_s=500.0, num_buckets=4)
+    [125.75, 150.5, 175.25, 200.0]
+    >>> bucket_boundaries([4.0] * 99 + [16.0], max_batch_s=32.0, num_buckets=4)
+    [4.0, 6.0, 9.0, 13.5, 16.0]
     """
     worthwhile = int(sum(durations) / (max_batch_s * _BATCHES_PER_BUCKET))
     count = max(1, min(num_buckets, worthwhile))
-    return sorted({float(b) for b in np.quantile(durations, np.linspace(0.0, 1.0, count + 1)[1:])})
+    ends = sorted({float(b) for b in np.quantile(durations, np.linspace(0.0, 1.0, count + 1)[1:])})
+    return [end for low, high in zip([min(durations), *ends], ends, strict=False) for end in _divide(low, high)]
+
+
+def _divide(low: float, high: float) -> Iterator[float]:
+    """Upper ends of the parts of the bucket from `low` to `high`."""
+    while low > 0.0 and low * _SPREAD < high:
+        low *= _SPREAD
+        yield low
+    yield high
 
 
 def split_to_multiple(batches: list[list[int]], world: int, repeat: bool = True) -> list[list[int]]:
