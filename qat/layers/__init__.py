@@ -10,6 +10,7 @@ from qat.layers.lstm import QuantLSTM
 from qat.layers.masking import frame_mask, valid_lengths
 from qat.layers.observer import Observer
 from qat.layers.quantizer import Quantizer, StepKey
+from qat.layers.ragged_lstm import packed_lstm
 from qat.layers.reconstruction import LinearMap, Moments, linear_maps
 from qat.layers.recording import execution_order, record_inputs
 from qat.layers.state import (
@@ -48,6 +49,7 @@ __all__ = [
     "harden_",
     "linear_maps",
     "load_float_state_",
+    "packed_lstm",
     "quant_layers",
     "quantizers",
     "record_inputs",

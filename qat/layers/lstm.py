@@ -119,16 +119,12 @@ class QuantLSTM(QuantLayer, nn.LSTM):
     def _train_layers(self, x: Tensor, sizes: Tensor | None, state: Hidden) -> tuple[Tensor, Hidden]:
         """Stacked layers through the fused kernel; `x` is `(B, T, F)`, or packed data `(N, F)` with `sizes`."""
         hidden, cell = [], []
-        groups = None if sizes is None else packed_rows(sizes, x.device)
         for layer in range(self.num_layers):
-            if layer and self.dropout:
-                x = nn.functional.dropout(x, self.dropout, self.training)
-            if self.dynamic:
-                x = quantize_rows(x, groups, int(sizes[0]) if sizes is not None else len(x))
+            x = self.layer_input(x, sizes, layer)
             span = slice(layer * self.directions, (layer + 1) * self.directions)
             first = (state[0][span].contiguous(), state[1][span].contiguous())
             rest = (self.bias, 1, 0.0, self.training, self.bidirectional)
-            weights = self._layer_weights(layer)
+            weights = self.layer_weights(layer)
             if sizes is None:
                 x, h, c = torch._VF.lstm(x, first, weights, *rest, True)  # type: ignore[attr-defined]
             else:
@@ -137,11 +133,21 @@ class QuantLSTM(QuantLayer, nn.LSTM):
             cell.append(c)
         return x, (torch.cat(hidden), torch.cat(cell))
 
+    def layer_input(self, x: Tensor, sizes: Tensor | None, layer: int) -> Tensor:
+        """What a stacked layer reads in training: `x` after dropout, quantized."""
+        if layer and self.dropout:
+            x = nn.functional.dropout(x, self.dropout, self.training)
+        if not self.dynamic or not self.is_enabled:
+            return x
+        if sizes is None:
+            return quantize_rows(x, None, len(x))
+        return quantize_rows(x, packed_rows(sizes, x.device), int(sizes[0]))
+
     def names_of_layer(self, layer: int) -> list[list[str]]:
         """Names of one stacked layer's parameters, a list for each direction: both matrices, then the biases."""
         return self._all_weights[layer * self.directions : (layer + 1) * self.directions]
 
-    def _layer_weights(self, layer: int) -> list[Tensor]:
+    def layer_weights(self, layer: int) -> list[Tensor]:
         """Weights of one layer as `_VF.lstm` takes them, matrices fake-quantized."""
         names = self.names_of_layer(layer)
         table = self.weight_quantizers

@@ -326,6 +326,6 @@ def run_inner(layer: QuantLSTM, index: int, x: Tensor, quantized: bool) -> Tenso
     if quantized and layer.dynamic:
         return run_layer(x, [x.shape[1]], *layer._levels(index), zeros, zeros)[0]
     plain = [getattr(layer, name) for names in layer.names_of_layer(index) for name in names]
-    weights = layer._layer_weights(index) if quantized else plain
+    weights = layer.layer_weights(index) if quantized else plain
     rest = (layer.bias, 1, 0.0, False, layer.bidirectional, True)
     return torch._VF.lstm(x, (zeros, zeros), weights, *rest)[0]  # type: ignore[attr-defined]

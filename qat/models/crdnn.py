@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from qat.errors import UserError
-from qat.layers import frame_mask, valid_lengths
+from qat.layers import frame_mask, packed_lstm, valid_lengths
 from qat.models.ctc import CTCModule
 from qat.recipe import Recipe
 
@@ -149,7 +149,8 @@ class CRDNNModule(CTCModule):
         rnn = self.crdnn.RNN.rnn
         if not isinstance(rnn, nn.LSTM):  # an exported layer takes padded input and its frames
             return self.head(self.crdnn.DNN(rnn(x, frames))), frames
-        packed, _ = rnn(pack_padded_sequence(x, frames.cpu(), batch_first=True, enforce_sorted=False))
+        packed = pack_padded_sequence(x, frames.cpu(), batch_first=True, enforce_sorted=False)
+        packed = packed_lstm(rnn, packed)
         # Padding never reaches the DNN, so neither BatchNorm nor an observer can see it.
         logits = self.head(self.crdnn.DNN(packed.data))
         packed = PackedSequence(logits, packed.batch_sizes, packed.sorted_indices, packed.unsorted_indices)
