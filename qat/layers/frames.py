@@ -2,8 +2,8 @@
 
 Speech frames differ in energy by orders of magnitude. Where a normalisation behind the layers brings the quiet ones up
 again, as in a Wav2Vec2's feature extractor, one range for all leaves those a few levels; here each row of the matrix
-product, a frame or the window of a convolution, has all of them. Its affine range needs no integer zero point: with
-`x = s q + l`, the product is `s (q W) + l (1 W)`, and `1 W` is known beforehand.
+product, a frame or the window of a convolution, has all of them. The product of a row is `s (q W) - s z (1 W)`, and
+`1 W` is known beforehand. Zero is always in the range, so that the range of a window is that of its frames.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from qat.layer_recipe import LayerRecipe
 from qat.layers.quantizer import Quantizer
 from qat.numerics.rounding import noise_bits
 
-TINY = 2.0**-100  # span of a row whose values are all alike
+TINY = 2.0**-100  # highest value, at least: a row of zeros has a scale too
 
 
 class FrameQuantizer(Quantizer):
     """Quantizes rows of `(..., I)`, each from its smallest to its largest value; it has no range to calibrate.
 
-    The gradient passes straight through: nothing is clipped.
+    The gradient passes straight through: nothing is clipped by more than half a step.
 
     Args:
         recipe: of the layer; bits and rounding count.
@@ -40,22 +40,23 @@ class FrameQuantizer(Quantizer):
         if not self.is_enabled:
             return x
         with torch.no_grad():
-            levels, scale, low = self.levels(x.detach())
-            rounded = levels.mul_(scale).add_(low).to(x.dtype)
+            levels, scale, zero_point = self.levels(x.detach())
+            rounded = levels.sub_(zero_point).mul_(scale).to(x.dtype)
         return x + (rounded - x).detach() if x.requires_grad else rounded
 
     def levels(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Whole levels as float32 `(..., I)`, and the step and lowest value of each row `(..., 1)`."""
+        """Whole levels as float32 `(..., I)`, and the step and zero point (whole, float32) of each row `(..., 1)`."""
         x = x.float()
-        low = x.amin(-1, keepdim=True)
-        span = (x.amax(-1, keepdim=True) - low).clamp_(min=TINY)
-        share = (x - low).mul_(self.quant_max / span)
+        low = x.amin(-1, keepdim=True).clamp_(max=0.0)
+        scale = (x.amax(-1, keepdim=True).clamp_(min=TINY) - low).div_(self.quant_max)
+        zero_point = (low / scale).neg_().round_()
+        levels = x / scale
         if self.training and self.stochastic:
             noise = noise_bits(x.shape, self.key(0), x.device).float().add_(2**15).div_(2**16)
-            levels = share.add_(noise).floor_()
+            levels = levels.add_(noise).floor_()
         else:
-            levels = share.round_()
-        return levels.clamp_(0, self.quant_max), span / self.quant_max, low
+            levels = levels.round_()
+        return levels.add_(zero_point).clamp_(0, self.quant_max), scale, zero_point
 
     def finish_calibration_(self, name: str) -> None:
         """Nothing to choose."""
@@ -109,7 +110,7 @@ def matrix_of(weight: Tensor) -> Tensor:
 def frame_linear(
     rows: Tensor, quantizer: FrameQuantizer, weight: Tensor, weight_scale: Tensor, bias: Tensor | None
 ) -> Tensor:
-    """`(..., I)` -> `(..., O)` as the exported file adds: whole-number sums, rescaling, the rows' lowest values, bias.
+    """`(..., I)` -> `(..., O)` as the exported file adds: whole-number sums, rescaling, zero points, bias.
 
     Args:
         rows: float.
@@ -118,7 +119,7 @@ def frame_linear(
         weight_scale: `(O,)`.
         bias: `(O,)`.
     """
-    levels, scale, low = quantizer.levels(rows)
+    levels, scale, zero_point = quantizer.levels(rows)
     out = F.linear(levels, weight).mul_(weight_scale).mul_(scale)
-    out.add_(low * (weight.sum(1) * weight_scale))
-    return out if bias is None else out.add_(bias)
+    rest = (zero_point * scale) * -(weight.sum(1) * weight_scale)
+    return out.add_(rest if bias is None else rest.add_(bias))

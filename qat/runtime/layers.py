@@ -114,7 +114,7 @@ class FrameLinear(nn.Module):
 
     weight: Tensor
     weight_scale: Tensor
-    low_weight: Tensor
+    zero_weight: Tensor
     one: Tensor
     zero: Tensor
     bias: Tensor | None
@@ -126,7 +126,7 @@ class FrameLinear(nn.Module):
         self.quant_max = quantizer_of(layer.input_quantizer).quant_max
         self.register_buffer("weight", matrix.t().contiguous())
         self.register_buffer("weight_scale", scale)
-        self.register_buffer("low_weight", matrix.sum(1).float() * scale)
+        self.register_buffer("zero_weight", -(matrix.sum(1).float() * scale))
         self.register_buffer("bias", None if layer.bias is None else layer.bias.detach().float().clone())
         self.register_buffer("one", torch.ones(()))
         self.register_buffer("zero", torch.zeros((), dtype=torch.uint8))
@@ -137,19 +137,28 @@ class FrameLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """float32 `(..., I)` -> `(..., O)`, or `(B, C, T)` -> `(B, O, T')`: `frame_linear`, node by node."""
-        rows = self.windows(x) if self.is_conv else x
-        low = rows.amin(-1, keepdim=True)
-        span = (rows.amax(-1, keepdim=True) - low).clamp(min=TINY)
-        levels = operators.quantize((rows - low) * (self.quant_max / span), self.one, self.zero)
+        if self.is_conv:
+            x = F.pad(x, self.sides, mode=self.padding_mode) if any(self.sides) else x
+            x = x.transpose(1, 2)
+        low, high = x.amin(-1, keepdim=True), x.amax(-1, keepdim=True)
+        if self.is_conv:
+            x = self.windows(x)
+            low, high = self.windows(low).amin(-1, keepdim=True), self.windows(high).amax(-1, keepdim=True)
+        low = low.clamp(max=0.0)
+        scale = (high.clamp(min=TINY) - low) / self.quant_max
+        zero_point = (low / scale).neg().round()
+        levels = operators.quantize_rows(
+            x.flatten(0, -2), scale.flatten(), zero_point.to(torch.uint8).flatten(), self.quant_max
+        )
         out = operators.linear(levels, self.one, self.zero, self.weight, self.weight_scale, None)
-        out = out * (span / self.quant_max) + low * self.low_weight
-        out = out if self.bias is None else out + self.bias
+        rest = (zero_point * scale).flatten(0, -2) * self.zero_weight
+        rest = rest if self.bias is None else rest + self.bias
+        out = (out * scale.flatten(0, -2) + rest).unflatten(0, x.shape[:-1])
         return out.transpose(1, 2) if self.is_conv else out
 
     def windows(self, x: Tensor) -> Tensor:
-        """`windows_of`, exported."""
-        x = F.pad(x, self.sides, mode=self.padding_mode) if any(self.sides) else x
-        return operators.windows(x.transpose(1, 2), self.kernel_size[0], self.dilation[0], self.stride[0])
+        """`windows_of`, exported: `(B, T, C)` -> `(B, T', K C)`."""
+        return operators.windows(x, self.kernel_size[0], self.dilation[0], self.stride[0])
 
 
 class PartlyQuantized(nn.Module):

@@ -35,6 +35,19 @@ def quantize(
     return y if (quant_min, quant_max) == (0, 255) else clip(y, quant_min, quant_max)
 
 
+def quantize_rows(x: Tensor, scale: Tensor, zero_point: Tensor, quant_max: int) -> Tensor:
+    """Float `(N, I)` -> uint8 `(N, I)`: `clip(round(x / scale) + zero_point, 0, quant_max)`, row by row.
+
+    Args:
+        x: float32.
+        scale: `(N,)` float32.
+        zero_point: `(N,)` uint8.
+        quant_max: at most 255.
+    """
+    y = symbolic("QuantizeLinear", (x, scale, zero_point), {"axis": 0}, dtype=torch.uint8, shape=x.shape)
+    return y if quant_max == 255 else clip(y, 0, quant_max)
+
+
 def clip(x: Tensor, quant_min: int, quant_max: int) -> Tensor:
     """uint8 -> uint8 within `[quant_min, quant_max]`: what a width below 8 bits leaves of the range."""
     bounds = [torch.tensor(bound, dtype=torch.uint8) for bound in (quant_min, quant_max)]

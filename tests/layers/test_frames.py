@@ -46,12 +46,16 @@ def quantized(layer: nn.Module, **fields: Any) -> nn.Module:
 def test_each_row_uses_all_levels_and_errs_by_half_a_step(bits: int) -> None:
     torch.manual_seed(0)
     x = torch.randn(50, 64) * torch.logspace(-6, 3, 50)[:, None] + torch.randn(50, 1)
-    levels, scale, low = quantizer(bits).levels(x)
-    assert torch.equal(levels, levels.round())
-    assert torch.equal(levels.amin(1), torch.zeros(50)) and torch.equal(
-        levels.amax(1), torch.full((50,), 2.0**bits - 1)
-    )
-    assert ((levels * scale + low - x).abs() <= scale * 0.5001 + 1e-6 * x.abs().amax(1, keepdim=True)).all()
+    levels, scale, zero_point = quantizer(bits).levels(x)
+    assert torch.equal(levels, levels.round()) and torch.equal(zero_point, zero_point.round())
+    assert zero_point.min() >= 0 and zero_point.max() <= 2.0**bits - 1
+    full = (levels.amax(1) - levels.amin(1))[(x.amin(1) < 0) & (x.amax(1) > 0)]
+    assert (
+        (full == 2.0**bits - 1) | (full == 2.0**bits - 2)
+    ).all()  # zero is a level, which may cost half at each end
+    inner = ((levels - zero_point) * scale - x).abs() <= scale * 0.5001 + 1e-6 * x.abs().amax(1, keepdim=True)
+    clipped = (levels == 0) | (levels == 2.0**bits - 1)
+    assert (inner | clipped).all() and (((levels - zero_point) * scale - x).abs() <= scale * 1.001).all()
 
 
 def test_a_quiet_row_is_as_exact_as_a_loud_one() -> None:
@@ -65,7 +69,15 @@ def test_a_quiet_row_is_as_exact_as_a_loud_one() -> None:
 @pytest.mark.parametrize("value", [0.0, 3.0, -1e-30])
 def test_a_row_of_one_value_keeps_it(value: float) -> None:
     x = torch.full((2, 8), value)
-    assert torch.equal(quantizer()(x), x)
+    torch.testing.assert_close(quantizer()(x), x, rtol=1e-6, atol=1e-30)
+
+
+def test_the_range_of_a_window_is_that_of_its_frames_and_zero() -> None:
+    rows = torch.tensor([[2.0, 3.0, 4.0], [-4.0, -3.0, -2.0], [-1.0, 0.0, 3.0]])
+    levels, scale, zero_point = quantizer(2).levels(rows)
+    assert zero_point.flatten().tolist() == [0.0, 3.0, 1.0]
+    torch.testing.assert_close(scale.flatten(), torch.tensor([4.0, 4.0, 4.0]) / 3)
+    assert levels.tolist() == [[2.0, 2.0, 3.0], [0.0, 1.0, 1.0], [0.0, 1.0, 3.0]]
 
 
 def test_stochastic_rounding_is_unbiased_in_training_and_absent_in_evaluation() -> None:
