@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import webdataset
 from torch.utils.data import get_worker_info
 
 from datamodules import StreamDataModule, stream
@@ -167,6 +168,33 @@ def test_a_member_of_a_tar_file_is_the_file_that_went_in(shards: Path) -> None:
     assert torch.equal(load_audio(item.audio), torch.from_numpy(samples))
     assert read_duration(item.audio) == item.duration_s == len(samples) / 16_000
     assert str(item.audio).endswith("train-000.tar, u0.wav")
+
+
+def test_webdataset_reads_the_same_shards(shards: Path) -> None:
+    """The reference of the layout: the same keys in the same order, the same bytes of sound, the same text."""
+    for path in sorted(shards.glob("*.tar")):
+        ours = [item for _, item in tar_items(path, 0)]
+        theirs = list(webdataset.WebDataset(str(path), shardshuffle=False))
+        assert [item.id for item in ours] == [sample["__key__"] for sample in theirs]
+        for item, sample in zip(ours, theirs, strict=True):
+            assert isinstance(item.audio, TarMember) and item.audio.read().read() == sample["wav"]
+            text = json.loads(sample["json"])["text"] if "json" in sample else sample["txt"].decode().lower()
+            assert item.text == text
+
+
+def test_shards_that_webdataset_writes_are_read(tmp_path: Path) -> None:
+    keys = ["a/one", "a/two", "b/one", "b/three-4"]
+    with webdataset.ShardWriter(str(tmp_path / "train-%03d.tar"), maxcount=3, verbose=0) as writer:
+        for index, key in enumerate(keys):
+            writer.write({"__key__": key, "wav": wav(index), "json": {"text": "off", "speaker": "x"}})
+    read = [item for path in sorted(tmp_path.glob("*.tar")) for _, item in tar_items(path, 0)]
+    assert [item.id for item in read] == keys
+    for index, item in enumerate(read):
+        assert (item.text, item.speaker) == ("off", "x")
+        assert torch.equal(
+            load_audio(item.audio),
+            torch.from_numpy(soundfile.read(io.BytesIO(wav(index)), dtype="float32")[0]),
+        )
 
 
 def broken_shard(folder: Path) -> Path:
