@@ -43,7 +43,9 @@ def bucket_boundaries(durations: Sequence[float], max_batch_s: float, num_bucket
     worthwhile = int(sum(durations) / (max_batch_s * _BATCHES_PER_BUCKET))
     count = max(1, min(num_buckets, worthwhile))
     ends = sorted({float(b) for b in np.quantile(durations, np.linspace(0.0, 1.0, count + 1)[1:])})
-    return [end for low, high in zip([min(durations), *ends], ends, strict=False) for end in _divide(low, high)]
+    return [
+        end for low, high in zip([min(durations), *ends], ends, strict=False) for end in _divide(low, high)
+    ]
 
 
 def _divide(low: float, high: float) -> Iterator[float]:
