@@ -1,4 +1,7 @@
-"""Parts of corpora too large to list, tar files and stretches of JSON lines, and what begins where in them."""
+"""Parts of corpora too large to list, tar files and stretches of JSON lines, and what begins where in them.
+
+Tar files are read with the standard library: WebDataset's own reader cannot go on from a byte that a checkpoint keeps.
+"""
 
 import json
 import tarfile

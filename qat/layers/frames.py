@@ -14,10 +14,9 @@ from torch import Tensor, nn
 
 from qat.errors import UserError
 from qat.layer_recipe import LayerRecipe
+from qat.layers.lstm_kernel import dynamic_range
 from qat.layers.quantizer import Quantizer
 from qat.numerics.rounding import noise_bits
-
-TINY = 2.0**-100  # highest value, at least: a row of zeros has a scale too
 
 
 class FrameQuantizer(Quantizer):
@@ -47,9 +46,7 @@ class FrameQuantizer(Quantizer):
     def levels(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Whole levels as float32 `(..., I)`, and the step and zero point (whole, float32) of each row `(..., 1)`."""
         x = x.float()
-        low = x.amin(-1, keepdim=True).clamp_(max=0.0)
-        scale = (x.amax(-1, keepdim=True).clamp_(min=TINY) - low).div_(self.quant_max)
-        zero_point = (low / scale).neg_().round_()
+        scale, zero_point = dynamic_range(x.amin(-1, keepdim=True), x.amax(-1, keepdim=True), self.quant_max)
         levels = x / scale
         if self.training and self.stochastic:
             noise = noise_bits(x.shape, self.key(0), x.device).float().add_(2**15).div_(2**16)

@@ -119,8 +119,9 @@ class QuantLSTM(QuantLayer, nn.LSTM):
     def _train_layers(self, x: Tensor, sizes: Tensor | None, state: Hidden) -> tuple[Tensor, Hidden]:
         """Stacked layers through the fused kernel; `x` is `(B, T, F)`, or packed data `(N, F)` with `sizes`."""
         hidden, cell = [], []
+        groups = None if sizes is None else packed_rows(sizes, x.device)
         for layer in range(self.num_layers):
-            x = self.layer_input(x, sizes, layer)
+            x = self.layer_input(x, groups, state[0].shape[1], layer)
             span = slice(layer * self.directions, (layer + 1) * self.directions)
             first = (state[0][span].contiguous(), state[1][span].contiguous())
             rest = (self.bias, 1, 0.0, self.training, self.bidirectional)
@@ -133,23 +134,15 @@ class QuantLSTM(QuantLayer, nn.LSTM):
             cell.append(c)
         return x, (torch.cat(hidden), torch.cat(cell))
 
-    def layer_input(self, x: Tensor, sizes: Tensor | None, layer: int) -> Tensor:
-        """What a stacked layer reads in training: `x` after dropout, quantized."""
+    def layer_input(self, x: Tensor, groups: Tensor | None, rows: int, layer: int) -> Tensor:
+        """What a stacked layer reads in training: `x` after dropout, on its rows' levels (see `quantize_rows`)."""
         if layer and self.dropout:
             x = nn.functional.dropout(x, self.dropout, self.training)
-        if not self.dynamic or not self.is_enabled:
-            return x
-        if sizes is None:
-            return quantize_rows(x, None, len(x))
-        return quantize_rows(x, packed_rows(sizes, x.device), int(sizes[0]))
-
-    def names_of_layer(self, layer: int) -> list[list[str]]:
-        """Names of one stacked layer's parameters, a list for each direction: both matrices, then the biases."""
-        return self._all_weights[layer * self.directions : (layer + 1) * self.directions]
+        return quantize_rows(x, groups, rows) if self.dynamic and self.is_enabled else x
 
     def layer_weights(self, layer: int) -> list[Tensor]:
         """Weights of one layer as `_VF.lstm` takes them, matrices fake-quantized."""
-        names = self.names_of_layer(layer)
+        names = names_of_layer(self, layer)
         table = self.weight_quantizers
         return [
             table[name](getattr(self, name)) if name in table else getattr(self, name)
@@ -174,7 +167,7 @@ class QuantLSTM(QuantLayer, nn.LSTM):
     def _levels(self, layer: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
         """Levels and scales of both matrices, and the bias, of one layer; gates in the order i, f, o, g."""
         stacks: list[list[Tensor]] = [[], [], [], [], []]
-        for names in self.names_of_layer(layer):
+        for names in names_of_layer(self, layer):
             for place, name in enumerate(names[:2]):
                 levels, scale = weight_levels(getattr(self, name), self.weight_quantizers[name])  # type: ignore[arg-type]
                 stacks[2 * place].append(gates_first(levels))
@@ -185,6 +178,17 @@ class QuantLSTM(QuantLayer, nn.LSTM):
                 )
         ih, scale_ih, hh, scale_hh = (torch.stack(stack) for stack in stacks[:4])
         return ih, scale_ih, hh, scale_hh, torch.stack(stacks[4]) if self.bias else None
+
+
+def names_of_layer(rnn: nn.LSTM, layer: int) -> list[list[str]]:
+    """Names of one stacked layer's parameters, a list for each direction: both matrices, then the biases."""
+    directions = 2 if rnn.bidirectional else 1
+    return rnn._all_weights[layer * directions : (layer + 1) * directions]
+
+
+def float_weights(rnn: nn.LSTM, layer: int) -> list[Tensor]:
+    """Weights of one stacked layer as `_VF.lstm` takes them, not quantized."""
+    return [getattr(rnn, name) for names in names_of_layer(rnn, layer) for name in names]
 
 
 def gates_first(rows: Tensor) -> Tensor:

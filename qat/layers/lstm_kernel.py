@@ -14,15 +14,15 @@ LEVELS = 255
 TINY = 2.0**-126
 
 
-def dynamic_range(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-    """Scale and zero point (as float) of the kernel's dynamic u8 quantization of values in [low, high].
+def dynamic_range(low: Tensor, high: Tensor, levels: int = LEVELS) -> tuple[Tensor, Tensor]:
+    """Scale and zero point (as float) of the kernel's dynamic unsigned quantization of values in [low, high].
 
     The range is stretched to hold zero; a range of nothing but zero gets scale 1.
     """
     low = low.clamp(max=0.0)
-    scale = (high.clamp(min=0.0) - low) / LEVELS
+    scale = (high.clamp(min=0.0) - low) / levels
     scale = torch.where(scale == 0, torch.ones_like(scale), scale)
-    return scale, (low / scale).neg_().round_().clamp_(0, LEVELS)
+    return scale, (low / scale).neg_().round_().clamp_(0, levels)
 
 
 def centred_levels(

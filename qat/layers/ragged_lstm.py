@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
-from qat.layers.lstm import QuantLSTM
+from qat.layers.lstm import QuantLSTM, float_weights, packed_rows
 
 
 def packed_lstm(rnn: nn.LSTM, packed: PackedSequence) -> PackedSequence:
@@ -25,16 +25,14 @@ def packed_lstm(rnn: nn.LSTM, packed: PackedSequence) -> PackedSequence:
     if data.device.type != "cpu" or not (rnn.training and torch.is_grad_enabled()):
         return rnn(packed)[0]
     if isinstance(rnn, QuantLSTM):
-        data = rnn.input_quantizer(data)
-    directions = 1 + rnn.bidirectional
+        data, groups = rnn.input_quantizer(data), packed_rows(sizes, data.device)
     for layer in range(rnn.num_layers):
         if isinstance(rnn, QuantLSTM):
-            data, weights = rnn.layer_input(data, sizes, layer), rnn.layer_weights(layer)
+            data, weights = rnn.layer_input(data, groups, int(sizes[0]), layer), rnn.layer_weights(layer)
         else:
             data = nn.functional.dropout(data, rnn.dropout) if layer and rnn.dropout else data
-            names = rnn._all_weights[layer * directions : (layer + 1) * directions]
-            weights = [getattr(rnn, name) for direction in names for name in direction]
-        data = _run_layer(data, sizes, weights, directions)
+            weights = float_weights(rnn, layer)
+        data = _run_layer(data, sizes, weights, 2 if rnn.bidirectional else 1)
     return PackedSequence(data, sizes, *order)
 
 

@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from qat.layers.base import QuantLayer
 from qat.layers.frames import by_frame, padding_of
-from qat.layers.lstm import QuantLSTM
+from qat.layers.lstm import QuantLSTM, float_weights, names_of_layer
 from qat.layers.lstm_kernel import centred_levels, dynamic_range, run_layer
 from qat.layers.quantizer import Quantizer
 from qat.numerics.ada_round import Problem, search_scale, spread
@@ -99,7 +99,7 @@ class LinearMap:
         """For each group the weights that stand side by side along `I`; one group's weight may be a slice of rows."""
         if isinstance(self.layer, QuantLSTM):
             return [
-                [self._part(name) for name in names[:2]] for names in self.layer.names_of_layer(self.index)
+                [self._part(name) for name in names[:2]] for names in names_of_layer(self.layer, self.index)
             ]
         return [[self._part("weight")]]
 
@@ -147,7 +147,7 @@ class LinearMap:
     def biases(self) -> list[nn.Parameter]:
         """The bias that a mean error is taken out of, one a part of `O`; empty where the layer has none."""
         if isinstance(self.layer, QuantLSTM):
-            names = self.layer.names_of_layer(self.index)
+            names = names_of_layer(self.layer, self.index)
             return [self.layer.get_parameter(item[2]) for item in names] if self.layer.bias else []
         bias = getattr(self.layer, "bias", None)
         return [bias] if isinstance(bias, nn.Parameter) else []
@@ -325,7 +325,6 @@ def run_inner(layer: QuantLSTM, index: int, x: Tensor, quantized: bool) -> Tenso
     zeros = x.new_zeros(layer.directions, 1, layer.hidden_size)
     if quantized and layer.dynamic:
         return run_layer(x, [x.shape[1]], *layer._levels(index), zeros, zeros)[0]
-    plain = [getattr(layer, name) for names in layer.names_of_layer(index) for name in names]
-    weights = layer.layer_weights(index) if quantized else plain
+    weights = layer.layer_weights(index) if quantized else float_weights(layer, index)
     rest = (layer.bias, 1, 0.0, False, layer.bidirectional, True)
     return torch._VF.lstm(x, (zeros, zeros), weights, *rest)[0]  # type: ignore[attr-defined]

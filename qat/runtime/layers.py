@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from qat.layers import QuantConv1d, QuantConv2d, Quantizer, QuantLayer, QuantLinear, QuantLSTM
 from qat.layers.blocks import blocks_of
-from qat.layers.frames import TINY, by_frame, matrix_of, padding_of
+from qat.layers.frames import by_frame, matrix_of, padding_of
+from qat.layers.lstm_kernel import dynamic_range
 from qat.runtime import operators
 from qat.runtime.frontend import OnnxFbank
 from qat.runtime.lstm import ExportedLSTM
@@ -140,23 +141,20 @@ class FrameLinear(nn.Module):
         if self.is_conv:
             x = F.pad(x, self.sides, mode=self.padding_mode) if any(self.sides) else x
             x = x.transpose(1, 2)
-        frames = x.flatten(
-            0, -2
-        )  # behind a reshape the runtime leaves the frames contiguous: reduced in a tenth of the time
+        # behind a reshape the runtime leaves the frames contiguous: reduced in a tenth of the time
+        frames = x.flatten(0, -2)
         low, high = (end.unflatten(0, x.shape[:-1]) for end in (frames.amin(-1, True), frames.amax(-1, True)))
         if self.is_conv:
             x = self.windows(x)
             low, high = self.windows(low).amin(-1, keepdim=True), self.windows(high).amax(-1, keepdim=True)
-        low = low.clamp(max=0.0)
-        scale = (high.clamp(min=TINY) - low) / self.quant_max
-        zero_point = (low / scale).neg().round()
-        levels = operators.quantize_rows(
-            x.flatten(0, -2), scale.flatten(), zero_point.to(torch.uint8).flatten(), self.quant_max
+        scale, zero_point = (item.flatten(0, -2) for item in dynamic_range(low, high, self.quant_max))
+        levels = operators.quantize(
+            x.flatten(0, -2), scale.flatten(), zero_point.to(torch.uint8).flatten(), quant_max=self.quant_max
         )
         out = operators.linear(levels, self.one, self.zero, self.weight, self.weight_scale, None)
-        rest = (zero_point * scale).flatten(0, -2) * self.zero_weight
+        rest = (zero_point * scale) * self.zero_weight
         rest = rest if self.bias is None else rest + self.bias
-        out = (out * scale.flatten(0, -2) + rest).unflatten(0, x.shape[:-1])
+        out = (out * scale + rest).unflatten(0, x.shape[:-1])
         return out.transpose(1, 2) if self.is_conv else out
 
     def windows(self, x: Tensor) -> Tensor:

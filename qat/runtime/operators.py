@@ -26,26 +26,14 @@ def quantize(
 
     Args:
         x: float32, any shape.
-        scale: `()` float32.
-        zero_point: `()` uint8.
+        scale: `()` float32, or one for each item of the first axis.
+        zero_point: as `scale`, uint8.
         quant_min: at least 0.
         quant_max: at most 255.
     """
-    y = symbolic("QuantizeLinear", (x, scale, zero_point), dtype=torch.uint8, shape=x.shape)
+    attributes: dict[str, Any] = {"axis": 0} if scale.ndim else {}
+    y = symbolic("QuantizeLinear", (x, scale, zero_point), attributes, dtype=torch.uint8, shape=x.shape)
     return y if (quant_min, quant_max) == (0, 255) else clip(y, quant_min, quant_max)
-
-
-def quantize_rows(x: Tensor, scale: Tensor, zero_point: Tensor, quant_max: int) -> Tensor:
-    """Float `(N, I)` -> uint8 `(N, I)`: `clip(round(x / scale) + zero_point, 0, quant_max)`, row by row.
-
-    Args:
-        x: float32.
-        scale: `(N,)` float32.
-        zero_point: `(N,)` uint8.
-        quant_max: at most 255.
-    """
-    y = symbolic("QuantizeLinear", (x, scale, zero_point), {"axis": 0}, dtype=torch.uint8, shape=x.shape)
-    return y if quant_max == 255 else clip(y, 0, quant_max)
 
 
 def clip(x: Tensor, quant_min: int, quant_max: int) -> Tensor:

@@ -50,9 +50,8 @@ def test_each_row_uses_all_levels_and_errs_by_half_a_step(bits: int) -> None:
     assert torch.equal(levels, levels.round()) and torch.equal(zero_point, zero_point.round())
     assert zero_point.min() >= 0 and zero_point.max() <= 2.0**bits - 1
     full = (levels.amax(1) - levels.amin(1))[(x.amin(1) < 0) & (x.amax(1) > 0)]
-    assert (
-        (full == 2.0**bits - 1) | (full == 2.0**bits - 2)
-    ).all()  # zero is a level, which may cost half at each end
+    # zero is a level, which may cost half of one at each end
+    assert ((full == 2.0**bits - 1) | (full == 2.0**bits - 2)).all()
     inner = ((levels - zero_point) * scale - x).abs() <= scale * 0.5001 + 1e-6 * x.abs().amax(1, keepdim=True)
     clipped = (levels == 0) | (levels == 2.0**bits - 1)
     assert (inner | clipped).all() and (((levels - zero_point) * scale - x).abs() <= scale * 1.001).all()
