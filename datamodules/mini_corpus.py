@@ -17,7 +17,7 @@ class MiniDataModule(SpeechDataModule):
     Args:
         extra_train: manifest of further training utterances, such as `make_corpus --more` writes; null: none.
         cache: keep decoded audio in memory; the corpus is small enough.
-        num_workers: processes that decode audio; without one, decoding Opus takes a twentieth of a training step.
+        num_workers: processes that decode audio; without one, decoding Opus takes a tenth of a training step.
         kwargs: see `SpeechDataModule`.
     """
 
