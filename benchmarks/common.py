@@ -78,12 +78,6 @@ def calibrate_on_noise_(module: CTCModule, seconds: float = 3.0) -> None:
     module.train(was_training)
 
 
-def preloaded() -> str:
-    """What `LD_PRELOAD` holds, as a command line shows it; file names only."""
-    names = [Path(item).name for item in os.environ.get("LD_PRELOAD", "").replace(":", " ").split()]
-    return f"LD_PRELOAD={':'.join(f'./{name}' for name in names)} " if names else ""
-
-
 def save(name: str, results: list[dict[str, Any]]) -> Path:
     """Write `benchmarks/results/NAME.json` with everything needed to read or repeat the numbers."""
     found = {}
@@ -92,14 +86,15 @@ def save(name: str, results: list[dict[str, Any]]) -> Path:
             found[package] = version(package)
         except PackageNotFoundError:
             continue
-    script = Path(sys.argv[0]).stem
+    hidden = "avx2_only" in os.environ.get("LD_PRELOAD", "")
+    module = ["benchmarks.avx2_only"] * hidden + ["benchmarks." * (not hidden) + Path(sys.argv[0]).stem]
     content = {
         "benchmark": name,
-        "command": preloaded() + shlex.join(["python", "-m", f"benchmarks.{script}", *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", *module, *sys.argv[1:]]),
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": processor(),
         "cpu_vnni": cpu_has_vnni(),
-        "instructions": torch.backends.cpu.get_cpu_capability(),  # what this process may use, AVX2 under avx2_only.c
+        "instructions": torch.backends.cpu.get_cpu_capability(),  # what this process may use
         "versions": {"python": platform.python_version(), **found},
         "results": results,
     }
