@@ -210,6 +210,20 @@ def test_rows_of_other_settings_are_dropped(kind: str, suite_file: Path, tmp_pat
 
 
 @pytest.mark.parametrize("kind", ["crdnn"])
+def test_the_float_row_goes_with_the_last_of_its_runs(kind: str, suite_file: Path, tmp_path: Path) -> None:
+    """Of another float start nothing may stay: the next run brings the new float row."""
+    jobs = jobs_of(load_suite(str(suite_file)), tmp_path, False)
+    other = {"suite_row": "other/float", "run": "x"}
+    rows = [other, {"suite_row": "mine/float", "run": jobs[0].folder.name}]
+    rows += [{"suite_row": job.row.id, "run": job.folder.name} for job in jobs]
+    runs = {job.id: {"status": "done", "sha256": "of another start"} for job in jobs}
+    errors: dict[str, dict[str, list[int]]] = {name: {} for name in (*runs, "mine/float", "other/float")}
+    results = Results(tmp_path, "mine", rows, runs, errors)  # type: ignore[arg-type]
+    assert results.drop_stale(jobs) == len(jobs)
+    assert results.rows == [other] and results.errors == {"other/float": {}}
+
+
+@pytest.mark.parametrize("kind", ["crdnn"])
 def test_a_killed_run_is_resumed_and_another_one_begins_anew(
     kind: str, suite_file: Path, tmp_path: Path
 ) -> None:

@@ -68,6 +68,10 @@ class Results:
             self.errors.pop(job.id, None)
             gone = (job.row.id, job.folder.name)
             self.rows = [row for row in self.rows if (row["suite_row"], row["run"]) != gone]
+        for model in {job.row.model for job in stale}:
+            if not any(name.startswith(f"{model}/") for name in self.runs):  # the float row was theirs
+                self.errors.pop(f"{model}/{FLOAT}", None)
+                self.rows = [row for row in self.rows if row["suite_row"] != f"{model}/{FLOAT}"]
         return len(stale)
 
     def done(self, job: Job) -> bool:
