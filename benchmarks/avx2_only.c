@@ -1,4 +1,5 @@
-/* Answers the CPUID instructions that avx2_only.py has made undefined, without the bits of AVX-512, VNNI and AMX. */
+/* Answers the CPUID instructions that avx2_only.py has made undefined, without the bits of AVX-512, VNNI and AMX.
+ * Any other undefined instruction ends the program, but for a UD2 of its own, which would be taken for a CPUID. */
 #define _GNU_SOURCE
 #include <cpuid.h>
 #include <signal.h>

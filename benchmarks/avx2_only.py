@@ -9,6 +9,7 @@ of what is to be hidden. Clock, caches and width of the units stay those of the 
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import shutil
@@ -62,9 +63,14 @@ def prepare(folder: Path) -> dict[str, str]:
 
 
 def main() -> None:
-    benchmark, *arguments = sys.argv[1:]
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "benchmark", choices=["integer_vs_float", "qat_step", "calibration", "ada_round", "throughput"]
+    )
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="those of the benchmark")
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", f"benchmarks.{benchmark}", *arguments]
+        command = [sys.executable, "-m", f"benchmarks.{options.benchmark}", *options.arguments]
         sys.exit(subprocess.run(command, env=prepare(Path(folder))).returncode)
 
 

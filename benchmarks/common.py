@@ -86,8 +86,11 @@ def save(name: str, results: list[dict[str, Any]]) -> Path:
             found[package] = version(package)
         except PackageNotFoundError:
             continue
-    hidden = "avx2_only" in os.environ.get("LD_PRELOAD", "")
-    module = ["benchmarks.avx2_only"] * hidden + ["benchmarks." * (not hidden) + Path(sys.argv[0]).stem]
+    script = Path(sys.argv[0]).stem
+    hidden = "avx2_only" in os.environ.get(
+        "LD_PRELOAD", ""
+    )  # by benchmarks.avx2_only, which takes the script's name
+    module = ["benchmarks.avx2_only", script] if hidden else [f"benchmarks.{script}"]
     content = {
         "benchmark": name,
         "command": shlex.join(["python", "-m", *module, *sys.argv[1:]]),

@@ -69,7 +69,9 @@ class Results:
             gone = (job.row.id, job.folder.name)
             self.rows = [row for row in self.rows if (row["suite_row"], row["run"]) != gone]
         for model in {job.row.model for job in stale}:
-            if not any(name.startswith(f"{model}/") for name in self.runs):  # the float row was theirs
+            if not any(
+                job.id in self.runs for job in jobs if job.row.model == model
+            ):  # the float row was theirs
                 self.errors.pop(f"{model}/{FLOAT}", None)
                 self.rows = [row for row in self.rows if row["suite_row"] != f"{model}/{FLOAT}"]
         return len(stale)

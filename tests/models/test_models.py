@@ -60,6 +60,16 @@ def test_masked_group_norm_equals_group_norm_without_padding() -> None:
     )
 
 
+def test_masked_group_norm_sums_squares_nearly_exactly() -> None:
+    """What a long sum loses scales a whole channel and shows in the file as other levels: one row loses 1e-6."""
+    x = torch.randn(1, 32, 4031, generator=torch.Generator().manual_seed(0))
+    norm = nn.GroupNorm(32, 32)
+    out = masked_group_norm(x, torch.tensor([4031]), norm)
+    variance = x.double().var(2, correction=0)
+    right = (variance / (variance + norm.eps)).sqrt()
+    assert (out.double().std(2, correction=0) / right - 1).abs().max() < 2e-7
+
+
 def test_masked_group_norm_ignores_padding() -> None:
     norm, x = nn.GroupNorm(6, 6), torch.randn(2, 6, 50)
     alone = masked_group_norm(x[1:, :, :20], torch.tensor([20]), norm)
