@@ -136,16 +136,19 @@ class Wav2Vec2Module(CTCModule):
         return "" if token in SPECIAL_TOKENS else token.lower()
 
     def features(self, signal: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Waveform `(B, S)`, normalised per utterance over valid samples; padding is zero."""
+        """Waveform `(B, S)`, normalised per utterance over valid samples; padding is zero.
+
+        In float64, so that the order in which PyTorch and ONNX Runtime add leaves no trace in the float32 result.
+        """
         mask = frame_mask(lengths, signal.shape[1])
         signal = signal.float().masked_fill(~mask, 0.0)
         if not self.do_normalize:
             return signal, lengths
-        count = lengths.to(signal.dtype).unsqueeze(1)
+        signal, count = signal.double(), lengths.double().unsqueeze(1)
         mean = signal.sum(1, keepdim=True) / count
         centred = (signal - mean).masked_fill(~mask, 0.0)
         variance = centred.square().sum(1, keepdim=True) / count
-        return centred / (variance + 1e-7).sqrt(), lengths
+        return (centred / (variance + 1e-7).sqrt()).float(), lengths
 
     def encode(self, inputs: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Waveform `(B, S)`, valid samples `(B,)` -> (logits `(B, T, V)`, valid frames `(B,)`)."""

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import onnx_ir as ir
+import onnxruntime as ort
 import pytest
 import torch
+from torch import Tensor, nn
 
 from datamodules.batch import Batch, Utterance, collate
 from qat.errors import UserError
+from qat.models import Wav2Vec2Module
 from qat.runtime import Session, check_parity
+from qat.runtime.export import trace
 from qat.runtime.parity import word_error_rate
 from tests.conftest import noise
 from tests.runtime.conftest import Exported
@@ -47,3 +52,26 @@ def test_padded_batches_are_refused(crdnn: Exported) -> None:
 def test_word_error_rate_is_corpus_level() -> None:
     assert word_error_rate(["a b c", "d"], ["a b", "x"]) == 50.0
     assert word_error_rate([""], ["a"]) == 0.0
+
+
+def test_normalised_waveform_is_the_files_to_the_last_bit(wav2vec2: Exported, tmp_path: Path) -> None:
+    """What comes first must not differ: a last bit there is one in every value behind it."""
+
+    class Features(nn.Module):
+        def __init__(self, module: nn.Module) -> None:
+            super().__init__()
+            self.module = module
+
+        def forward(self, signal: Tensor, lengths: Tensor) -> Tensor:
+            return self.module.features(signal, lengths)[0]
+
+    module = wav2vec2.module
+    assert isinstance(module, Wav2Vec2Module) and module.do_normalize
+    example = {"signal": torch.zeros(2, 32_000), "lengths": torch.tensor([32_000, 16_000])}
+    ir.save(trace(Features(module), example, ["features"]), tmp_path / "features.onnx")
+    engine = ort.InferenceSession(str(tmp_path / "features.onnx"), providers=["CPUExecutionProvider"])
+    for samples in (4_000, 33_333, 160_000):
+        signal, lengths = noise(2, samples / 16_000, seed=samples)[0], torch.tensor([samples, samples // 2])
+        signal = 0.1 * torch.cumsum(signal[:, :samples], 1).sin() + 0.01  # neither white nor centred
+        found = engine.run(None, {"signal": signal.numpy(), "lengths": lengths.numpy()})[0]
+        assert torch.equal(torch.from_numpy(found), module.features(signal, lengths)[0])
