@@ -8,6 +8,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -31,12 +32,13 @@ class Worker:
         path: an exported file.
         signals: `.npz` with the signals "0", "1", ...
         threads: of the engine.
+        cores: what it may run on; None leaves that to the system.
 
     Raises:
         UserError: the child could not open the file.
     """
 
-    def __init__(self, path: Path, signals: Path, threads: int) -> None:
+    def __init__(self, path: Path, signals: Path, threads: int, cores: list[int] | None = None) -> None:
         paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": str(threads)}
         self.process = subprocess.Popen(
@@ -47,8 +49,14 @@ class Worker:
             env=environment,
         )
         try:
-            request = {"open": str(path.resolve()), "signals": str(signals), "threads": threads}
-            self.provider = str(self.ask(**request)["provider"])
+            request = {
+                "open": str(path.resolve()),
+                "signals": str(signals),
+                "threads": threads,
+                "cores": cores,
+            }
+            opened = self.ask(**request)
+            self.provider, self.cores = str(opened["provider"]), opened["cores"]
         except BaseException:
             self.close()
             raise
@@ -97,6 +105,9 @@ def measure_latency(
 ) -> dict[str, Any]:
     """Time both files on the same signals, batch of one, the two taking turns and each going first every other time.
 
+    Both processes are kept on the same cores: left alone, each may stay on another one for the whole measurement, and
+    on a shared machine cores differ by a third.
+
     Args:
         float_path: the reference.
         integer_path: what is compared with it.
@@ -121,8 +132,10 @@ def measure_latency(
         store = Path(folder) / "signals.npz"
         arrays = {str(index): np.asarray(signal, np.float32) for index, signal in enumerate(signals)}
         np.savez(store, **arrays)  # type: ignore[arg-type]
+        cores = idle_cores(threads)
         workers = [
-            stack.enter_context(Worker(Path(path), store, threads)) for path in (float_path, integer_path)
+            stack.enter_context(Worker(Path(path), store, threads, cores))
+            for path in (float_path, integer_path)
         ]
         longest = sorted(range(len(signals)), key=lambda index: -len(signals[index]))
         for count in range(warmup):
@@ -143,6 +156,29 @@ def measure_latency(
         "integer": both[1],
         "speedup": both[0]["latency_ms"]["p50"] / both[1]["latency_ms"]["p50"],
     }
+
+
+def idle_cores(count: int, watch_s: float = 0.2) -> list[int] | None:
+    """The `count` cores of this process that idle most over `watch_s` seconds.
+
+    None where the system does not pin processes, or there are not as many.
+    """
+    if not hasattr(os, "sched_setaffinity") or len(allowed := os.sched_getaffinity(0)) < count:
+        return None
+    before = idle_ticks()
+    time.sleep(watch_s)
+    idle = {core: ticks - before.get(core, 0) for core, ticks in idle_ticks().items()}
+    return sorted(sorted(allowed), key=lambda core: -idle.get(core, 0))[:count]
+
+
+def idle_ticks() -> dict[int, int]:
+    """Core -> ticks that it has idled since the machine started; empty where Linux does not tell."""
+    try:
+        lines = Path("/proc/stat").read_text().splitlines()
+    except OSError:
+        return {}
+    rows = [line.split() for line in lines if line.startswith("cpu") and line[3].isdigit()]
+    return {int(row[0][3:]): int(row[4]) for row in rows}
 
 
 def take_turns(workers: Sequence[Worker], signals: int, repeats: int) -> list[list[float]]:

@@ -17,17 +17,24 @@ from typing import Any
 def answer(request: dict[str, Any], state: dict[str, Any]) -> dict[str, Any]:
     """One reply.
 
-    Requests: `{"open": file, "signals": npz, "threads": n}`, `{"run": index}`, `{"memory": true}`.
+    Requests: `{"open": file, "signals": npz, "threads": n, "cores": [0] or null}`, `{"run": index}`, `{"memory": true}`.
     """
     import numpy as np
 
     from qat.runtime.session import Session
 
     if "open" in request:
+        if request.get("cores"):
+            os.sched_setaffinity(0, request["cores"])  # before the engine makes its threads, which inherit it
         with np.load(request["signals"]) as signals:
             state["signals"] = [signals[str(index)] for index in range(len(signals.files))]
         state["session"] = Session(request["open"], threads=request["threads"])
-        return {"provider": state["session"].provider, "torch": "torch" in sys.modules}
+        cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+        return {
+            "provider": state["session"].provider,
+            "torch": "torch" in sys.modules,
+            "cores": cores,
+        }
     if "run" in request:
         signal = state["signals"][request["run"]]
         lengths = np.array([signal.size], dtype=np.int64)

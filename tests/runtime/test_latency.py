@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from qat.errors import UserError
 from qat.runtime import measure_latency
-from qat.runtime.latency import Worker
+from qat.runtime.latency import Worker, idle_cores
 from tests.runtime.conftest import Exported
 
 
@@ -33,6 +34,25 @@ def test_the_worker_does_not_load_pytorch(crdnn: Exported, tmp_path: Path) -> No
     with Worker(crdnn.integer.path, tmp_path / "signals.npz", 1) as worker:
         reply = worker.ask(open=str(crdnn.integer.path), signals=str(tmp_path / "signals.npz"), threads=1)
     assert reply["torch"] is False
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system does not pin processes")
+def test_workers_stay_on_the_idlest_cores(
+    crdnn: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allowed = os.sched_getaffinity(0)
+    assert set(idle_cores(1, 0.0) or []) < allowed or len(allowed) == 1
+    assert set(idle_cores(len(allowed), 0.0) or []) == allowed
+    assert idle_cores(len(allowed) + 1, 0.0) is None
+    last = max(allowed)
+    counts = iter([dict.fromkeys(allowed, 0), {core: int(core == last) for core in allowed}])
+    monkeypatch.setattr("qat.runtime.latency.idle_ticks", lambda: next(counts))
+    assert idle_cores(1, 0.0) == [last]
+    np.savez(tmp_path / "signals.npz", **{"0": np.zeros(8_000, np.float32)})
+    with Worker(crdnn.integer.path, tmp_path / "signals.npz", 1, [last]) as worker:
+        assert worker.cores == [last]
+    with Worker(crdnn.integer.path, tmp_path / "signals.npz", 1) as worker:
+        assert set(worker.cores or []) == allowed
 
 
 def test_bad_requests_are_one_line_errors(tmp_path: Path) -> None:
