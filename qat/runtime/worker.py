@@ -17,7 +17,7 @@ from typing import Any
 def answer(request: dict[str, Any], state: dict[str, Any]) -> dict[str, Any]:
     """One reply.
 
-    Requests: `{"open": file, "signals": npz, "threads": n, "cores": [0] or null}`, `{"run": index}`, `{"memory": true}`.
+    Of `{"open": file, "signals": npz, "threads": n, "cores": [0]}` (or null), `{"run": index}`, `{"memory": true}`.
     """
     import numpy as np
 
