@@ -17,7 +17,8 @@ from typing import Any
 def answer(request: dict[str, Any], state: dict[str, Any]) -> dict[str, Any]:
     """One reply.
 
-    Of `{"open": file, "signals": npz, "threads": n, "cores": [0]}` (or null), `{"run": index}`, `{"memory": true}`.
+    Requests: `{"open": file, "signals": npz, "threads": n, "cores": [0] | null}`, `{"run": index}` and
+    `{"memory": true}`.
     """
     import numpy as np
 
