@@ -168,7 +168,7 @@ def idle_cores(count: int, watch_s: float = 0.2) -> list[int] | None:
     before = idle_ticks()
     time.sleep(watch_s)
     idle = {core: ticks - before.get(core, 0) for core, ticks in idle_ticks().items()}
-    return sorted(sorted(allowed), key=lambda core: -idle.get(core, 0))[:count]
+    return sorted(allowed, key=lambda core: (-idle.get(core, 0), core))[:count]
 
 
 def idle_ticks() -> dict[int, int]:

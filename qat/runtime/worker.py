@@ -31,11 +31,7 @@ def answer(request: dict[str, Any], state: dict[str, Any]) -> dict[str, Any]:
             state["signals"] = [signals[str(index)] for index in range(len(signals.files))]
         state["session"] = Session(request["open"], threads=request["threads"])
         cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
-        return {
-            "provider": state["session"].provider,
-            "torch": "torch" in sys.modules,
-            "cores": cores,
-        }
+        return {"provider": state["session"].provider, "torch": "torch" in sys.modules, "cores": cores}
     if "run" in request:
         signal = state["signals"][request["run"]]
         lengths = np.array([signal.size], dtype=np.int64)
