@@ -2,12 +2,12 @@
 
 import sys
 
-from qat.errors import UserError
+from qat.system.errors import UserError
 
 
 def evaluate(args: list[str]) -> None:
     """Dispatch to the command named first."""
-    from qat import commands
+    from qat.cli import evaluate as commands
 
     commands.run(args)
 

@@ -7,13 +7,13 @@ import sys
 # the first convolution)
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192")
 
-from qat.errors import UserError
+from qat.system.errors import UserError
 
 
 def train(args: list[str]) -> None:
     """Parse, fit, evaluate (the `FinalEvaluation` callback), print."""
-    from qat.cli import build_cli
-    from qat.flags import HELP, preset_names
+    from qat.cli.flags import HELP, preset_names
+    from qat.cli.train import build_cli
 
     if not {"-h", "--help"}.isdisjoint(args):
         print(HELP.format(presets=", ".join(preset_names())))

@@ -21,7 +21,10 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.common import save, table
-from qat.layers import LinearMap, Moments, QuantLinear, calibrate_weights_, set_enabled_, swap_
+from qat.layers.linear import QuantLinear
+from qat.layers.state import calibrate_weights_, set_enabled_
+from qat.layers.swap import swap_
+from qat.methods.reconstruction import LinearMap, Moments
 from qat.numerics.ada_round import State, first_variable, hard_round, optimise, rectified_sigmoid
 from qat.recipe import Recipe
 

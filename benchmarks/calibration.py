@@ -13,8 +13,9 @@ from typing import Any
 import torch
 
 from benchmarks.common import PUBLISHED, mini, noise, save, table
-from qat.layers import calibrate_weights_, finish_calibration_, quantizers, set_observing_
-from qat.models import CTCModule
+from qat.layers.state import calibrate_weights_, finish_calibration_, set_observing_
+from qat.layers.swap import quantizers
+from qat.models.ctc import CTCModule
 from qat.recipe import Recipe
 
 OBSERVERS = ("max", "mse", "percentile", "entropy")

@@ -16,11 +16,12 @@ from typing import Any
 import torch
 import yaml
 
-from qat.layer_recipe import cpu_has_vnni
-from qat.layers import calibrate_weights_, finish_calibration_, set_observing_
-from qat.models import CRDNNModule, CTCModule, Wav2Vec2Module
+from qat.layers.state import calibrate_weights_, finish_calibration_, set_observing_
+from qat.models.crdnn import CRDNNModule
+from qat.models.ctc import CTCModule
+from qat.models.wav2vec2 import Wav2Vec2Module
 from qat.recipe import Recipe
-from qat.runtime.latency import processor
+from qat.system.hardware import cpu_has_vnni, processor
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"

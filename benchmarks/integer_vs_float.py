@@ -12,7 +12,9 @@ from typing import Any
 
 from benchmarks.common import PUBLISHED, calibrate_on_noise_, noise, published, save, table
 from qat.recipe import Recipe
-from qat.runtime import Session, export_onnx, measure_latency
+from qat.runtime.export import export_onnx
+from qat.runtime.graph import count_nodes, optimised_graph
+from qat.runtime.latency import measure_latency
 
 
 def measure(kind: str, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -21,7 +23,7 @@ def measure(kind: str, options: argparse.Namespace, folder: Path) -> dict[str, A
     parameters = sum(item.numel() for item in module.parameters())
     calibrate_on_noise_(module)
     files = {name: export_onnx(module, folder / f"{kind}_{name}.onnx", name) for name in ("float", "integer")}
-    nodes = Session(files["integer"].path).node_counts()
+    nodes = count_nodes(optimised_graph(files["integer"].path)).to_dict()
     signal = noise(1, options.seconds)[0].numpy()
     timing = measure_latency(
         files["float"].path,

@@ -1,54 +1,133 @@
-"""The README's tables of speeds and of training at scale, from the stored results: `python -m benchmarks.publish`."""
+"""Write the tables of docs/benchmarks.md from the stored results: `python -m benchmarks.publish`.
+
+Everything between `<!-- table: FILE -->` and `<!-- end -->` is rewritten from that result file.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-from benchmarks.common import RESULTS, ROOT, table
+from benchmarks.common import ROOT, table
+from qat.report.readme import fill_blocks
+from qat.system.files import write_text
 
-PUBLISHED_AT = ROOT / "docs" / "results"
+PAGE = ROOT / "docs" / "benchmarks.md"
 Row = dict[str, Any]
 
 
-def entry(what: str, ratio: float, above_ms: float, below_ms: float) -> Row:
-    """One line of the table."""
-    return {"what": what, "ratio": ratio, "milliseconds": f"{above_ms:.0f} / {below_ms:.0f}"}
+def milliseconds(value: float) -> str:
+    """Whole milliseconds."""
+    return f"{value:.0f}"
 
 
-def integer_rows(result: Row) -> Iterator[Row]:
-    """Integer file against float file."""
-    for row in result["results"]:
-        what = f"{row['model']} at published size, {row['audio_s']:g} s of audio: float file / integer file"
-        yield entry(what, row["speedup"], row["float_ms"], row["integer_ms"])
+def integer_rows(results: list[Row]) -> Iterator[Row]:
+    """Integer file beside float file."""
+    for row in results:
+        yield {
+            "model": f"{row['model']}, {row['parameters_m']:.0f} M parameters",
+            "audio s": f"{row['audio_s']:g}",
+            "float ms": milliseconds(row["float_ms"]),
+            "integer ms": milliseconds(row["integer_ms"]),
+            "speedup": f"{row['speedup']:.2f}x",
+            "float MB": f"{row['float_size_mb']:.0f}",
+            "integer MB": f"{row['integer_size_mb']:.0f}",
+        }
 
 
-def step_rows(result: Row) -> Iterator[Row]:
-    """Fine-tuning step against float step."""
-    plain = {row["model"]: row["step_ms"] for row in result["results"] if row["method"] == "off"}
-    for row in result["results"]:
+def step_rows(results: list[Row]) -> Iterator[Row]:
+    """Fine-tuning step beside float step."""
+    plain = {row["model"]: row["step_ms"] for row in results if row["method"] == "off"}
+    for row in results:
         if row["method"] in ("deterministic", "stochastic"):
-            batch = f"{row['batch']} x {row['seconds']:g} s"
-            what = f"{row['model']}, training step of {batch}: {row['method']} / float"
-            yield entry(what, row["ratio"], row["step_ms"], plain[row["model"]])
+            yield {
+                "model": row["model"],
+                "batch": f"{row['batch']} x {row['seconds']:g} s",
+                "preset": row["method"],
+                "float step ms": milliseconds(plain[row["model"]]),
+                "quantized step ms": milliseconds(row["step_ms"]),
+                "ratio": row["ratio"],
+            }
 
 
-def calibration_rows(result: Row) -> Iterator[Row]:
-    """Calibration against evaluation."""
-    for row in result["results"]:
-        what = f"{row['model']}, calibration by {row['observer']} / evaluation"
-        yield entry(what, row["ratio"], row["observed_ms"], row["forward_ms"])
+def calibration_rows(results: list[Row]) -> Iterator[Row]:
+    """Calibration beside evaluation."""
+    for row in results:
+        yield {
+            "model": row["model"],
+            "observer": row["observer"],
+            "evaluation ms": milliseconds(row["forward_ms"]),
+            "calibration ms": milliseconds(row["observed_ms"]),
+            "ratio": row["ratio"],
+        }
 
 
-def ada_round_rows(result: Row) -> Iterator[Row]:
-    """A step of other AdaRounds against ours, and the error that each leaves."""
-    ours, *others = result["results"]
-    for row in others:
-        shape = " x ".join(map(str, row["shape"]))
-        errors = f"error over nearest {row['error_over_nearest']:.2f} / {ours['error_over_nearest']:.2f}"
-        what = f"AdaRound step, linear layer {shape}, {row['bits']} bits: {row['method']} / ours ({errors})"
-        yield entry(what, row["ratio"], row["step_ms"], ours["step_ms"])
+def ada_round_rows(results: list[Row]) -> Iterator[Row]:
+    """A step of each AdaRound, and the error that it leaves."""
+    for row in results:
+        yield {
+            "implementation": {"ours": "this project", "plain": "plain PyTorch", "aimet": "AIMET"}[
+                row["method"]
+            ],
+            "layer": " x ".join(map(str, row["shape"])),
+            "bits": row["bits"],
+            "steps": row["steps"],
+            "step ms": milliseconds(row["step_ms"]),
+            "time / ours": row["ratio"],
+            "error / nearest rounding's": row["error_over_nearest"],
+        }
+
+
+def loader_rows(results: list[Row]) -> Iterator[Row]:
+    """How long a training step waits for its batch, by the number of worker processes."""
+    for row in results:
+        model, _, rest = row["what"].partition(":")
+        yield {
+            "model": model,
+            "workers": rest.split()[-2],
+            "wait ms": row["value"],
+            "training step ms": milliseconds(row["beside"]),
+            "wait / step": row["ratio"],
+            "aim": row["aim"],
+        }
+
+
+def rank_rows(results: list[Row]) -> Iterator[Row]:
+    """Training in two processes beside training in one."""
+    for row in results:
+        yield {
+            "training": ", ".join(row["what"].split(", ")[:2]),
+            "1 process, utterances/s": row["beside"],
+            "2 processes, utterances/s": row["value"],
+            "ratio": row["ratio"],
+            "aim": row["aim"],
+        }
+
+
+def resume_rows(results: list[Row]) -> Iterator[Row]:
+    """Time to the first batch of a resumed run beside a fresh one."""
+    for row in results:
+        yield {
+            "model": row["what"].partition(":")[0],
+            "fresh run s": row["beside"],
+            "resumed run s": row["value"],
+            "difference s": row["ratio"],
+            "aim": row["aim"].partition(" (")[0],
+        }
+
+
+def stream_rows(results: list[Row]) -> Iterator[Row]:
+    """Memory and time to the first batch of a stream; where there is a value before it, the difference counts."""
+    for row in results:
+        yield {
+            "what": row["what"].removesuffix(" / before it"),
+            "before": row["beside"],
+            "with the stream": row["value"],
+            "difference": None if row["beside"] is None else row["ratio"],
+            "aim": row["aim"],
+        }
 
 
 SECTIONS = {
@@ -57,35 +136,31 @@ SECTIONS = {
     "qat_step": step_rows,
     "calibration": calibration_rows,
     "ada_round": ada_round_rows,
+    "throughput_loader": loader_rows,
+    "throughput_ranks": rank_rows,
+    "throughput_resume": resume_rows,
+    "throughput_stream": stream_rows,
 }
 
 
-def speeds() -> str:
-    """Ratios of things timed in turns."""
-    rows = []
-    for name, section in SECTIONS.items():
-        path = RESULTS / f"{name}.json"
-        if path.is_file():
-            result = json.loads(path.read_text())
-            vnni = " with VNNI" if result["cpu_vnni"] and result["instructions"] != "AVX2" else ""
-            more = {"instructions": result["instructions"] + vnni, "command": f"`{result['command']}`"}
-            rows += [{**row, **more} for row in section(result)]
-    return table(rows, ["what", "ratio", "milliseconds", "instructions", "command"])
+def published(path: Path, words: str = "") -> str:
+    """The table of one result file, with the command and the processor that gave it."""
+    stored = json.loads(path.read_text())
+    rows = list(SECTIONS[path.stem](stored["results"]))
+    vnni = " with VNNI" if stored["cpu_vnni"] and stored["instructions"] != "AVX2" else ""
+    made = f"`{stored['command']}` on {stored['device']}, {stored['instructions']}{vnni}"
+    return f"{table(rows, list(rows[0]))}\n\n{made}\n"
 
 
-def throughput() -> str:
-    """What `benchmarks.throughput` found, each part beside its aim."""
-    rows = []
-    for path in sorted(RESULTS.glob("throughput_*.json")):
-        result = json.loads(path.read_text())
-        rows += [{**row, "command": f"`{result['command']}`"} for row in result["results"]]
-    return table(rows, ["what", "value", "beside", "ratio", "aim", "command"])
+def fill(text: str, root: Path = ROOT) -> str:
+    """The text with every table rewritten from its result file."""
+    return fill_blocks(text, "table", published, root)
 
 
 def main() -> None:
-    for name, made in (("speed", speeds()), ("throughput", throughput())):
-        (PUBLISHED_AT / f"{name}.md").write_text(made + "\n")
-        print(f"saved {PUBLISHED_AT / name}.md")
+    """Rewrite the page."""
+    write_text(PAGE, fill(PAGE.read_text()))
+    print(f"wrote the tables of {PAGE.relative_to(ROOT)}")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.ao.quantization import FusedMovingAvgObsFakeQuantize, MovingAveragePerChannelMinMaxObserver
 
 from benchmarks.common import PUBLISHED, calibrate_on_noise_, mini, noise, save, table
-from qat.models import CTCModule
+from qat.models.ctc import CTCModule
 from qat.recipe import Recipe
 
 RECIPES = {

@@ -27,8 +27,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.common import ROOT, calibrate_on_noise_, mini, noise, save, table
 from benchmarks.qat_step import RECIPES, TEXT, step
-from datamodules import MiniDataModule, StreamDataModule
-from qat.models import CTCModule
+from datamodules.mini_corpus import MiniDataModule
+from datamodules.stream_module import StreamDataModule
+from qat.models.ctc import CTCModule
 
 FIRST_BATCH = "first batch after"
 
@@ -178,7 +179,7 @@ def train_until(stop_at: int, args: list[str]) -> None:
     """In the child of `to_first_batch`: say when the first batch comes, leave at a step."""
     from lightning.pytorch import Callback, Trainer
 
-    from qat.cli import build_cli
+    from qat.cli.train import build_cli
 
     class Watch(Callback):
         said = False

@@ -1,21 +1,22 @@
-"""Data modules: speech with transcripts in, batches out."""
+"""Speech data for training, calibration and evaluation; configurations name the data modules here."""
 
-from datamodules.base import SpeechDataModule
-from datamodules.batch import Batch, Utterance, collate
-from datamodules.librispeech import LibriSpeechDataModule
-from datamodules.manifest import ManifestDataModule
-from datamodules.mini_corpus import MiniDataModule
-from datamodules.stream_module import StreamDataModule
-from datamodules.text import ALPHABET
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "ALPHABET",
-    "Batch",
-    "LibriSpeechDataModule",
-    "ManifestDataModule",
-    "MiniDataModule",
-    "SpeechDataModule",
-    "StreamDataModule",
-    "Utterance",
-    "collate",
-]
+from qat.system.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from datamodules.librispeech import LibriSpeechDataModule as LibriSpeechDataModule
+    from datamodules.manifest import ManifestDataModule as ManifestDataModule
+    from datamodules.mini_corpus import MiniDataModule as MiniDataModule
+    from datamodules.stream_module import StreamDataModule as StreamDataModule
+
+__all__ = ["LibriSpeechDataModule", "ManifestDataModule", "MiniDataModule", "StreamDataModule"]
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "LibriSpeechDataModule": "librispeech",
+        "ManifestDataModule": "manifest",
+        "MiniDataModule": "mini_corpus",
+        "StreamDataModule": "stream_module",
+    },
+)

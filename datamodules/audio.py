@@ -14,7 +14,7 @@ import torch
 import torchaudio
 from torch import Tensor
 
-from qat.errors import UserError
+from qat.system.errors import UserError
 
 SAMPLE_RATE = 16_000
 _HIGH_RATES = (22_050, 24_000, 32_000, 44_100, 48_000, 88_200, 96_000, 192_000)

@@ -3,7 +3,6 @@
 Everything is drawn from a key (seed, epoch, utterance id), so that a resumed run hears the same audio.
 """
 
-import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -12,7 +11,8 @@ import torchaudio
 from torch import Tensor
 
 from datamodules.audio import SAMPLE_RATE
-from qat.errors import UserError
+from qat.system.errors import UserError
+from qat.system.seeds import hashed_seed
 
 SPEEDS = {0.9: (9, 10), 1.0: (1, 1), 1.1: (11, 10)}
 """Speed: resampling ratio (from, to). After Ko et al. 2015, "Audio augmentation for speech recognition"."""
@@ -78,13 +78,7 @@ def augment(
 
 def keyed_generator(*key: int | str) -> torch.Generator:
     """A CPU generator seeded by a hash of `key`: equal keys give equal draws in any process."""
-    return torch.Generator().manual_seed(keyed_seed(*key))
-
-
-def keyed_seed(*key: int | str) -> int:
-    """A hash of `key` in [-2^63, 2^63), the same in any process."""
-    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little", signed=True)
+    return torch.Generator().manual_seed(hashed_seed(*key))
 
 
 def change_speed(signal: Tensor, speed: float) -> Tensor:

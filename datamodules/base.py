@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import logging
 import math
 from abc import ABC, abstractmethod
@@ -17,8 +18,9 @@ from datamodules.audio import SAMPLE_RATE, AudioCache
 from datamodules.augment import SLOWEST, Augmentation
 from datamodules.batch import Utterance
 from datamodules.loader import SpeechLoader, UtteranceDataset
-from datamodules.sampler import AudioBatchSampler, OrderedBatchSampler, rank_and_world
-from qat.errors import UserError
+from datamodules.sampler import AudioBatchSampler, OrderedBatchSampler
+from qat.system.errors import UserError
+from qat.system.ranks import rank_and_world
 
 if TYPE_CHECKING:
     from datamodules.stream import StreamLoader
@@ -262,3 +264,18 @@ def _check_positive(**fields: float | None) -> None:
     for field, value in fields.items():
         if value is not None and not value > 0:
             raise UserError(f"{field} is {value}; allowed are numbers above 0")
+
+
+def build_data(config: dict[str, Any]) -> SpeechDataModule:
+    """The data module that a configuration names.
+
+    Raises:
+        UserError: the configuration has no known `data.class_path`.
+    """
+    section = config.get("data") or {}
+    module, _, name = str(section.get("class_path", "")).rpartition(".")
+    try:
+        data_class = getattr(importlib.import_module(module or "datamodules"), name)
+    except (ImportError, AttributeError):
+        raise UserError(f"data.class_path: {section.get('class_path')!r} is not a data module") from None
+    return data_class(**section.get("init_args", {}))

@@ -12,7 +12,7 @@ from datamodules.audio import read_duration
 from datamodules.base import SpeechDataModule
 from datamodules.batch import Utterance
 from datamodules.text import check_text, normalise
-from qat.errors import UserError
+from qat.system.errors import UserError
 
 FOLDER = "LibriSpeech"
 TRAIN_SUBSETS = ("train-clean-100", "train-clean-360", "train-other-500")

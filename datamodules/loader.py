@@ -16,7 +16,7 @@ from datamodules.audio import AudioCache
 from datamodules.augment import Augmentation, augment
 from datamodules.batch import Batch, Utterance, collate
 from datamodules.sampler import AudioBatchSampler, Key, OrderedBatchSampler
-from qat.errors import UserError
+from qat.system.errors import UserError
 
 
 class UtteranceDataset(Dataset[tuple[Utterance, Tensor]]):
@@ -58,7 +58,7 @@ def plain_errors() -> Iterator[None]:
         yield
     except UserError as error:
         last_line = str(error).strip().splitlines()[-1]
-        raise UserError(last_line.removeprefix("qat.errors.UserError: ")) from None
+        raise UserError(last_line.removeprefix("qat.system.errors.UserError: ")) from None
 
 
 def end_with_parent(worker: int) -> None:

@@ -10,7 +10,7 @@ from datamodules.audio import Recording, read_duration
 from datamodules.base import SpeechDataModule
 from datamodules.batch import Utterance
 from datamodules.text import check_text, normalise
-from qat.errors import UserError
+from qat.system.errors import UserError
 
 _ALIASES = {"audio": ("audio", "wav", "path"), "text": ("text", "transcript")}
 _ALLOWED_JSON = "allowed is one JSON object per line"

@@ -6,7 +6,7 @@ from typing import Any
 from datamodules.base import SpeechDataModule
 from datamodules.batch import Utterance
 from datamodules.manifest import read_manifest
-from qat.errors import UserError
+from qat.system.errors import UserError
 
 MINI_FOLDER = Path(__file__).parent / "mini"
 

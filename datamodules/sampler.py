@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 
 import numpy as np
-import torch.distributed
 from speechbrain.dataio.sampler import DynamicBatchSampler
 from torch.utils.data import Sampler
 
-from qat.errors import UserError
+from qat.system.errors import UserError
+from qat.system.ranks import rank_and_world
 
 Key = tuple[int, int]
 """(epoch, index): the epoch travels with the index, so that worker processes augment for the right epoch."""
@@ -20,13 +20,6 @@ Key = tuple[int, int]
 logging.getLogger("speechbrain.dataio.sampler").setLevel(logging.WARNING)  # it reports every epoch
 _BATCHES_PER_BUCKET = 4  # fewer would leave many half-filled last batches in a small corpus
 _SPREAD = 1.5  # longest over shortest of a bucket: the longest says how many utterances fit a batch
-
-
-def rank_and_world() -> tuple[int, int]:
-    """This process's rank and the number of processes: (0, 1) when not distributed."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return 0, 1
 
 
 def bucket_boundaries(durations: Sequence[float], max_batch_s: float, num_buckets: int) -> list[float]:

@@ -13,7 +13,7 @@ from typing import Any
 from datamodules.audio import TarMember
 from datamodules.batch import Utterance
 from datamodules.manifest import to_utterance
-from qat.errors import UserError
+from qat.system.errors import UserError
 
 SEGMENT_BYTES = 1 << 20  # of a JSON lines file: what a worker takes at a time
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")

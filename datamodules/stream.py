@@ -16,7 +16,7 @@ from datamodules.augment import SLOWEST, Augmentation, augment, keyed_generator
 from datamodules.batch import Batch, Utterance, collate
 from datamodules.loader import end_with_parent, plain_errors
 from datamodules.segments import Segment
-from qat.errors import UserError
+from qat.system.errors import UserError
 
 WINDOW = 512  # utterances that are sorted into batches of similar length together
 _log = logging.getLogger(__name__)

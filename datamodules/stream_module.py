@@ -11,10 +11,10 @@ import torch
 from datamodules.base import SpeechDataModule, describe_split
 from datamodules.batch import Utterance
 from datamodules.manifest import ManifestDataModule
-from datamodules.sampler import rank_and_world
 from datamodules.segments import find_segments
 from datamodules.stream import WINDOW, SpeechStream, StreamLoader, StreamSettings
-from qat.errors import UserError
+from qat.system.errors import UserError
+from qat.system.ranks import rank_and_world
 
 
 class StreamDataModule(SpeechDataModule):

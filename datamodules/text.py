@@ -2,7 +2,7 @@
 
 import re
 
-from qat.errors import UserError
+from qat.system.errors import UserError
 
 ALPHABET = " 'abcdefghijklmnopqrstuvwxyz"
 """Space, apostrophe, a to z. A model's index 0 is the CTC blank, so `ALPHABET[i]` is index `i + 1`."""

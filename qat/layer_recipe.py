@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import platform
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import Literal
 
 Rounding = Literal["nearest", "stochastic"]
@@ -109,15 +106,3 @@ class LayerRecipe(LayerFields):
         """Largest activation level: 2^b - 1, or 2^(b-1) - 1 when signed."""
         bits = self.activation_bits or 8
         return 2 ** (bits - 1) - 1 if self.activation_signed else 2**bits - 1
-
-
-@cache
-def cpu_has_vnni() -> bool:
-    """Whether u8 x s8 products add up without saturating on this CPU (x86 VNNI; Arm has no such trap)."""
-    if platform.machine().lower() in ("aarch64", "arm64"):
-        return True
-    try:
-        words = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split()
-    except OSError:
-        return False  # unknown: the reduced range is right everywhere
-    return "avx512_vnni" in words or "avx_vnni" in words

@@ -7,16 +7,9 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
-from qat.errors import UserError
-from qat.layer_recipe import (
-    ActivationGranularity,
-    Granularity,
-    LayerFields,
-    LayerRecipe,
-    Observer,
-    Rounding,
-    cpu_has_vnni,
-)
+from qat.layer_recipe import ActivationGranularity, Granularity, LayerFields, LayerRecipe, Observer, Rounding
+from qat.system.errors import UserError
+from qat.system.hardware import cpu_has_vnni
 
 ReduceRange = bool | Literal["auto", "true", "false"]
 FoldBatchNorm = bool | Literal["after_calibration"]

@@ -2,42 +2,27 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from datamodules.base import SpeechDataModule
-from qat.errors import UserError
-from qat.models import CTCModule, load_module
-from qat.models.checkpoint import find_float, load_float
-from qat.ranks import launched_rank
+from qat.system.errors import UserError
+from qat.system.ranks import launched_rank
 
 CHECKPOINTS = Path("checkpoints")
 RUN_VARIABLE = "SPEECH_QAT_RUN"
 MODEL_FILE = "model.ckpt"
 PTQ_FILE = "ptq.ckpt"
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One model that a report measures.
-
-    Args:
-        name: stem of its files in the report folder: `float`, `ptq`, `model`.
-        method: what was done to it: `float`, `float control`, `ptq`, or the preset of the run.
-        module: the model, in eval mode.
-        checkpoint: the file it came from, or a Hugging Face model's folder.
-    """
-
-    name: str
-    method: str
-    module: CTCModule
-    checkpoint: Path
+LAST_FILE = "last.ckpt"
+BEFORE_LAST_FILE = "before_last.ckpt"
+CONFIG_FILE = "config.yaml"
+REPORT_FILE = "report.json"
+UTTERANCES_FILE = "utterances.json"
+WORST_FILE = "worst.json"
+METRICS_FILE = "metrics.csv"
 
 
 def choose_run_folder(config: Any) -> Path:
@@ -127,51 +112,7 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def build_data(config: dict[str, Any]) -> SpeechDataModule:
-    """The data module that a configuration names.
-
-    Raises:
-        UserError: the configuration has no known `data.class_path`.
-    """
-    section = config.get("data") or {}
-    module, _, name = str(section.get("class_path", "")).rpartition(".")
-    try:
-        data_class = getattr(importlib.import_module(module or "datamodules"), name)
-    except (ImportError, AttributeError):
-        raise UserError(f"data.class_path: {section.get('class_path')!r} is not a data module") from None
-    return data_class(**section.get("init_args", {}))
-
-
 def start_of(config: dict[str, Any]) -> str:
     """The float checkpoint or pretrained model that a configuration starts from; empty where it names none."""
     arguments = (config.get("model") or {}).get("init_args") or {}
     return str(arguments.get("init_from") or arguments.get("pretrained") or "")
-
-
-def candidates_of(checkpoint: Path, config: dict[str, Any], with_twin: bool = True) -> list[Candidate]:
-    """The models to compare: the float start, its post-training-quantized twin, and the checkpoint itself."""
-    module = load_module(checkpoint)
-    start = find_float(start_of(config))
-    candidates = []
-    if start and start.resolve() != checkpoint.resolve():
-        candidates.append(Candidate("float", "float", load_float(start), start))
-    if not module.recipe.active:
-        method = "float control" if candidates else "float"
-        return [*candidates, Candidate("control" if candidates else "float", method, module, checkpoint)]
-    if not candidates:
-        candidates.append(Candidate("float", "float", float_twin(module), checkpoint))
-    twin = checkpoint.parent / PTQ_FILE
-    further = module.recipe.fine_tune or module.reconstruction
-    if with_twin and further and twin.is_file() and checkpoint.name == MODEL_FILE:
-        candidates.append(Candidate("ptq", "ptq", load_module(twin), twin))
-    return [*candidates, Candidate("model", module.recipe.preset, module, checkpoint)]
-
-
-def float_twin(module: CTCModule) -> CTCModule:
-    """The same weights with every quantizer off: the reference where the float start is gone."""
-    twin = type(module)(**{**dict(module.hparams), "recipe": None})
-    if module.folded:
-        twin.fold_batch_norm()
-    state = {key: value for key, value in module.state_dict().items() if key in twin.state_dict()}
-    twin.load_state_dict(state)
-    return twin.eval()

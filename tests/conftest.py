@@ -17,8 +17,10 @@ import torch
 import yaml
 from transformers import Wav2Vec2Config, Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor, Wav2Vec2ForCTC
 
-from qat.models import CRDNNModule, CTCModule, Wav2Vec2Module
-from qat.models.checkpoint import save_module
+from qat.models.crdnn import CRDNNModule
+from qat.models.ctc import CTCModule
+from qat.models.loading import save_module
+from qat.models.wav2vec2 import Wav2Vec2Module
 from qat.recipe import Recipe
 
 torch.set_num_threads(

@@ -14,7 +14,7 @@ from lightning.fabric.plugins.environments.lightning import find_free_network_po
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
-    ["tests.processes", "qat.cli", "speechbrain.lobes.models.CRDNN", "transformers"]
+    ["tests.processes", "qat.cli.train", "speechbrain.lobes.models.CRDNN", "transformers"]
 )
 
 
@@ -66,7 +66,7 @@ def run(args: list[str], environment: dict[str, str], log: str) -> None:
     import torch
     from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-    from qat.errors import UserError
+    from qat.system.errors import UserError
     from train import train
 
     rank_zero_only.rank = int(environment.get("RANK", 0))  # was read when the server started

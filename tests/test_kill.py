@@ -17,8 +17,8 @@ import yaml
 from lightning.pytorch import Callback, Trainer
 
 from qat.callbacks import calibrate
-from qat.errors import UserError
 from qat.models.checkpoint import write_checkpoint
+from qat.system.errors import UserError
 from tests.processes import finish, start
 from tests.test_invariants import assert_equal
 from train import train

@@ -9,19 +9,14 @@ import onnx
 import pytest
 import torch
 
-from qat.layers import (
-    calibrate_weights_,
-    finish_calibration_,
-    quant_layers,
-    set_enabled_,
-    set_observing_,
-    weight_levels,
-)
-from qat.models import CTCModule
+from qat.evaluation.guards import GuardError, Measured, check_recipes_take_effect, initializers_sha256
+from qat.layers.integer import weight_levels
+from qat.layers.state import calibrate_weights_, finish_calibration_, set_enabled_, set_observing_
+from qat.layers.swap import quant_layers
+from qat.models.ctc import CTCModule
 from qat.recipe import Recipe, Rule
-from qat.report.guards import GuardError, Measured, check_recipes_take_effect, initializers_sha256
 from qat.report.row import load_report
-from qat.runtime import export_onnx
+from qat.runtime.export import export_onnx
 from tests.conftest import build, noise
 from train import train
 

@@ -1,82 +1,218 @@
-"""The README: its commands parse, its targets exist, its tables are those of the stored rows."""
+"""README.md and docs/: every command parses, every flag and link exists, the tables are those of the stored results."""
 
 from __future__ import annotations
 
+import ast
+import importlib.util
+import json
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from torch.distributed.run import get_args_parser
 
 from benchmarks import publish
-from qat import cli
-from qat.commands import parser
-from qat.report.readme import fill
+from qat.cli import train as cli
+from qat.cli.evaluate import parser
+from qat.models.loading import load_module
+from qat.report.readme import fill, pages
+from qat.runtime.export import export_onnx
 from tests.conftest import ROOT
-from tests.test_cli import ParseOnly
 
-TEXT = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```\n(.*?)```", TEXT, re.DOTALL)
-LINES = [line.split("#")[0].strip() for block in BLOCKS for line in block.replace("\\\n", " ").splitlines()]
+DOCS = pages(ROOT)
+PAGES = {
+    page.relative_to(ROOT).as_posix(): page.read_text()
+    for page in [*DOCS, *map(ROOT.joinpath, ("CONTRIBUTING.md", "datamodules/mini/README.md"))]
+}
+CARDS = {
+    page.relative_to(ROOT).as_posix(): page.read_text() for page in ROOT.glob("checkpoints/mini_*/README.md")
+}
+LINES = sorted(
+    {
+        line.split(" #")[0].strip()
+        for text in PAGES.values()
+        for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+        for line in block.replace("\\\n", " ").splitlines()
+    }
+)
+PREFIXES = (
+    "python train.py ",
+    "python evaluate.py ",
+    "python -m ",
+    "torchrun ",
+    "make ",
+    "pip install ",
+    "sbatch ",
+)
 TRAIN = [
-    line for line in LINES if line.startswith("python train.py") and "[" not in line and " -h" not in line
+    line for line in LINES if line.startswith("python train.py") and not line.endswith(("-h", "--help_all"))
 ]
+OURS = r"`(--(?:qat|model|data|trainer|wandb|evaluation|seed_everything|save_every_steps)\b[^`*]*)`"
+FLAGS = sorted({flags for text in PAGES.values() for flags in re.findall(OURS, text)})
+NEEDS = {  # flags of other classes than those of the default configuration
+    "--data.audio_root": "--data datamodules.StreamDataModule --data.train a --data.dev b --data.test c",
+    "--data.max_corrupt": "--data datamodules.StreamDataModule --data.train a --data.dev b --data.test c",
+    "--data.test": "--data datamodules.ManifestDataModule --data.train a --data.dev b",
+    "--model.pretrained": "--config configs/librispeech_wav2vec2.yaml",
+}
+VALUES = {"--qat": "off", "--qat.reduce_range": "true"}  # for flags that a page names alone; 1 for all others
 
 
-def test_tables_are_those_of_the_stored_rows() -> None:
-    assert fill(TEXT) == TEXT
+class ParseOnly(cli.SpeechCLI):
+    """Parses, builds nothing."""
+
+    def instantiate_classes(self) -> None:
+        """Leave it at the parsed configuration."""
 
 
-def test_the_tables_of_speeds_are_those_of_the_stored_results(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = publish.PUBLISHED_AT
-    monkeypatch.setattr(publish, "PUBLISHED_AT", tmp_path)
-    publish.main()
-    assert (tmp_path / "throughput.md").read_text() == (folder / "throughput.md").read_text()
-    stored = (folder / "speed.md").read_text()
-    assert (tmp_path / "speed.md").read_text() == stored
-    assert stored.count("published size") == 2 and stored.count("training step") == 4
-    assert stored.count("calibration by") == 8
+@pytest.fixture
+def parse(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(cli, "SpeechCLI", ParseOnly)
+    monkeypatch.chdir(ROOT)
+    return lambda args: cli.build_cli([*args, "--run", "x/y"]).config
+
+
+@pytest.mark.parametrize("page", DOCS, ids=lambda page: page.name)
+def test_tables_are_those_of_the_stored_results(page: Path) -> None:
+    text = page.read_text()
+    assert fill(text) == text and publish.fill(text) == text
+
+
+def test_every_result_file_of_the_benchmarks_is_published() -> None:
+    text = publish.PAGE.read_text()
+    assert [
+        f.name for f in (ROOT / "benchmarks/results").glob("*.json") if f"results/{f.name} -->" not in text
+    ] == []
+
+
+def test_the_first_page_is_short() -> None:
+    first, links, _ = PAGES["README.md"].partition("## Links")
+    assert links and len(first.split()) <= 700
+
+
+def test_every_line_of_a_command_block_is_a_command() -> None:
+    assert len(LINES) > 40
+    assert [line for line in LINES if not f"{line} ".startswith(PREFIXES)] == []
 
 
 def test_make_targets_exist() -> None:
-    targets = [line.split()[1] for line in LINES if line.startswith("make ")]
+    targets = {line.split()[1] for line in LINES if line.startswith("make ")}
     makefile = (ROOT / "Makefile").read_text()
-    assert targets and all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)
+    assert {"run", "tables", "test", "quick"} <= targets
+    assert [name for name in targets if not re.search(rf"^{name}:", makefile, re.MULTILINE)] == []
+
+
+def test_git_runs_what_make_lint_runs() -> None:
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    lint = re.search(r"^lint:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert lint
+    wanted = [line.strip().replace("$(BIN)", ".venv/bin").removesuffix(" .") for line in lint[1].splitlines()]
+    assert [hook["entry"].removesuffix(" --force-exclude") for hook in hooks] == wanted
 
 
 @pytest.mark.parametrize("line", TRAIN)
-def test_train_commands_parse(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "SpeechCLI", ParseOnly)
-    args: list[Any] = shlex.split(line)[2:]
-    assert cli.build_cli([*args, "--run", "x/y"]).config.data.class_path.startswith("datamodules.")
+def test_train_commands_parse(line: str, parse: Any) -> None:
+    assert parse(shlex.split(line)[2:]).data.class_path.startswith("datamodules.")
+
+
+@pytest.mark.parametrize("flags", FLAGS)
+def test_flags_in_the_text_parse(flags: str, parse: Any) -> None:
+    flag, *values = shlex.split(flags)
+    values = ["1" if value == "N" else value for value in values] or [VALUES.get(flag, "1")]
+    parse([*shlex.split(NEEDS.get(flag, "")), flag, *values])
+
+
+@pytest.mark.parametrize("line", [line for line in LINES if line.startswith("python evaluate.py")])
+def test_evaluate_commands_parse(line: str) -> None:
+    assert parser().parse_args(shlex.split(line)[2:]).command in ("suite", "report", "transcribe", "compare")
 
 
 @pytest.mark.parametrize("line", [line for line in LINES if line.startswith("torchrun")])
-def test_torchrun_leaves_our_flags_to_us(line: str) -> None:
+def test_torchrun_leaves_our_flags_to_us(line: str, parse: Any) -> None:
     """Without `--` it takes `--run` for a short form of its own flags."""
     ours = get_args_parser().parse_args(shlex.split(line)[1:])
     assert ours.training_script == "train.py" and "--run" in ours.training_script_args
+    parse(ours.training_script_args)
 
 
-def test_links_and_pictures_exist() -> None:
-    for target in re.findall(r"\]\(([^)]+)\)", TEXT):
-        assert (ROOT / target).exists(), target
+@pytest.mark.parametrize("line", [line for line in LINES if line.startswith("python -m")])
+def test_modules_exist_and_know_their_flags(line: str) -> None:
+    module, *arguments = shlex.split(line)[2:]
+    if module == "benchmarks.avx2_only":
+        module = f"benchmarks.{arguments[0]}"
+    found = importlib.util.find_spec(module)
+    assert found and found.origin
+    source = Path(found.origin).read_text()
+    assert [word for word in arguments if word.startswith("--") and f'"{word}"' not in source] == []
 
 
-def test_a_block_that_names_no_file_is_refused() -> None:
-    from qat.errors import UserError
+@pytest.mark.parametrize("line", [line for line in LINES if line.startswith("sbatch")])
+def test_batch_scripts_exist_and_their_flags_parse(line: str, parse: Any) -> None:
+    script, *arguments = shlex.split(line)[1:]
+    assert (ROOT / script).is_file()
+    parse(arguments)
 
-    with pytest.raises(UserError, match=r"nowhere\.json"):
-        fill("<!-- rows: nowhere.json -->\n<!-- end -->")
+
+@pytest.mark.parametrize("name", [*PAGES, *CARDS])
+def test_links_and_pictures_exist(name: str) -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", {**PAGES, **CARDS}[name]):
+        file, _, anchor = target.partition("#")
+        path = (ROOT / name).parent / file if file else ROOT / name
+        assert path.exists(), target
+        assert not anchor or anchor in anchors(path.read_text()), target
 
 
 @pytest.mark.parametrize(
-    "line", [line for line in LINES if line.startswith("python evaluate.py") and "|" not in line]
+    "page", [page for page in DOCS if page.parent.name == "docs" and page.stem != "README"]
 )
-def test_evaluate_commands_parse(line: str) -> None:
-    words = shlex.split(line.replace("[", "").replace("]", ""))
-    assert parser().parse_args(words[2:]).command in ("suite", "report", "transcribe", "compare")
+def test_a_page_begins_with_its_contents(page: Path) -> None:
+    text = page.read_text()
+    assert re.findall(r"^- \[.*\]\(#(.*)\)$", text.partition("\n## ")[0], re.MULTILINE) == anchors(text)
+    assert f"({page.name})" in PAGES["docs/README.md"] and f"(docs/{page.name})" in PAGES["README.md"]
+
+
+def anchors(text: str) -> list[str]:
+    """Anchors of the second-level headings of a page, as GitHub makes them."""
+    return [
+        re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+        for heading in re.findall(r"^## (.*)$", text, re.MULTILINE)
+    ]
+
+
+def test_the_program_without_this_package_transcribes(tmp_path: Path) -> None:
+    program = re.search(r"```python\n(.*?)```", PAGES["README.md"], re.DOTALL)
+    assert program
+    imports = [node for node in ast.walk(ast.parse(program[1])) if isinstance(node, ast.Import)]
+    names = {alias.name for node in imports for alias in node.names}
+    assert names == {"itertools", "json", "sys", "numpy", "onnxruntime", "soundfile"}
+    export_onnx(load_module(ROOT / "checkpoints/mini_crdnn/model.ckpt"), tmp_path / "model.onnx", "float")
+    (tmp_path / "transcribe.py").write_text(program[1])
+    corpus = ROOT / "datamodules" / "mini"
+    said = json.loads((corpus / "test_seen.jsonl").read_text().partition("\n")[0])
+    command = [sys.executable, "transcribe.py", "model.onnx", str(corpus / said["audio"])]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == said["text"]
+
+
+def test_the_parity_that_the_results_page_states() -> None:
+    """Largest difference of WER between model and file in the W8A8 rows, each row's three test sets together."""
+    runs: dict[tuple[str, str, int], list[dict[str, Any]]] = {}
+    for row in json.loads((ROOT / "docs/results/seed_tables.json").read_text()):
+        if row["parity"] and (row["weight_bits"], row["activation_bits"]) == (8, 8):
+            runs.setdefault((row["model"], row["suite_row"], row["seed"]), []).append(row)
+    worst = {"CRDNN": 0.0, "Wav2Vec2": 0.0}
+    for (model, _, _), rows in runs.items():
+        words = sum(row["reference_words"] for row in rows)
+        gap = sum(
+            (row["parity"]["wer_integer"] - row["parity"]["wer_fake"]) * row["reference_words"]
+            for row in rows
+        )
+        worst[model] = max(worst[model], abs(gap / words))
+    text = " ".join(PAGES["docs/results.md"].split())
+    assert f"at most {worst['CRDNN']:.2f} points in the CRDNN's W8A8 rows" in text
+    assert f"at most {worst['Wav2Vec2']:.2f} points in the Wav2Vec2's" in text

@@ -9,13 +9,12 @@ import pytest
 import torch
 from transformers.utils import hub
 
-from qat.errors import UserError
-from qat.models import Wav2Vec2Module
-from qat.models.checkpoint import find_float, load_float, save_module
-from qat.models.distillation import Teacher
+from qat.evaluation.candidates import candidates_of
+from qat.models.loading import find_float, load_float, load_teacher_, save_module
+from qat.models.wav2vec2 import Wav2Vec2Module
 from qat.recipe import Recipe
-from qat.report.provenance import sha256_path
-from qat.runs import candidates_of
+from qat.system.errors import UserError
+from qat.system.files import sha256_path
 from tests.conftest import noise, write_hugging_face
 
 
@@ -56,8 +55,10 @@ def test_fine_tuning_a_pretrained_model_is_held_against_the_pretrained_one(
 
 
 def test_a_pretrained_model_may_teach(pretrained: Path) -> None:
-    student = Wav2Vec2Module(pretrained=str(pretrained))
-    teacher = Teacher(str(pretrained), student.vocabulary)
+    student = Wav2Vec2Module(pretrained=str(pretrained), teacher=str(pretrained))
+    load_teacher_(student)
+    teacher = student.teacher
+    assert teacher is not None
     signal, lengths = noise(1, 0.5), torch.tensor([8_000])
     with torch.no_grad():
         logits, frames = student.eval()(signal, lengths)

@@ -14,11 +14,12 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
 from datamodules.base import SpeechDataModule
-from qat.callbacks.reference import FloatInputs, collect, divergence, sites
-from qat.layers import LinearMap, Moments, harden_
-from qat.models.checkpoint import LAST_FILE
+from qat.layers.state import harden_
+from qat.methods.float_reference import FloatInputs, collect, divergence, sites
+from qat.methods.reconstruction import LinearMap, Moments
 from qat.models.ctc import CTCModule
 from qat.numerics.ada_round import State, optimise
+from qat.runs import LAST_FILE
 
 SAVE_EVERY_S = 60.0
 MAX_BYTES = 8 * 2**30  # of one layer's moments; only a very wide grouped convolution needs more

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from datamodules.base import SpeechDataModule
-from qat.layers import calibrate_weights_, finish_calibration_, quantizers, set_observing_
-from qat.models.checkpoint import LAST_FILE, save_module
+from qat.methods.calibrate import calibrate_, is_quantized
+from qat.methods.fold_batch_norm import fold_and_check
 from qat.models.ctc import CTCModule
-from qat.models.folding import fold_and_check
-from qat.ranks import merge_observers_
+from qat.models.loading import save_module
+from qat.runs import LAST_FILE
 
 
 class Calibrate(Callback):
@@ -47,40 +45,3 @@ class Calibrate(Callback):
         if trainer.is_global_zero:
             save_module(pl_module, self.run_folder / "ptq.ckpt")
         trainer.save_checkpoint(self.run_folder / LAST_FILE, weights_only=False)
-
-
-def is_quantized(module: CTCModule) -> bool:
-    """Whether the quantizers are calibrated and on."""
-    return any(quantizer.is_enabled for _, quantizer in quantizers(module))
-
-
-@torch.no_grad()
-def calibrate_(module: CTCModule, data: SpeechDataModule) -> str:
-    """Calibrate in eval mode, one utterance at a time so that no padding and no batch mix can shift a range.
-
-    Ranks share the utterances and merge what they saw, so that all get the bit-identical scales of a single process.
-
-    Returns:
-        The line to print.
-    """
-    started = time.perf_counter()
-    recipe = module.recipe
-    utterances = data.calibration_utterances(recipe.calibration_utterances, recipe.seed)
-    was_training = module.training
-    module.eval()
-    set_observing_(module, True)
-    for batch in data.loader(utterances, shard=True):
-        batch = batch.to(module.device)
-        module(batch.signal, batch.lengths)
-    set_observing_(module, False)
-    merge_observers_(module)
-    calibrate_weights_(module)
-    finish_calibration_(module)
-    module.quantize()
-    module.train(was_training)
-    seconds = sum(utterance.duration_s for utterance in utterances)
-    return (
-        f"calibrated {sum(1 for _ in quantizers(module))} quantizers on {len(utterances)} training utterances "
-        f"({seconds / 60:.1f} min) in {time.perf_counter() - started:.1f} s: weights {recipe.weight_observer}, "
-        f"activations {recipe.activation_observer}"
-    )

@@ -10,14 +10,16 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from datamodules.base import SpeechDataModule
-from qat.callbacks.re_estimate import re_estimate_batch_norm_
-from qat.models.checkpoint import read_checkpoint, save_module
+from qat.evaluation.error_rates import load_worst
+from qat.evaluation.options import EvaluationOptions
+from qat.methods.re_estimate import re_estimate_batch_norm_
+from qat.models.checkpoint import read_checkpoint
 from qat.models.ctc import CTCModule
-from qat.report.error_rates import load_worst
-from qat.report.evaluation import EvaluationOptions, report_checkpoint
+from qat.models.loading import save_module
+from qat.report.build import report_checkpoint
 from qat.report.row import Row
-from qat.report.wandb_log import REPORT_FILES, log_report
 from qat.runs import MODEL_FILE, read_config
+from qat.tracking.wandb_log import REPORT_FILES, log_report
 
 
 class FinalEvaluation(Callback):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
+from qat.methods.fold_batch_norm import fold_and_check
 from qat.models.ctc import CTCModule
-from qat.models.folding import fold_and_check
 
 
 class FoldBatchNorm(Callback):

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from qat.errors import UserError
-from qat.models.checkpoint import LAST_FILE
-from qat.report.csv_log import MetricsLog
+from qat.runs import LAST_FILE
+from qat.system.errors import UserError
+from qat.tracking.csv_log import MetricsLog
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 

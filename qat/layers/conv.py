@@ -17,9 +17,8 @@ from qat.layers.integer import (
     computes_integers,
     weight_levels,
 )
-from qat.layers.lstm_kernel import centred_levels
 from qat.layers.quantizer import Quantizer
-from qat.numerics.affine import along
+from qat.numerics.affine import along, centred_levels
 
 
 class QuantConv(QuantLayer):

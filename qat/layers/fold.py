@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from qat.errors import UserError
 from qat.numerics.folding import fold_batch_norm
+from qat.system.errors import UserError
 
 
 @torch.no_grad()

@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qat.errors import UserError
 from qat.layer_recipe import LayerRecipe
-from qat.layers.lstm_kernel import dynamic_range
 from qat.layers.quantizer import Quantizer
+from qat.numerics.affine import dynamic_range
 from qat.numerics.rounding import noise_bits
+from qat.system.errors import UserError
 
 
 class FrameQuantizer(Quantizer):

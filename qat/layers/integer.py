@@ -11,10 +11,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from qat.errors import UserError
-from qat.layers.lstm_kernel import centred_levels
 from qat.layers.quantizer import Quantizer
-from qat.numerics.affine import SCALE_FLOOR
+from qat.numerics.affine import SCALE_FLOOR, centred_levels
+from qat.system.errors import UserError
 
 INT32_MAX = 2**31 - 1
 

@@ -11,9 +11,9 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from qat.layer_recipe import LayerRecipe
 from qat.layers.base import QuantLayer, device_of
 from qat.layers.integer import weight_levels
-from qat.layers.lstm_kernel import dynamic_range, run_layer
+from qat.layers.lstm_kernel import run_layer
 from qat.layers.quantizer import Quantizer
-from qat.numerics.affine import fake_quantize
+from qat.numerics.affine import dynamic_range, fake_quantize
 
 Hidden = tuple[Tensor, Tensor]
 

@@ -10,26 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-LEVELS = 255
+from qat.numerics.affine import U8_LEVELS as LEVELS
+from qat.numerics.affine import centred_levels, dynamic_range
+
 TINY = 2.0**-126
-
-
-def dynamic_range(low: Tensor, high: Tensor, levels: int = LEVELS) -> tuple[Tensor, Tensor]:
-    """Scale and zero point (as float) of the kernel's dynamic unsigned quantization of values in [low, high].
-
-    The range is stretched to hold zero; a range of nothing but zero gets scale 1.
-    """
-    low = low.clamp(max=0.0)
-    scale = (high.clamp(min=0.0) - low) / levels
-    scale = torch.where(scale == 0, torch.ones_like(scale), scale)
-    return scale, (low / scale).neg_().round_().clamp_(0, levels)
-
-
-def centred_levels(
-    x: Tensor, scale: Tensor, zero_point: Tensor, quant_min: int = 0, quant_max: int = LEVELS
-) -> Tensor:
-    """`clip(round(x / s) + z, n, p) - z` as floats; divides as `QuantizeLinear` does."""
-    return (x / scale).round_().add_(zero_point).clamp_(quant_min, quant_max).sub_(zero_point)
 
 
 def run_layer(

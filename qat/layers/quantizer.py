@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qat.errors import UserError
 from qat.layer_recipe import LayerRecipe
 from qat.layers.observer import Observer
 from qat.numerics.ada_round import first_variable, hard_round
@@ -16,6 +15,7 @@ from qat.numerics.affine import SCALE_FLOOR, along, fake_quantize
 from qat.numerics.histogram import BINS
 from qat.numerics.ranges import histogram_range, symmetric_range, weight_magnitude
 from qat.numerics.rounding import noise_bits
+from qat.system.errors import UserError
 
 CELL = 0.25  # of a step: nearer to its level, a weight does not flip at the first noise of training
 

@@ -6,9 +6,9 @@ import hashlib
 
 from torch import Tensor, nn
 
-from qat.errors import UserError
 from qat.layers.swap import quant_layers, quantizers
 from qat.layers.weight_norm import strip_weight_norm
+from qat.system.errors import UserError
 
 
 def set_enabled_(model: nn.Module, enabled: bool) -> None:

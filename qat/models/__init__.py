@@ -1,10 +1,12 @@
-"""LightningModules of the recognisers."""
+"""LightningModules of the recognisers; configurations and checkpoints name them here."""
 
-from qat.models.checkpoint import load_module, read_checkpoint
-from qat.models.crdnn import CRDNNModule
-from qat.models.ctc import CTCModule
-from qat.models.wav2vec2 import Wav2Vec2Module
+from typing import TYPE_CHECKING
 
-MODELS = ("CRDNNModule", "Wav2Vec2Module")
+from qat.system.lazy import lazy_names
 
-__all__ = ["MODELS", "CRDNNModule", "CTCModule", "Wav2Vec2Module", "load_module", "read_checkpoint"]
+if TYPE_CHECKING:
+    from qat.models.crdnn import CRDNNModule as CRDNNModule
+    from qat.models.wav2vec2 import Wav2Vec2Module as Wav2Vec2Module
+
+__all__ = ["CRDNNModule", "Wav2Vec2Module"]
+__getattr__ = lazy_names(__name__, {"CRDNNModule": "crdnn", "Wav2Vec2Module": "wav2vec2"})

@@ -7,16 +7,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import lightning
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
-from transformers.utils import cached_file
 
-from qat.errors import UserError
-from qat.models.ctc import CTCModule
-
-LAST_FILE = "last.ckpt"
-BEFORE_LAST_FILE = "before_last.ckpt"
+from qat.runs import BEFORE_LAST_FILE, LAST_FILE
+from qat.system.errors import UserError
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -39,68 +34,6 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if missing:
         raise UserError(f"{path}: not a checkpoint of speech-qat (it lacks {missing[0]!r})")
     return checkpoint
-
-
-def load_module(path: str | Path) -> CTCModule:
-    """Rebuild the model of a checkpoint, folded, swapped and switched as it was, in eval mode.
-
-    Raises:
-        UserError: see `read_checkpoint`, or the weights do not fit the recipe.
-    """
-    import qat.models as models
-
-    checkpoint = read_checkpoint(path)
-    model_class = getattr(models, checkpoint["model"].rpartition(".")[2], None)
-    if model_class is None:
-        raise UserError(f"{path}: model {checkpoint['model']!r} is not one of {', '.join(models.MODELS)}")
-    module: CTCModule = model_class(**checkpoint["hyper_parameters"])
-    module.on_load_checkpoint(checkpoint)
-    try:
-        module.load_state_dict(checkpoint["state_dict"])
-    except RuntimeError as error:
-        raise UserError(
-            f"{path}: weights do not fit the recipe ({str(error).splitlines()[1].strip()})"
-        ) from None
-    return module.eval()
-
-
-def load_float(name: str | Path) -> CTCModule:
-    """The model that `--model.init_from` or `--model.pretrained` names, in eval mode.
-
-    Args:
-        name: checkpoint of ours (a file, or what ends in `.ckpt`), or folder or hub name of a Hugging Face Wav2Vec2.
-
-    Raises:
-        UserError: it is neither, or cannot be read.
-    """
-    from qat.models.wav2vec2 import Wav2Vec2Module
-
-    if Path(name).is_file() or str(name).endswith(".ckpt"):
-        return load_module(name)
-    return Wav2Vec2Module(pretrained=str(name)).eval()
-
-
-def find_float(name: str) -> Path | None:
-    """The file or folder that `load_float` reads; None where it is not on this machine."""
-    if name and Path(name).exists():
-        return Path(name)
-    try:
-        config = cached_file(name, "config.json", local_files_only=True)
-    except (OSError, ValueError):
-        return None
-    return Path(config).parent if config else None
-
-
-def save_module(module: CTCModule, path: str | Path) -> None:
-    """Write weights, quantizer state and hyper-parameters (no optimiser) atomically; opens with weights_only."""
-    path = Path(path)
-    checkpoint: dict[str, Any] = {
-        "state_dict": module.state_dict(),
-        "hyper_parameters": dict(module.hparams),
-        "pytorch-lightning_version": lightning.__version__,
-    }
-    module.on_save_checkpoint(checkpoint)
-    write_checkpoint(checkpoint, path)
 
 
 def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:

@@ -14,10 +14,11 @@ from speechbrain.nnet.RNN import LSTM
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from qat.errors import UserError
-from qat.layers import frame_mask, packed_lstm, valid_lengths
+from qat.layers.masking import frame_mask, valid_lengths
+from qat.layers.ragged_lstm import packed_lstm
 from qat.models.ctc import CTCModule
 from qat.recipe import Recipe
+from qat.system.errors import UserError
 
 HOP_LENGTH = 160  # samples: 10 ms at 16 kHz
 

@@ -12,21 +12,18 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torchmetrics.text import WordErrorRate
 
-from datamodules.augment import keyed_seed
 from datamodules.batch import Batch
 from datamodules.text import ALPHABET
-from qat.errors import UserError
-from qat.layers import (
-    StepKey,
-    SwapReport,
-    fold_batch_norm_,
-    set_enabled_,
-    set_step_key_,
-    swap_,
-)
+from qat.layers.fold import fold_batch_norm_
+from qat.layers.quantizer import StepKey
+from qat.layers.state import set_enabled_
+from qat.layers.swap import SwapReport, set_step_key_, swap_
+from qat.models.checkpoint import read_checkpoint
 from qat.models.distillation import Teacher, splice
 from qat.models.optimizer import parameter_groups, warmup_cosine
 from qat.recipe import Recipe
+from qat.system.errors import UserError
+from qat.system.seeds import hashed_seed
 
 BLANK = "<blank>"
 VOCABULARY: tuple[str, ...] = (BLANK, *ALPHABET)
@@ -125,8 +122,6 @@ class CTCModule(LightningModule):
         Raises:
             UserError: the file is not a checkpoint, or one of another model or of a quantized run.
         """
-        from qat.models.checkpoint import read_checkpoint
-
         checkpoint = read_checkpoint(path)
         if checkpoint["model"] != model_path(self):
             raise UserError(
@@ -141,14 +136,16 @@ class CTCModule(LightningModule):
         except RuntimeError as error:
             raise UserError(f"{path}: init_from does not fit this model: {_first_problem(error)}") from None
 
-    def load_teacher(self) -> None:
-        """Read the teacher once, before training; a model that is only evaluated needs none.
+    def check_teacher(self) -> None:
+        """Training follows the teacher that the model names; a model that is only evaluated needs none.
 
         Raises:
-            UserError: see `Teacher`.
+            RuntimeError: it is not loaded (`qat.models.loading.load_teacher_`).
         """
         if self.teacher_path and self.teacher is None:
-            self.teacher = Teacher(self.teacher_path, self.vocabulary)
+            raise RuntimeError(
+                f"the teacher {self.teacher_path} is not loaded; call load_teacher_ before training"
+            )
 
     # ---------------------------------------------------------------- the forward path
     def features(self, signal: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -209,7 +206,7 @@ class CTCModule(LightningModule):
     def on_fit_start(self) -> None:
         """Remember the seed that the run was started with (a random one where the user set none)."""
         self.noise_seed = torch.initial_seed()
-        self.load_teacher()
+        self.check_teacher()
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Make all noise of training a function of (seed, epoch, batch, rank): a resumed run draws the same.
@@ -219,7 +216,7 @@ class CTCModule(LightningModule):
         """
         self.step_key.step = self.global_step
         self.step_key.rank = self.global_rank
-        seed = keyed_seed(self.noise_seed, self.current_epoch, batch_idx, self.global_rank) % 2**64
+        seed = hashed_seed(self.noise_seed, self.current_epoch, batch_idx, self.global_rank) % 2**64
         torch.manual_seed(seed >> 1)
         np.random.seed(seed % 2**32)
 

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from qat.errors import UserError
-from qat.layers import frame_mask
-
-if TYPE_CHECKING:
-    from qat.models.ctc import CTCModule
+from qat.layers.masking import frame_mask
+from qat.system.errors import UserError
 
 FRAME_SLACK = 2  # models of one frame rate differ by this much at the end of an utterance
 CUTS = (0.25, 0.75)  # an utterance is cut somewhere between these shares of its length
@@ -24,23 +19,22 @@ class Teacher:
     It is no submodule of the student, so that neither its weights nor its name reach the student's checkpoints.
 
     Args:
-        path: checkpoint of any of our models, or folder or hub name of a Hugging Face Wav2Vec2, with the student's
-            vocabulary, in the same order, and frame rate.
-        vocabulary: the student's labels.
+        model: a recogniser in eval mode, `(signal, lengths)` -> (logits `(B, T, V)`, frames `(B,)`), of the student's
+            frame rate.
+        path: where it comes from, for messages.
+        labels: what it emits, in order.
+        student_labels: what the student emits.
 
     Raises:
-        UserError: the teacher cannot be read, or its vocabulary is another one.
+        UserError: the labels differ.
     """
 
-    def __init__(self, path: str, vocabulary: list[str]) -> None:
-        from qat.models.checkpoint import load_float
-
-        self.path = path
-        self.model: CTCModule = load_float(path).requires_grad_(False)
-        if self.model.vocabulary != vocabulary:
+    def __init__(self, model: nn.Module, path: str, labels: list[str], student_labels: list[str]) -> None:
+        self.path, self.model = path, model.requires_grad_(False)
+        if labels != student_labels:
             raise UserError(
-                f"{path}: teacher has {len(self.model.vocabulary)} labels {self.model.vocabulary[:4]}..., the student "
-                f"{len(vocabulary)} {vocabulary[:4]}...; allowed are the same labels in the same order"
+                f"{path}: teacher has {len(labels)} labels {labels[:4]}..., the student "
+                f"{len(student_labels)} {student_labels[:4]}...; allowed are the same labels in the same order"
             )
 
     @torch.no_grad()

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from qat.layers import quantizers
+from qat.layers.swap import quantizers
 
 
 def parameter_groups(

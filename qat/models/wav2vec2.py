@@ -15,10 +15,13 @@ from transformers import (
     Wav2Vec2ForCTC,
 )
 
-from qat.errors import UserError
-from qat.layers import Quantizer, QuantLayer, frame_mask, remove_weight_norm_, valid_lengths
+from qat.layers.base import QuantLayer
+from qat.layers.masking import frame_mask, valid_lengths
+from qat.layers.quantizer import Quantizer
+from qat.layers.weight_norm import remove_weight_norm_
 from qat.models.ctc import CTCModule
 from qat.recipe import Recipe
+from qat.system.errors import UserError
 
 GELU_FLOOR = -3.0  # |gelu(x)| <= 0.0041 below: a range that reaches further down wastes levels
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>", "<blank>")

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from qat.numerics.kernel import quantize_dequantize
 
+U8_LEVELS = 255  # steps of an unsigned 8-bit range
 SCALE_FLOOR = 2.0**-30  # a scale is never zero: dead channels divide by this
 
 
@@ -149,3 +150,21 @@ def _fused(
     else:
         out = torch.fake_quantize_per_channel_affine(x.float(), scale, zero_point, axis, low, high)
     return out.to(x.dtype)
+
+
+def dynamic_range(low: Tensor, high: Tensor, levels: int = U8_LEVELS) -> tuple[Tensor, Tensor]:
+    """Scale and zero point (as float) of a dynamic unsigned quantization of values in [low, high].
+
+    The range is stretched to hold zero; a range of nothing but zero gets scale 1.
+    """
+    low = low.clamp(max=0.0)
+    scale = (high.clamp(min=0.0) - low) / levels
+    scale = torch.where(scale == 0, torch.ones_like(scale), scale)
+    return scale, (low / scale).neg_().round_().clamp_(0, levels)
+
+
+def centred_levels(
+    x: Tensor, scale: Tensor, zero_point: Tensor, quant_min: int = 0, quant_max: int = U8_LEVELS
+) -> Tensor:
+    """`clip(round(x / s) + z, n, p) - z` as floats; divides as `QuantizeLinear` does."""
+    return (x / scale).round_().add_(zero_point).clamp_(quant_min, quant_max).sub_(zero_point)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from qat.system.seeds import counter_seed
+
 NOISE_STEP = (
     2.0**-16
 )  # resolution of the noise: the mean of stochastic rounding is exact to this share of a step
-_MASK = (1 << 64) - 1
 
 
 def round_nearest(x: Tensor) -> Tensor:
@@ -33,21 +34,6 @@ def round_stochastic(x: Tensor, noise: Tensor) -> Tensor:
     return torch.floor(x + noise)
 
 
-def key_seed(key: tuple[int, ...]) -> int:
-    """Hash a counter key to a generator seed in [0, 2^63) (splitmix64 over its parts; order matters).
-
-    >>> key_seed((0, 1)) != key_seed((1, 0))
-    True
-    """
-    state = 0
-    for part in key:
-        state = (state + (part & _MASK) + 0x9E3779B97F4A7C15) & _MASK
-        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK
-        state ^= state >> 31
-    return state >> 1
-
-
 def noise_bits(shape: torch.Size, key: tuple[int, ...], device: torch.device) -> Tensor:
     """Uniform 16-bit noise of `shape` that depends on `key` and the device type only.
 
@@ -57,7 +43,7 @@ def noise_bits(shape: torch.Size, key: tuple[int, ...], device: torch.device) ->
     Returns:
         int16 `r` in [-2^15, 2^15); the noise in [0, 1) is `(r + 2^15) / 2^16`.
     """
-    generator = torch.Generator(device).manual_seed(key_seed(key))
+    generator = torch.Generator(device).manual_seed(counter_seed(key))
     count = shape.numel()
     words = torch.empty((count + 3) // 4, dtype=torch.int64, device=device)
     words.random_(-(2**63), None, generator=generator)

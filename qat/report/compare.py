@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qat.errors import UserError
-from qat.report.heard import UTTERANCES_FILE
+from qat.evaluation.significance import Difference, paired_difference
 from qat.report.row import Row, load_report
-from qat.report.significance import Difference, paired_difference
-from qat.runs import read_config
+from qat.runs import UTTERANCES_FILE, read_config
+from qat.system.errors import UserError
 
 CHANGED = 10  # utterances shown for each run and split
 LOWER_IS_BETTER = {"wer": True, "latency": True, "size": True, "speedup": False}

@@ -11,8 +11,8 @@ from typing import Any
 
 from qat.report.compare import Comparison, Line
 from qat.report.figures import draw_tradeoff, draw_wer
-from qat.report.provenance import write_text
 from qat.report.tables import bits, markdown_lines, number, percentiles, with_interval
+from qat.system.files import write_text
 
 SAME_PLACE = ("engine", "device", "threads", "batch_size")
 COLUMNS: list[tuple[str, Callable[[Line], str]]] = [

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from qat.report.provenance import write_text
 from qat.report.row import Row
 from qat.report.tables import NAMES, SPEED, WER, markdown_table, number, share
+from qat.system.files import write_text
 
 TASK = "English speech recognition (16 kHz mono audio to lower-case text, greedy CTC)"
 LIMITS = (

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qat.errors import UserError
-from qat.layer_recipe import cpu_has_vnni
-from qat.report.error_rates import DURATION_BUCKETS
-from qat.report.provenance import config_sha256, provenance, sha256_path, write_text
+from qat.evaluation.error_rates import DURATION_BUCKETS
+from qat.system.errors import UserError
+from qat.system.files import sha256_path, write_text
+from qat.system.hardware import cpu_has_vnni
+from qat.system.provenance import config_sha256, provenance
 
 __all__ = [
     "FIELDS", "Row", "build_row", "config_sha256", "load_report", "provenance", "reason_for_null",

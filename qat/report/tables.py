@@ -11,9 +11,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from qat.report.error_rates import DURATION_BUCKETS
-from qat.report.provenance import write_text
+from qat.evaluation.error_rates import DURATION_BUCKETS
 from qat.report.row import OF_INTEGER_ROWS, Row, reason_for_null
+from qat.system.files import write_text
 
 HOW_TO_READ = (
     "How to read: WER is corpus level, in percent, with its 95 % bootstrap interval over utterances; the "

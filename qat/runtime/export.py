@@ -18,12 +18,12 @@ import torch
 from onnxscript import opset21 as op
 from torch import Tensor, nn
 
-from qat.errors import UserError
-from qat.layers import quantizers
+from qat.layers.swap import quantizers
 from qat.models.ctc import CTCModule
 from qat.runtime.frontend import OnnxFbank
 from qat.runtime.layers import replace_layers_
 from qat.runtime.packing import name_nodes_, pack_low_bits_, write_atomically
+from qat.system.errors import UserError
 
 Precision = Literal["integer", "float"]
 SAMPLE_RATE = 16_000

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,7 +17,8 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from qat.errors import UserError
+from qat.system.errors import UserError
+from qat.system.hardware import idle_cores, processor
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE_RATE = 16_000
@@ -158,29 +157,6 @@ def measure_latency(
     }
 
 
-def idle_cores(count: int, watch_s: float = 0.2) -> list[int] | None:
-    """The `count` cores of this process that idle most over `watch_s` seconds.
-
-    None where the system does not pin processes, or there are not as many.
-    """
-    if not hasattr(os, "sched_setaffinity") or len(allowed := os.sched_getaffinity(0)) < count:
-        return None
-    before = idle_ticks()
-    time.sleep(watch_s)
-    idle = {core: ticks - before.get(core, 0) for core, ticks in idle_ticks().items()}
-    return sorted(allowed, key=lambda core: (-idle.get(core, 0), core))[:count]
-
-
-def idle_ticks() -> dict[int, int]:
-    """Core -> ticks that it has idled since the machine started; empty where Linux does not tell."""
-    try:
-        lines = Path("/proc/stat").read_text().splitlines()
-    except OSError:
-        return {}
-    rows = [line.split() for line in lines if line.startswith("cpu") and line[3].isdigit()]
-    return {int(row[0][3:]): int(row[4]) for row in rows}
-
-
 def take_turns(workers: Sequence[Worker], signals: int, repeats: int) -> list[list[float]]:
     """Seconds of each worker's runs; who goes first changes every time."""
     times: list[list[float]] = [[] for _ in workers]
@@ -201,13 +177,3 @@ def summary(seconds: Sequence[float], peak_memory_mb: float, audio_s: float) -> 
         "peak_memory_mb": peak_memory_mb,
         "times_ms": [round(float(item), 3) for item in milliseconds],
     }
-
-
-def processor() -> str:
-    """Name of this machine's processor."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names and names[0] else platform.processor() or platform.machine()

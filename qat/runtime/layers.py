@@ -9,10 +9,14 @@ import torch.nn.functional as F
 from speechbrain.lobes.features import Fbank
 from torch import Tensor, nn
 
-from qat.layers import QuantConv1d, QuantConv2d, Quantizer, QuantLayer, QuantLinear, QuantLSTM
+from qat.layers.base import QuantLayer
 from qat.layers.blocks import blocks_of
+from qat.layers.conv import QuantConv1d, QuantConv2d
 from qat.layers.frames import by_frame, matrix_of, padding_of
-from qat.layers.lstm_kernel import dynamic_range
+from qat.layers.linear import QuantLinear
+from qat.layers.lstm import QuantLSTM
+from qat.layers.quantizer import Quantizer
+from qat.numerics.affine import dynamic_range
 from qat.runtime import operators
 from qat.runtime.frontend import OnnxFbank
 from qat.runtime.lstm import ExportedLSTM

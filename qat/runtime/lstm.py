@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qat.errors import UserError
-from qat.layers import Quantizer, QuantLSTM
+from qat.layers.lstm import QuantLSTM
+from qat.layers.quantizer import Quantizer
 from qat.runtime import operators
 from qat.runtime.weights import StoredWeight, activation_range, integer_weight
+from qat.system.errors import UserError
 
 
 class ExportedLSTM(nn.Module):

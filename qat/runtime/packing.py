@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from qat.errors import UserError
+from qat.system.errors import UserError
 
 FRONTEND = "frontend"
 SCOPES = "pkg.torch.onnx.name_scopes"

@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from qat.errors import UserError
+from qat.system.errors import UserError
 
 PROVIDER = "CPUExecutionProvider"
 SHORTEST = (
@@ -93,9 +93,3 @@ class Session:
     def decode(self, labels: NDArray[Any]) -> str:
         """Best label of each frame `(T,)` -> text: repeats merged, blanks dropped."""
         return " ".join("".join(self.symbols[int(label)] for label, _ in groupby(labels)).split())
-
-    def node_counts(self) -> dict[str, Any]:
-        """Nodes of the optimised graph by arithmetic; see `qat.runtime.graph.NodeCounts`."""
-        from qat.runtime.graph import count_nodes, optimised_graph  # keeps the latency worker light
-
-        return count_nodes(optimised_graph(self.path)).to_dict()

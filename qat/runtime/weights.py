@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from qat.layers import Quantizer, bias_levels, weight_levels
+from qat.layers.integer import bias_levels, weight_levels
+from qat.layers.quantizer import Quantizer
 from qat.runtime import operators
 
 

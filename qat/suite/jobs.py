@@ -11,11 +11,11 @@ from typing import Any
 
 import psutil
 
-from qat.errors import UserError
-from qat.models.checkpoint import LAST_FILE
-from qat.report.provenance import config_sha256, sha256_path
-from qat.runs import CHECKPOINTS, read_config, start_of
+from qat.runs import CHECKPOINTS, LAST_FILE, read_config, start_of
 from qat.suite.spec import Suite, SuiteRow
+from qat.system.errors import UserError
+from qat.system.files import sha256_path
+from qat.system.provenance import config_sha256
 
 KEPT = ("model.ckpt", "model.onnx", "control.onnx")  # of the large files in a finished row's folder
 

@@ -13,10 +13,10 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
-from qat.errors import UserError
 from qat.suite.jobs import Job, clean_folder, last_line, pid_file, prepare_folder
 from qat.suite.spec import ROOT
 from qat.suite.store import Results
+from qat.system.errors import UserError
 
 REFUSED = 2  # exit status of train.py for what the user, or here an older version, got wrong
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qat.errors import UserError
-from qat.report.provenance import write_text
 from qat.report.row import Row, load_report, save_report, validate_row
 from qat.suite.jobs import Job
 from qat.suite.spec import FLOAT
+from qat.system.errors import UserError
+from qat.system.files import write_text
 
 
 @dataclass

@@ -9,17 +9,19 @@ from typing import Any
 import pytest
 import torch
 
-from datamodules import ManifestDataModule
 from datamodules.base import SpeechDataModule
+from datamodules.manifest import ManifestDataModule
 from qat.callbacks.ada_round import AdaRound
-from qat.callbacks.calibrate import calibrate_
-from qat.callbacks.reference import FloatInputs, collect, divergence, sites
-from qat.cli import build_cli
-from qat.layers import quant_layers, quantizers
-from qat.models import CTCModule, load_module
-from qat.models.checkpoint import read_checkpoint, save_module
+from qat.cli.train import build_cli
+from qat.evaluation.candidates import candidates_of
+from qat.layers.swap import quant_layers, quantizers
+from qat.methods.calibrate import calibrate_
+from qat.methods.float_reference import FloatInputs, collect, divergence, sites
+from qat.models.checkpoint import read_checkpoint
+from qat.models.ctc import CTCModule
+from qat.models.loading import load_module, save_module
 from qat.recipe import Recipe
-from qat.runs import candidates_of, read_config
+from qat.runs import read_config
 from tests.conftest import build
 
 SMALL = ["--qat.ada_round_steps", "120", "--qat.reconstruction_utterances", "3"]
@@ -109,7 +111,7 @@ def test_inputs_of_the_float_model_are_the_same_kept_or_read_anew(
     found = sites(model, batches[0])
     with torch.no_grad():
         kept = FloatInputs(reference, found, batches, 0)
-        monkeypatch.setattr("qat.callbacks.reference.CACHE_BYTES", 0)
+        monkeypatch.setattr("qat.methods.float_reference.CACHE_BYTES", 0)
         anew = FloatInputs(reference, found, batches, 0)
         assert kept.kept and not anew.kept
         for maps in found:
@@ -202,7 +204,7 @@ def test_a_run_killed_between_adaround_and_training_trains_its_weights(
 
 def test_the_mean_error_counts_where_no_bias_can_take_it_out(kind: str, tiny: Path, tmp_path: Path) -> None:
     """The convolutions of a Wav2Vec2 have no bias: their rounding is chosen on plain, not on centred moments."""
-    from qat.layers import LinearMap, Moments
+    from qat.methods.reconstruction import LinearMap, Moments
 
     seen: dict[str, bool] = {}
     original = LinearMap.problem

@@ -11,17 +11,20 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from datamodules import ManifestDataModule
 from datamodules.base import SpeechDataModule
 from datamodules.batch import Batch
-from qat.callbacks import Calibrate, FinalEvaluation, FoldBatchNorm
-from qat.callbacks.calibrate import calibrate_, is_quantized
-from qat.callbacks.re_estimate import BATCH_NORM, frames_of, re_estimate_batch_norm_
-from qat.layers import calibrate_weights_, finish_calibration_, quantizers, set_observing_, state_hash
-from qat.models import CTCModule, load_module
-from qat.models.checkpoint import save_module
+from datamodules.manifest import ManifestDataModule
+from qat.callbacks.calibrate import Calibrate
+from qat.callbacks.final_evaluation import FinalEvaluation
+from qat.callbacks.fold import FoldBatchNorm
+from qat.evaluation.options import EvaluationOptions
+from qat.layers.state import calibrate_weights_, finish_calibration_, set_observing_, state_hash
+from qat.layers.swap import quantizers
+from qat.methods.calibrate import calibrate_, is_quantized
+from qat.methods.re_estimate import BATCH_NORM, frames_of, re_estimate_batch_norm_
+from qat.models.ctc import CTCModule
+from qat.models.loading import load_module, save_module
 from qat.recipe import Recipe
-from qat.report.evaluation import EvaluationOptions
 from tests.conftest import build, noise
 
 

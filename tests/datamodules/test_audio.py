@@ -6,7 +6,7 @@ import torch
 
 from datamodules import audio
 from datamodules.audio import AudioCache, load_audio, read_duration
-from qat.errors import UserError
+from qat.system.errors import UserError
 from tests.datamodules.corpora import sine, write_audio
 
 

@@ -20,7 +20,7 @@ from datamodules.augment import (
     noise_like,
     room_response,
 )
-from qat.errors import UserError
+from qat.system.errors import UserError
 
 
 def tone(seconds=1.0, frequency_hz=440.0):

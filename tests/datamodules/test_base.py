@@ -4,9 +4,11 @@ import logging
 import pytest
 import torch
 
-from datamodules import ManifestDataModule, MiniDataModule, base, sampler
+from datamodules import base, sampler
 from datamodules.audio import load_audio
-from qat.errors import UserError
+from datamodules.manifest import ManifestDataModule
+from datamodules.mini_corpus import MiniDataModule
+from qat.system.errors import UserError
 from tests.datamodules.corpora import write_split
 
 

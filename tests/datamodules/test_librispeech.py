@@ -4,9 +4,8 @@ import tarfile
 import pytest
 import torchaudio
 
-from datamodules import LibriSpeechDataModule
-from datamodules.librispeech import download_subset
-from qat.errors import UserError
+from datamodules.librispeech import LibriSpeechDataModule, download_subset
+from qat.system.errors import UserError
 from tests.datamodules.corpora import write_librispeech
 
 NAMES = {"train_subsets": ["train-clean-100"], "dev_subset": "dev-clean", "test_subsets": ["test-clean"]}

@@ -13,9 +13,9 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch.utils.data import DataLoader
 
-from datamodules import ManifestDataModule
 from datamodules.loader import end_with_parent
-from qat.errors import UserError
+from datamodules.manifest import ManifestDataModule
+from qat.system.errors import UserError
 from tests.datamodules.corpora import sine, write_audio, write_jsonl, write_split
 
 

@@ -2,9 +2,8 @@ import json
 
 import pytest
 
-from datamodules import ManifestDataModule
-from datamodules.manifest import read_manifest
-from qat.errors import UserError
+from datamodules.manifest import ManifestDataModule, read_manifest
+from qat.system.errors import UserError
 from tests.datamodules.corpora import sine, write_audio, write_jsonl, write_split
 
 

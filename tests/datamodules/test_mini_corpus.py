@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from datamodules import MiniDataModule, audio
+from datamodules import audio
 from datamodules.mini import grammar, make_corpus
-from qat.errors import UserError
+from datamodules.mini_corpus import MiniDataModule
+from qat.system.errors import UserError
 
 MINI = Path(grammar.__file__).parent
 SPLITS = ("train", "dev", "test_seen", "test_unseen", "test_real")

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from datamodules import sampler
 from datamodules.sampler import AudioBatchSampler, OrderedBatchSampler, split_to_multiple
-from qat.errors import UserError
+from qat.system.errors import UserError
 
 DURATIONS = np.random.default_rng(0).gamma(4.0, 1.0, 300).clip(0.5, 20.0).tolist()
 corpora = st.lists(st.floats(0.1, 30.0), min_size=1, max_size=60)

@@ -18,14 +18,15 @@ import torch
 import webdataset
 from torch.utils.data import get_worker_info
 
-from datamodules import StreamDataModule, stream
 from datamodules import segments as corpus
+from datamodules import stream
 from datamodules.audio import TarMember, load_audio, read_duration
 from datamodules.augment import Augmentation
 from datamodules.batch import Batch
 from datamodules.segments import Segment, find_segments, tar_items
 from datamodules.stream import SpeechStream, StreamLoader, StreamSettings
-from qat.errors import UserError
+from datamodules.stream_module import StreamDataModule
+from qat.system.errors import UserError
 
 COUNT = 60
 SETTINGS = StreamSettings(max_batch_s=4.0, window=16)

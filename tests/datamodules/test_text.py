@@ -1,7 +1,7 @@
 import pytest
 
 from datamodules.text import ALPHABET, check_text, normalise
-from qat.errors import UserError
+from qat.system.errors import UserError
 
 
 def test_alphabet_is_space_apostrophe_and_letters():

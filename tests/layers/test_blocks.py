@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from qat.layers import QuantLinear, calibrate_weights_, set_enabled_, swap_
 from qat.layers.blocks import (
     BLOCK_SIZES,
     block_levels,
@@ -15,6 +14,9 @@ from qat.layers.blocks import (
     blocks_of,
     fake_quantize_blocks,
 )
+from qat.layers.linear import QuantLinear
+from qat.layers.state import calibrate_weights_, set_enabled_
+from qat.layers.swap import swap_
 from qat.recipe import Recipe
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from qat.layers import calibrate_weights_, count_macs, coverage, set_enabled_, side_in_float, swap_
+from qat.layers.coverage import count_macs, coverage, side_in_float
+from qat.layers.state import calibrate_weights_, set_enabled_
+from qat.layers.swap import swap_
 from qat.recipe import Recipe, Rule
 
 

@@ -9,11 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qat.errors import UserError
 from qat.layer_recipe import LayerRecipe
-from qat.layers import LinearMap, calibrate_weights_, finish_calibration_, set_enabled_, swap_
 from qat.layers.frames import FrameQuantizer, matrix_of, windows_of
+from qat.layers.state import calibrate_weights_, finish_calibration_, set_enabled_
+from qat.layers.swap import swap_
+from qat.methods.reconstruction import LinearMap
 from qat.recipe import Recipe, Rule
+from qat.system.errors import UserError
 
 LAYERS: dict[str, tuple[Any, tuple[int, ...]]] = {
     "linear": (lambda: nn.Linear(6, 5), (2, 9, 6)),

@@ -7,15 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from qat.layer_recipe import LayerRecipe
-from qat.layers import (
-    QUANT_LAYERS,
-    QuantLayer,
-    calibrate_weights_,
-    finish_calibration_,
-    set_enabled_,
-    set_observing_,
-)
+from qat.layers.base import QuantLayer
 from qat.layers.integer import activation_levels, bias_levels, computes_integers, weight_levels
+from qat.layers.state import calibrate_weights_, finish_calibration_, set_enabled_, set_observing_
+from qat.layers.swap import QUANT_LAYERS
 
 LAYERS = {
     "linear": (lambda: nn.Linear(12, 7), (5, 9, 12)),

@@ -16,10 +16,12 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from qat.layer_recipe import LayerRecipe, cpu_has_vnni
-from qat.layers import QuantLSTM, calibrate_weights_, set_enabled_
-from qat.layers.lstm_kernel import centred_levels, dynamic_range, reverse_frames, step
-from qat.numerics import quantize
+from qat.layer_recipe import LayerRecipe
+from qat.layers.lstm import QuantLSTM
+from qat.layers.lstm_kernel import reverse_frames, step
+from qat.layers.state import calibrate_weights_, set_enabled_
+from qat.numerics.affine import centred_levels, dynamic_range, quantize
+from qat.system.hardware import cpu_has_vnni
 
 FRAMES, INPUTS, CELLS = 150, 48, 64
 

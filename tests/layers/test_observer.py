@@ -6,9 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from qat.layers import Observer, calibrate_weights_, finish_calibration_, quantizers, set_observing_, swap_
 from qat.layers import observer as module
-from qat.numerics import Histogram, fake_quantize, histogram_range
+from qat.layers.observer import Observer
+from qat.layers.state import calibrate_weights_, finish_calibration_, set_observing_
+from qat.layers.swap import quantizers, swap_
+from qat.numerics.affine import fake_quantize
+from qat.numerics.histogram import Histogram
+from qat.numerics.ranges import histogram_range
 from qat.recipe import Recipe
 
 

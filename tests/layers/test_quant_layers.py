@@ -13,33 +13,27 @@ from torch import nn
 from torch.nn.utils import weight_norm as old_weight_norm
 from torch.nn.utils.parametrizations import weight_norm
 
-from qat.errors import UserError
 from qat.layer_recipe import LayerRecipe
-from qat.layers import (
-    QuantConv1d,
-    QuantConv2d,
-    Quantizer,
-    QuantLayer,
-    QuantLinear,
-    QuantLSTM,
-    StepKey,
+from qat.layers.base import QuantLayer
+from qat.layers.conv import QuantConv1d, QuantConv2d
+from qat.layers.coverage import coverage
+from qat.layers.fold import fold_batch_norm_
+from qat.layers.linear import QuantLinear
+from qat.layers.lstm import QuantLSTM
+from qat.layers.masking import valid_lengths
+from qat.layers.quantizer import Quantizer, StepKey
+from qat.layers.state import (
     calibrate_weights_,
-    coverage,
     finish_calibration_,
-    fold_batch_norm_,
     load_float_state_,
-    quant_layers,
-    quantizers,
-    remove_weight_norm_,
     set_enabled_,
     set_observing_,
-    set_step_key_,
     state_hash,
-    strip_weight_norm,
-    swap_,
-    valid_lengths,
 )
+from qat.layers.swap import quant_layers, quantizers, set_step_key_, swap_
+from qat.layers.weight_norm import remove_weight_norm_, strip_weight_norm
 from qat.recipe import Recipe, Rule
+from qat.system.errors import UserError
 
 KINDS: dict[str, tuple[type[QuantLayer], Callable[[], nn.Module], tuple[int, ...]]] = {
     "linear": (QuantLinear, lambda: nn.Linear(12, 6), (3, 7, 12)),

@@ -11,15 +11,10 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from qat.layers import (
-    QuantLSTM,
-    calibrate_weights_,
-    finish_calibration_,
-    packed_lstm,
-    set_enabled_,
-    set_observing_,
-    swap_,
-)
+from qat.layers.lstm import QuantLSTM
+from qat.layers.ragged_lstm import packed_lstm
+from qat.layers.state import calibrate_weights_, finish_calibration_, set_enabled_, set_observing_
+from qat.layers.swap import swap_
 from qat.recipe import Recipe
 from qat.runtime.lstm import IntegerLSTMLayer
 

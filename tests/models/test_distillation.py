@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from datamodules.batch import Batch, Utterance, collate
-from qat.errors import UserError
-from qat.models import CTCModule
-from qat.models.checkpoint import save_module
+from qat.models.ctc import CTCModule
 from qat.models.distillation import frame_divergence, splice
+from qat.models.loading import load_teacher_, save_module
+from qat.system.errors import UserError
 from tests.conftest import build, noise
 from train import train
 
@@ -29,7 +29,7 @@ def batch(first: str = "a b") -> Batch:
 def loss_of(model: CTCModule, first: str = "a b") -> torch.Tensor:
     """Loss of one training step outside a trainer, without dropout."""
     model.log = lambda *args, **kwargs: None  # type: ignore[method-assign, assignment]
-    model.load_teacher()
+    load_teacher_(model)
     return model.eval().training_step(batch(first), 0)
 
 
@@ -82,7 +82,7 @@ def test_a_teacher_leaves_no_trace_and_learns_nothing(teacher: str, tmp_path: Pa
     save_module(student, tmp_path / "student.ckpt")
     (tmp_path / "teacher.ckpt").unlink()
     assert torch.load(tmp_path / "student.ckpt", weights_only=True)["hyper_parameters"]["teacher"] == teacher
-    from qat.models import load_module
+    from qat.models.loading import load_module
 
     assert load_module(tmp_path / "student.ckpt").teacher is None  # evaluated without it
 

@@ -9,14 +9,15 @@ import torch
 from torch import Tensor, nn
 from transformers import Wav2Vec2ForCTC
 
-from qat.errors import UserError
-from qat.layers import finish_calibration_, quant_layers, quantizers, set_observing_
-from qat.models import CRDNNModule, Wav2Vec2Module, load_module, read_checkpoint
-from qat.models.checkpoint import save_module
-from qat.models.crdnn import normalise_features
-from qat.models.folding import fold_and_check
-from qat.models.wav2vec2 import masked_group_norm
+from qat.layers.state import finish_calibration_, set_observing_
+from qat.layers.swap import quant_layers, quantizers
+from qat.methods.fold_batch_norm import fold_and_check
+from qat.models.checkpoint import read_checkpoint
+from qat.models.crdnn import CRDNNModule, normalise_features
+from qat.models.loading import load_module, save_module
+from qat.models.wav2vec2 import Wav2Vec2Module, masked_group_norm
 from qat.recipe import Recipe
+from qat.system.errors import UserError
 from tests.conftest import TINY_WAV2VEC2, build, noise, write_hugging_face
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from qat.layers import quantizers
+from qat.layers.swap import quantizers
 from qat.models.optimizer import parameter_groups, warmup_cosine
 from qat.recipe import Recipe
 from tests.conftest import build

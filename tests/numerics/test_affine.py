@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from qat.layers import calibrate_weights_, finish_calibration_, set_enabled_, set_observing_, swap_
-from qat.numerics import fake_quantize
+from qat.layers.state import calibrate_weights_, finish_calibration_, set_enabled_, set_observing_
+from qat.layers.swap import swap_
+from qat.numerics.affine import fake_quantize
 from qat.recipe import Recipe
 
 

@@ -8,18 +8,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qat.layers import valid_lengths
-from qat.layers.masking import valid_values
-from qat.numerics import (
-    BINS,
-    Histogram,
+from qat.layers.masking import valid_lengths, valid_values
+from qat.numerics.affine import fake_quantize
+from qat.numerics.histogram import BINS, Histogram
+from qat.numerics.ranges import (
     affine_range,
-    fake_quantize,
+    entropy_clip,
     histogram_range,
+    percentile_limits,
     symmetric_range,
     weight_magnitude,
 )
-from qat.numerics.ranges import entropy_clip, percentile_limits
 
 OBSERVERS = ["max", "mse", "percentile", "entropy"]
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from qat.numerics import fake_quantize, noise_bits, uniform_noise
 from qat.numerics import kernel as module
+from qat.numerics.affine import fake_quantize
+from qat.numerics.rounding import noise_bits, uniform_noise
 
 LAYOUTS = {
     "contiguous": lambda x: x,

@@ -9,16 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qat.numerics import (
-    dequantize,
-    fake_quantize,
-    noise_bits,
-    quantize,
-    round_nearest,
-    round_stochastic,
-    symmetric_range,
-    uniform_noise,
-)
+from qat.numerics.affine import dequantize, fake_quantize, quantize
+from qat.numerics.ranges import symmetric_range
+from qat.numerics.rounding import noise_bits, round_nearest, round_stochastic, uniform_noise
 
 CPU = torch.device("cpu")
 COUNT = 40_000

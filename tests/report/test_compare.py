@@ -13,14 +13,14 @@ import pytest
 import wandb
 import yaml
 
-from qat import commands
-from qat.errors import UserError
-from qat.report import wandb_runs
+from qat.cli import evaluate as commands
+from qat.evaluation.significance import paired_difference
 from qat.report.compare import compare, flat, read_run
 from qat.report.compare_files import markdown
 from qat.report.row import Row, save_report
-from qat.report.significance import paired_difference
-from qat.report.wandb_runs import find_runs
+from qat.system.errors import UserError
+from qat.tracking import wandb_runs
+from qat.tracking.wandb_runs import find_runs
 
 REFERENCES = [f"turn light number {index} on" for index in range(8)]
 Make = Callable[..., Path]

@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qat.errors import UserError
 from qat.report.row import (
     FIELDS,
     Row,
@@ -16,6 +15,7 @@ from qat.report.row import (
     save_report,
     validate_row,
 )
+from qat.system.errors import UserError
 
 NAMES = {"run": "r", "model": "m", "method": "ptq", "dataset": "d", "split": "s", "precision": "integer"}
 DESIGN = """run, suite_row, model, method, weight_bits, activation_bits, rounding, seed,

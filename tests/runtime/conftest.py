@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from qat.layer_recipe import LayerRecipe
-from qat.layers import QUANT_LAYERS, calibrate_weights_, finish_calibration_, set_enabled_, set_observing_
-from qat.models import CTCModule
+from qat.layers.state import calibrate_weights_, finish_calibration_, set_enabled_, set_observing_
+from qat.layers.swap import QUANT_LAYERS
+from qat.models.ctc import CTCModule
 from qat.recipe import Recipe
 from qat.runtime.export import ExportInfo, export_onnx, trace
 from qat.runtime.graph import optimised_graph

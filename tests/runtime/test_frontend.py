@@ -6,7 +6,7 @@ import pytest
 import torch
 from speechbrain.lobes.features import Fbank
 
-from qat.runtime import OnnxFbank
+from qat.runtime.frontend import OnnxFbank
 
 
 @pytest.mark.parametrize("n_mels", [40, 80])

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qat.errors import UserError
-from qat.runtime import measure_latency
-from qat.runtime.latency import Worker, idle_cores
+from qat.runtime.latency import Worker, measure_latency
+from qat.system.errors import UserError
+from qat.system.hardware import idle_cores
 from tests.runtime.conftest import Exported
 
 

@@ -8,7 +8,8 @@ import torch
 from onnx import TensorProto
 
 from qat.layer_recipe import LayerRecipe
-from qat.layers import QuantConv1d, Quantizer
+from qat.layers.conv import QuantConv1d
+from qat.layers.quantizer import Quantizer
 from qat.runtime.graph import INTEGER
 from qat.runtime.weights import ActivationRange, integer_bias, integer_weight
 from tests.runtime.conftest import ExportedZoo, layer_zoo

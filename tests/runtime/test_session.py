@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qat.errors import UserError
-from qat.runtime import Session
+from qat.runtime.session import Session
+from qat.system.errors import UserError
 from tests.runtime.conftest import Exported
 
 

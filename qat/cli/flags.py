@@ -1,0 +1,98 @@
+"""What train.py takes: presets, help in one screen, and errors in one line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from lightning.pytorch.cli import LightningArgumentParser
+
+from qat.system.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+PRESETS = ROOT / "configs" / "qat"
+DEFAULT_CONFIG = ROOT / "configs" / "mini_crdnn.yaml"
+
+HELP = """usage: python train.py [--config FILE] [--qat PRESET] [--run NAME] [--ckpt_path last|best|PATH] [options]
+
+  --config FILE            what to train on what (default configs/mini_crdnn.yaml; see configs/)
+  --qat PRESET             {presets}
+                           or a YAML file of your own; later flags win:
+  --qat.weight_bits N      2 to 8, null keeps weights float        --qat.activation_bits N   likewise
+  --qat.rounding R         nearest, stochastic                     --qat.learn_scale BOOL    learned scales
+  --qat.weight_observer O  max, mse, percentile, entropy           --qat.activation_observer O
+  --qat.ada_round BOOL     round by the output's error           --qat.bias_correction BOOL  mean error into the bias
+  --qat.reduce_range R     auto, true, false: 7-bit weights where the CPU lacks VNNI
+  --qat.rules LIST         ordered rules for groups or layer names (first match wins)
+  --run NAME               run folder checkpoints/NAME (default MODEL-PRESET-TIME)
+  --ckpt_path P            resume: last, best, or a file           --save_every_steps N     checkpoints inside epochs
+  --model.teacher MODEL    follow a float model's frame posteriors (--model.distillation_weight 0 to 1)
+  --model.* --data.* --trainer.*    fields of the model, the data module and Lightning's Trainer
+  --evaluation.* --wandb.*          how the report is measured; Weights & Biases
+  --seed_everything N      seed of new weights, dropout and masking; --data.seed N that of batches and augmentation
+  --help_all               every option with its type, default and meaning
+"""
+
+
+class OneLineParser(LightningArgumentParser):
+    """A parser whose errors are one line, and which takes no abbreviated flags."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.allow_abbrev = False
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise the first telling line of the message as a `UserError`."""
+        raise UserError(one_line(message))
+
+
+def one_line(message: str) -> str:
+    """The telling parts of a parser's message on one line.
+
+    >>> one_line('Parser key "a.b":\\n  Expected an int. Got value: x')
+    'a.b: Expected an int. Got value: x'
+    """
+    lines = [line.strip() for line in str(message).splitlines() if line.strip()] or ["bad arguments"]
+    reasons = [line[2:] for line in lines if line.startswith("- ")]
+    reasons = [line for line in reasons if "NoneType" not in line] or reasons
+    if reasons:
+        given = next((line.partition(": ")[2] for line in lines if line.startswith("Given value:")), "")
+        given = "" if "NestedArg" in given else f" (given: {given})"
+        lines = [lines[0], "; ".join(reasons) + given]
+    text = re.sub(r'Parser key "([^"]*)":', r"\1:", " ".join(lines[:3]))
+    return text if len(text) <= 400 else text[:397] + "..."
+
+
+def expand_presets(args: Sequence[str]) -> list[str]:
+    """`--qat NAME` -> `--qat configs/qat/NAME.yaml`; the default configuration where none is named.
+
+    Raises:
+        UserError: the preset is neither known nor a file.
+    """
+    expanded: list[str] = []
+    pending = iter(args)
+    for item in pending:
+        name, equals, value = item.partition("=")
+        if name != "--qat":
+            expanded.append(item)
+            continue
+        expanded += ["--qat", preset_path(value if equals else next(pending, ""))]
+    if not any(item in ("--config", "-c") or item.startswith("--config=") for item in expanded):
+        expanded = ["--config", str(DEFAULT_CONFIG), *expanded]
+    return expanded
+
+
+def preset_names() -> list[str]:
+    """Names that `--qat` takes."""
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+def preset_path(name: str) -> str:
+    """File of a preset, or the user's own YAML file."""
+    if name in preset_names():
+        return str(PRESETS / f"{name}.yaml")
+    if name.endswith((".yaml", ".yml")) and Path(name).is_file():
+        return name
+    raise UserError(f"--qat {name!r}: neither a preset ({', '.join(preset_names())}) nor a YAML file")

@@ -1,0 +1,1 @@
+"""From what a model emits to text."""

@@ -1,0 +1,1 @@
+"""Measuring: transcripts, error rates, parity, guards, signal-to-noise."""

@@ -1,0 +1,61 @@
+"""Post-training calibration of all ranges from training speech."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from torch import nn
+
+from datamodules.base import SpeechDataModule
+from qat.layers.state import calibrate_weights_, finish_calibration_, set_observing_
+from qat.layers.swap import quantizers
+from qat.models.ctc import CTCModule
+from qat.numerics.histogram import Histogram
+from qat.system.ranks import from_all, rank_and_world
+
+
+@torch.no_grad()
+def calibrate_(module: CTCModule, data: SpeechDataModule) -> str:
+    """Calibrate in eval mode, one utterance at a time so that no padding and no batch mix can shift a range.
+
+    Ranks share the utterances and merge what they saw, so that all get the bit-identical scales of a single process.
+
+    Returns:
+        The line to print.
+    """
+    started = time.perf_counter()
+    recipe = module.recipe
+    utterances = data.calibration_utterances(recipe.calibration_utterances, recipe.seed)
+    was_training = module.training
+    module.eval()
+    set_observing_(module, True)
+    for batch in data.loader(utterances, shard=True):
+        batch = batch.to(module.device)
+        module(batch.signal, batch.lengths)
+    set_observing_(module, False)
+    merge_observers_(module)
+    calibrate_weights_(module)
+    finish_calibration_(module)
+    module.quantize()
+    module.train(was_training)
+    seconds = sum(utterance.duration_s for utterance in utterances)
+    return (
+        f"calibrated {sum(1 for _ in quantizers(module))} quantizers on {len(utterances)} training utterances "
+        f"({seconds / 60:.1f} min) in {time.perf_counter() - started:.1f} s: weights {recipe.weight_observer}, "
+        f"activations {recipe.activation_observer}"
+    )
+
+
+def is_quantized(module: CTCModule) -> bool:
+    """Whether the quantizers are calibrated and on."""
+    return any(quantizer.is_enabled for _, quantizer in quantizers(module))
+
+
+def merge_observers_(module: nn.Module) -> None:
+    """Give the observers of all ranks the sum of what they saw: whole numbers, whose order does not matter."""
+    mine = [item.observer.histogram for _, item in quantizers(module) if not item.is_weight]
+    every = from_all([[part.cpu() for part in vars(histogram).values()] for histogram in mine])
+    for theirs in every[: rank_and_world()[0]] + every[rank_and_world()[0] + 1 :]:
+        for histogram, state in zip(mine, theirs, strict=True):
+            histogram.merge_(Histogram(*(part.to(histogram.counts.device) for part in state)))

@@ -1,0 +1,87 @@
+"""Models from files, and back: checkpoints of ours, and folders or hub names of Hugging Face."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning
+from transformers.utils import cached_file
+
+from qat.models.checkpoint import read_checkpoint, write_checkpoint
+from qat.models.crdnn import CRDNNModule
+from qat.models.ctc import CTCModule
+from qat.models.distillation import Teacher
+from qat.models.wav2vec2 import Wav2Vec2Module
+from qat.system.errors import UserError
+
+MODELS: dict[str, type[CTCModule]] = {item.__name__: item for item in (CRDNNModule, Wav2Vec2Module)}
+
+
+def load_module(path: str | Path) -> CTCModule:
+    """Rebuild the model of a checkpoint, folded, swapped and switched as it was, in eval mode.
+
+    Raises:
+        UserError: see `read_checkpoint`, or the weights do not fit the recipe.
+    """
+    checkpoint = read_checkpoint(path)
+    model_class = MODELS.get(checkpoint["model"].rpartition(".")[2])
+    if model_class is None:
+        raise UserError(f"{path}: model {checkpoint['model']!r} is not one of {', '.join(MODELS)}")
+    module: CTCModule = model_class(**checkpoint["hyper_parameters"])
+    module.on_load_checkpoint(checkpoint)
+    try:
+        module.load_state_dict(checkpoint["state_dict"])
+    except RuntimeError as error:
+        raise UserError(
+            f"{path}: weights do not fit the recipe ({str(error).splitlines()[1].strip()})"
+        ) from None
+    return module.eval()
+
+
+def load_float(name: str | Path) -> CTCModule:
+    """The model that `--model.init_from` or `--model.pretrained` names, in eval mode.
+
+    Args:
+        name: checkpoint of ours (a file, or what ends in `.ckpt`), or folder or hub name of a Hugging Face Wav2Vec2.
+
+    Raises:
+        UserError: it is neither, or cannot be read.
+    """
+    if Path(name).is_file() or str(name).endswith(".ckpt"):
+        return load_module(name)
+    return Wav2Vec2Module(pretrained=str(name)).eval()
+
+
+def find_float(name: str) -> Path | None:
+    """The file or folder that `load_float` reads; None where it is not on this machine."""
+    if name and Path(name).exists():
+        return Path(name)
+    try:
+        config = cached_file(name, "config.json", local_files_only=True)
+    except (OSError, ValueError):
+        return None
+    return Path(config).parent if config else None
+
+
+def save_module(module: CTCModule, path: str | Path) -> None:
+    """Write weights, quantizer state and hyper-parameters (no optimiser) atomically; opens with weights_only."""
+    path = Path(path)
+    checkpoint: dict[str, Any] = {
+        "state_dict": module.state_dict(),
+        "hyper_parameters": dict(module.hparams),
+        "pytorch-lightning_version": lightning.__version__,
+    }
+    module.on_save_checkpoint(checkpoint)
+    write_checkpoint(checkpoint, path)
+
+
+def load_teacher_(module: CTCModule) -> None:
+    """Read the teacher that a model names, once, before training.
+
+    Raises:
+        UserError: it cannot be read, or has other labels than the model.
+    """
+    if module.teacher_path and module.teacher is None:
+        teacher = load_float(module.teacher_path)
+        module.teacher = Teacher(teacher, module.teacher_path, teacher.vocabulary, module.vocabulary)

@@ -1,0 +1,286 @@
+"""RESULTS.md: the published tables beside ours, filled from stored rows and from nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from qat.report.figures import draw_bits, draw_tradeoff
+from qat.report.row import Row
+from qat.report.tables import bits, libraries, machine, markdown_lines
+from qat.suite.spec import FLOAT, Aim, Published, Suite, SuiteTable
+from qat.suite.store import Results
+from qat.suite.view import Cell, View
+from qat.system.files import write_text
+
+SIGNIFICANT = 0.05
+HOW_TO_READ = (
+    "Every cell is written by `{command}` from stored rows ([rows]({rows}), [word errors by utterance]({errors}), "
+    "[state of each run]({runs})). Published numbers are those of another model on other speech, beside ours to "
+    "compare the *differences*, not the levels. WER and latency belong to the exported file of the row; latency is "
+    "p50 of one utterance, float and integer file taking turns on one thread. Rows with several seeds show the mean, "
+    "the standard deviation between seeds, and an interval from the paired bootstrap over utterances, seeds pooled; "
+    "p < 0.05 means that a difference is hardly chance."
+)
+
+
+def render(view: View, command: str, links: Mapping[str, str], figures: Sequence[Path] = ()) -> str:
+    """The whole of RESULTS.md."""
+    suite = view.suite
+    parts = [f"# {suite.title}\n", HOW_TO_READ.format(command=command, **links) + "\n"]
+    parts += [f"![{path.stem}]({path.as_posix()})\n" for path in figures]
+    if suite.aims:
+        parts.append("## What was to be shown\n\n" + acceptance(view))
+    for table in suite.tables:
+        parts.append(f"## {table.heading}\n\n{table_markdown(view, table)}")
+    for model in suite.configs:
+        parts.append(f"## {model}: error rate by bits and method\n\n{curve_markdown(view, model)}")
+    parts.append("## Conditions\n\n" + "".join(f"- {line}\n" for line in short_conditions(view.results.rows)))
+    missing = [row.id for row in suite.rows if view.first(row.id) is None]
+    if missing:
+        lines = "".join(f"- `{row_id}`: {view.failure(row_id)}\n" for row_id in missing)
+        parts.append(f"## Rows that are missing\n\n{lines}")
+    return "\n".join(parts)
+
+
+def table_markdown(view: View, table: SuiteTable) -> str:
+    """One published table: each published row with ours behind it."""
+    titles = ["published row", "published WER / s", "ours", "bits"]
+    titles += [f"WER % {split}" for split in view.splits] + [
+        "p50 ms: float / file",
+        "MB",
+        "weights",
+        "verdict",
+    ]
+    lines = []
+    base = table.rows[0].wer
+    for line in table.rows:
+        for place, name in enumerate(line.rows):
+            lines.append(
+                [
+                    *(published_cells(line, base) if place == 0 else ("", "")),
+                    *our_cells(view, f"{table.model}/{name}"),
+                ]
+            )
+    return markdown_lines(titles, lines)
+
+
+def published_cells(line: Published, base: float | None) -> tuple[str, str]:
+    """Name, and "3.58 (+0.42) / 0.6"."""
+    if not line.name:
+        return "(ours only)", ""
+    wer = "-" if line.wer is None else f"{line.wer:.2f}"
+    if line.wer is not None and base is not None and line.wer != base:
+        wer += f" ({line.wer - base:+.2f})"
+    return line.name, f"{wer} / {'-' if line.time_s is None else line.time_s}"
+
+
+def our_cells(view: View, row_id: str) -> list[str]:
+    """From our title to the verdict."""
+    title = "float" if row_id.endswith(f"/{FLOAT}") else view.suite.row(row_id).title
+    row = view.first(row_id)
+    if row is None:
+        return [title, "", *([""] * (len(view.splits) + 3)), view.failure(row_id)]
+    return [
+        title,
+        bits(row),
+        *(cell_text(view.cell(row_id, split)) for split in view.splits),
+        latency_text(row),
+        "n/a" if row["size_mb"] is None else f"{row['size_mb']:.2f}",
+        f"{100 * row['coverage']['weights']:.1f} %" if row["coverage"] else "float",
+        verdict(view, row_id),
+    ]
+
+
+def cell_text(cell: Cell | None) -> str:
+    """ "4.79 ± 0.10 [3.8, 5.8], +0.11 (p 0.63)"."""
+    if cell is None:
+        return ""
+    spread = "" if cell.spread is None else f" ± {cell.spread:.2f}"
+    interval = "" if cell.interval is None else f" [{cell.interval[0]:.1f}, {cell.interval[1]:.1f}]"
+    difference = ""
+    if cell.difference is not None:
+        difference = f", {cell.difference.mean:+.2f} (p {cell.difference.p_value:.3f})"
+    return f"{cell.wer:.2f}{spread}{interval}{difference}"
+
+
+def latency_text(row: Row) -> str:
+    """ "31.7 / 24.3 (1.30x)"."""
+    if row["latency_ms"] is None:
+        return "n/a"
+    own = f"{row['latency_ms']['p50']:.1f}"
+    if row["float_latency_ms"] is None:
+        return own
+    return f"{row['float_latency_ms']['p50']:.1f} / {own} ({row['speedup']:.2f}x)"
+
+
+def verdict(view: View, row_id: str) -> str:
+    """What the first split says, in words."""
+    if row_id.endswith(f"/{FLOAT}"):
+        return "reference"
+    cell = view.cell(row_id, view.splits[0])
+    if cell is None or cell.difference is None:
+        return "not measured"
+    if cell.difference.p_value >= SIGNIFICANT:
+        return "no significant difference to float"
+    if cell.difference.mean < 0:
+        return f"better than float by {-cell.difference.mean:.2f}"
+    return f"loses {cell.difference.mean:.2f} points ({100 * relative(view, row_id):+.0f} %)"
+
+
+def relative(view: View, row_id: str) -> float:
+    """Loss over the float error rate, on the first split."""
+    split = view.splits[0]
+    cell, base = view.cell(row_id, split), view.cell(f"{row_id.partition('/')[0]}/{FLOAT}", split)
+    assert cell is not None and base is not None
+    return (cell.wer - base.wer) / base.wer
+
+
+def curve_markdown(view: View, model: str) -> str:
+    """Bits down, methods across, on the first split."""
+    curves = view.curves(model)
+    widths = max((len(names) for names in curves.values()), default=0)
+    lines = []
+    for place in range(widths):
+        cells, width = [], ""
+        for names in curves.values():
+            row_id = f"{model}/{names[place]}" if place < len(names) else ""
+            row = view.first(row_id) if row_id else None
+            width = width or (bits(row) if row else "")
+            cells.append(cell_text(view.cell(row_id, view.splits[0])) if row else "")
+        lines.append([width or names_of_bits(curves, place), *cells])
+    split = view.splits[0] if view.splits else "the test set"
+    return f"WER % on {split}.\n\n" + markdown_lines(["bits", *curves], lines)
+
+
+def names_of_bits(curves: Mapping[str, Sequence[str]], place: int) -> str:
+    """The bits of a line without measured rows, from the row's name."""
+    return next((names[place] for names in curves.values() if place < len(names)), "")
+
+
+def acceptance(view: View) -> str:
+    """The aims, met or not, for each model, and why where not; on the first split."""
+    lines, reasons = [], []
+    for aim in view.suite.aims:
+        for model in view.suite.configs:
+            measured, met = judge(view, aim, model)
+            lines.append(
+                [aim.text, model, measured, {True: "yes", False: "**no**", None: "not measured"}[met]]
+            )
+            if met is False and model in aim.missed:
+                reasons.append(f"- {aim.text} ({model}): {aim.missed[model].strip()}\n")
+    table = markdown_lines(["aim", "model", "measured", "met"], lines)
+    return table + ("\nWhy aims were missed:\n\n" + "".join(reasons) if reasons else "")
+
+
+def judge(view: View, aim: Aim, model: str) -> tuple[str, bool | None]:
+    """What was measured, and whether that meets the aim (None: not measured)."""
+    split = view.splits[0] if view.splits else ""
+    known_rows = {row.id for row in view.suite.rows}
+    found = {
+        name: view.cell(f"{model}/{name}", split) if f"{model}/{name}" in known_rows else None
+        for name in aim.rows
+    }
+    known = {name: cell for name, cell in found.items() if cell is not None and cell.difference is not None}
+    if not known or (aim.kind == "recovers" and len(known) < 2):
+        return "", None
+    if aim.kind == "insignificant":
+        gaps = {name: cell.difference for name, cell in known.items() if cell.difference is not None}
+        texts = {name: f"{gap.mean:+.2f} (p {gap.p_value:.3f})" for name, gap in gaps.items()}
+        titled = "; ".join(
+            f"{view.suite.row(f'{model}/{name}').title} {text}" for name, text in texts.items()
+        )
+        met = any(gap.p_value >= SIGNIFICANT or gap.mean < 0 for gap in gaps.values())
+        return titled if len(texts) > 1 else "".join(texts.values()), met
+    if aim.kind == "recovers":
+        ours, theirs = (known[name].difference for name in aim.rows)
+        assert ours is not None and theirs is not None
+        if theirs.p_value >= SIGNIFICANT:
+            return f"nearest loses nothing significant ({theirs.mean:+.2f}); AdaRound {ours.mean:+.2f}", None
+        share = 1.0 - ours.mean / theirs.mean
+        return f"{100 * share:.0f} % ({theirs.mean:+.2f} -> {ours.mean:+.2f})", share >= aim.limit
+    shares = {name: relative(view, f"{model}/{name}") for name in known}
+    best = min(shares, key=lambda name: shares[name])
+    text = "; ".join(
+        f"{view.suite.row(f'{model}/{name}').title} {100 * value:+.1f} %" for name, value in shares.items()
+    )
+    return text, shares[best] <= aim.limit
+
+
+def short_conditions(rows: Sequence[Row]) -> list[str]:
+    """Machines and versions, each different set once, with the commits of its rows in place of their commands."""
+    commits: dict[str, dict[str, None]] = {}
+    for row in rows:
+        commit = str(row["git_commit"] or "unknown")
+        commits.setdefault(f"{machine(row)}; {libraries(row)}", {})[commit[:8] + commit[40:]] = None
+    return [
+        f"{conditions}; {'commit' if len(names) == 1 else 'commits'} {', '.join(names)}"
+        for conditions, names in commits.items()
+    ]
+
+
+def write_results(suite: Suite, results: Results, path: Path, command: str) -> list[Path]:
+    """Draw the figures beside the rows, and write the markdown; the files written."""
+    view = View(suite, results)
+    files = figure_files(view)
+    for model, (bits_file, size_file, latency_file) in files.items():
+        points, title = curve_points(view, model), f"{model}, {view.splits[0]}"
+        base = view.cell(f"{model}/{FLOAT}", view.splits[0])
+        assert base is not None
+        draw_bits(bits_file, points, base.wer, title)
+        draw_tradeoff(size_file, points, "size_mb", title)
+        draw_tradeoff(latency_file, points, "latency_ms", title)
+    write_text(path, results_markdown(view, path.parent, command))
+    return [path, *(item for group in files.values() for item in group)]
+
+
+def figure_files(view: View) -> dict[str, tuple[Path, Path, Path]]:
+    """By bits, size and latency: the figures of each model that has points to show."""
+    stem = view.results.folder / view.results.name
+    return {
+        model: (
+            Path(f"{stem}_{model}_bits.png"),
+            Path(f"{stem}_{model}_size.png"),
+            Path(f"{stem}_{model}_latency.png"),
+        )
+        for model in view.suite.configs
+        if any(curve_points(view, model).values())
+    }
+
+
+def results_markdown(view: View, here: Path, command: str) -> str:
+    """RESULTS.md as it lies in the folder `here`."""
+    links = {key: relative_path(view.results.path(suffix), here) for key, suffix in LINKS.items()}
+    files = [item for group in figure_files(view).values() for item in group]
+    return render(view, command, links, [Path(relative_path(item, here)) for item in files])
+
+
+LINKS = {"rows": "", "errors": "_errors", "runs": "_runs"}
+
+
+def relative_path(path: Path, start: Path) -> str:
+    """`path` as a link from a file in `start`, or as it is where it lies elsewhere."""
+    path, start = path.resolve(), start.resolve()
+    return (path.relative_to(start) if path.is_relative_to(start) else path).as_posix()
+
+
+def curve_points(view: View, model: str) -> dict[str, list[dict[str, Any]]]:
+    """For figures: method -> points with bits, WER, interval, size and latency."""
+    points: dict[str, list[dict[str, Any]]] = {}
+    for method, names in view.curves(model).items():
+        points[method] = []
+        for name in names:
+            row = view.first(f"{model}/{name}")
+            cell = view.cell(f"{model}/{name}", view.splits[0]) if row else None
+            if row is not None and cell is not None:
+                points[method].append(
+                    {
+                        "bits": bits(row),
+                        "wer": cell.wer,
+                        "interval": cell.interval or (cell.wer, cell.wer),
+                        "size_mb": row["size_mb"],
+                        "latency_ms": (row["latency_ms"] or {}).get("p50"),
+                    }
+                )
+    return points

@@ -1,0 +1,1 @@
+"""What knows nothing of speech: errors, files, hashes, seeds, processes, hardware."""

@@ -1,0 +1,67 @@
+"""Files that are written whole or not at all, and their hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path to write to, which takes the place of `path` when the block ends without an error.
+
+    A reader of `path` sees the old content or all of the new, also after a crash or a power cut. Folders are made.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "note.txt"
+    >>> with replacing(path) as part:
+    ...     _ = part.write_text("whole")
+    >>> path.read_text(), [item.name for item in path.parent.iterdir()]
+    ('whole', ['note.txt'])
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all (`replacing`)."""
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def sha256_file(path: Path | str) -> str:
+    """Hex digest of a file's bytes.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_path(path: Path | str) -> str:
+    """Hex digest of a file's bytes, or of the names and bytes of a folder's files.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    path = Path(path)
+    return sha256_folder(path) if path.is_dir() else sha256_file(path)
+
+
+def sha256_folder(folder: Path, pattern: str = "*") -> str:
+    """Hex digest of the names and bytes of the files below a folder that fit a pattern."""
+    digest = hashlib.sha256()
+    for path in sorted(item for item in folder.rglob(pattern) if item.is_file()):
+        digest.update(f"{path.relative_to(folder)} {sha256_file(path)}\n".encode())
+    return digest.hexdigest()

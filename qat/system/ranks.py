@@ -1,0 +1,86 @@
+"""Sharing work among the ranks of a distributed run, such that all come to the bits of a single process."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+from lightning_utilities.core.rank_zero import rank_zero_only
+
+T = TypeVar("T")
+CHUNKS = 16  # floating-point sums are taken chunk by chunk, however many ranks share the chunks
+
+
+def rank_and_world() -> tuple[int, int]:
+    """This process's rank and the number of processes: (0, 1) when not distributed."""
+    torch = sys.modules.get("torch")  # where nobody imported it, nothing is distributed
+    if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1
+
+
+def launched_rank() -> int:
+    """Global rank of this process, also before a process group exists."""
+    return int(getattr(rank_zero_only, "rank", 0))
+
+
+def parts_of(count: int) -> list[range]:
+    """The `CHUNKS` consecutive parts of `count` items, some empty where there are fewer."""
+    return [range(part * count // CHUNKS, (part + 1) * count // CHUNKS) for part in range(CHUNKS)]
+
+
+def in_chunks(count: int, work: Callable[[Sequence[int]], T]) -> Iterator[T]:
+    """Results of `work` on each part of `count` items, in order, on every rank; ranks take turns in computing them.
+
+    Args:
+        count: items.
+        work: numbers of some items -> a result that can be pickled, its tensors on the CPU.
+    """
+    rank, world = rank_and_world()
+    parts = parts_of(count)
+    for start in range(0, CHUNKS, world):
+        mine = work(parts[start + rank]) if start + rank < CHUNKS else None
+        for source in range(min(world, CHUNKS - start)):
+            yield from_rank(mine, source)  # type: ignore[misc]
+
+
+def own_numbers(count: int) -> list[int]:
+    """The items that `in_chunks` gives to this rank."""
+    rank, world = rank_and_world()
+    return [number for part in parts_of(count)[rank::world] for number in part]
+
+
+def from_rank(value: T, source: int = 0) -> T:
+    """The value that rank `source` has."""
+    if rank_and_world()[1] == 1:
+        return value
+    import torch.distributed as dist
+
+    held = [value]
+    dist.broadcast_object_list(held, src=source)
+    return held[0]
+
+
+def from_all(value: T) -> list[T]:
+    """The values of all ranks, in order."""
+    world = rank_and_world()[1]
+    if world == 1:
+        return [value]
+    import torch.distributed as dist
+
+    held: list[Any] = [None] * world
+    dist.all_gather_object(held, value)
+    return held
+
+
+def interleaved(parts: Sequence[Sequence[T]]) -> list[T]:
+    """Items in their first order, of which rank r had r, r + n, r + 2 n, ...
+
+    >>> interleaved([["a", "c", "e"], ["b", "d"]])
+    ['a', 'b', 'c', 'd', 'e']
+    """
+    every: list[Any] = [None] * sum(len(part) for part in parts)
+    for rank, part in enumerate(parts):
+        every[rank :: len(parts)] = part
+    return every

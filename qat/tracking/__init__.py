@@ -1,0 +1,1 @@
+"""Keeping what a run logs: CSV, Weights & Biases."""

@@ -1,0 +1,212 @@
+"""The command line: every configuration, every preset, later flags, one-line errors, a whole tiny run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from qat.cli import train as cli
+from qat.cli.flags import preset_names
+from qat.layer_recipe import LayerRecipe
+from qat.recipe import Recipe
+from qat.report.row import load_report
+from qat.system.errors import UserError
+from tests.conftest import ROOT
+from train import train
+
+CONFIGS = sorted(ROOT.glob("configs/*.yaml"))
+PRESETS = sorted(ROOT.glob("configs/qat/*.yaml"))
+
+
+class ParseOnly(cli.SpeechCLI):
+    """Parses, builds nothing."""
+
+    def instantiate_classes(self) -> None:
+        """Leave it at the parsed configuration."""
+
+
+@pytest.fixture
+def parse(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(cli, "SpeechCLI", ParseOnly)
+    return lambda *args: cli.build_cli(list(args)).config
+
+
+def test_there_are_configurations_and_presets() -> None:
+    assert len(CONFIGS) == 9 and len(PRESETS) == 10
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_configuration_parses(path: Path, parse: Any) -> None:
+    config = parse("--config", str(path), "--run", "x/y")
+    assert config.model.class_path in ("qat.models.CRDNNModule", "qat.models.Wav2Vec2Module")
+    assert config.qat.preset == "off"
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
+def test_every_preset_is_named_as_its_file(path: Path, parse: Any) -> None:
+    config = parse("--qat", path.stem, "--run", "x/y")
+    assert config.qat.preset == path.stem
+    assert config.model.init_args.recipe["preset"] == path.stem
+    assert (config.trainer.max_epochs == 0) == path.stem.startswith(("ptq", "adaround"))
+
+
+def test_later_flags_win(parse: Any) -> None:
+    config = parse("--run", "x/y", "--qat", "stochastic", "--qat.weight_bits", "4", "--qat.weight_bits=3")
+    assert config.qat.weight_bits == 3 and config.qat.rounding == "stochastic"
+    assert config.model.init_args.recipe["weight_bits"] == 3
+    assert parse("--run", "x/y", "--qat.weight_bits", "4", "--qat", "stochastic").qat.preset == "stochastic"
+
+
+def test_the_rule_of_the_mini_wav2vec2_reaches_its_feature_extractor_under_every_preset(parse: Any) -> None:
+    for preset in preset_names():
+        config = parse("--config", "configs/mini_wav2vec2.yaml", "--run", "x/y", "--qat", preset)
+        recipe = Recipe.from_dict(config.model.init_args.recipe)
+        assert recipe.preset == preset
+        if recipe.active:
+            layer = recipe.for_layer("hf.x", {"feature_extractor": ["hf.*"]})
+            assert isinstance(layer, LayerRecipe) and layer.percentile == 99.6 != recipe.percentile
+            first = recipe.for_layer("hf.conv_layers.0.conv", {"feature_extractor": ["hf.*"]})
+            assert isinstance(first, LayerRecipe) and first.activation_bits is None
+            assert first.weight_bits == layer.weight_bits
+
+
+def test_a_users_own_preset_file(parse: Any, tmp_path: Path) -> None:
+    own = tmp_path / "mine.yaml"
+    own.write_text("preset: mine\nrules: [{match: cnn, weight_bits: 4}, {match: head, quantize: false}]\n")
+    recipe = parse("--qat", str(own), "--run", "x/y").model.init_args.recipe
+    assert recipe["preset"] == "mine" and recipe["rules"][0]["weight_bits"] == 4
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--qat", "stochastik"], r"--qat 'stochastik'.*deterministic"),
+        (["--qat.weight_bitz", "4"], "weight_bitz"),
+        (["--qat", "ptq_max", "--qat.weight_bits", "1"], r"weight_bits: 1 .*2 to 8"),
+        (["--qat", "ptq_max", "--qat.activation_bits", "9"], r"activation_bits: 9 .*2 to 8"),
+        (["--qat.rounding", "up"], "up"),
+        (["--trainer.max_epoch", "4"], "max_epoch"),
+        (["--model.rnn_neuron", "4"], "rnn_neuron"),
+        (["--config", "configs/nowhere.yaml"], "nowhere"),
+        (["--frobnicate"], "frobnicate"),
+    ],
+)
+def test_a_typo_is_one_clear_line(args: list[str], message: str, parse: Any) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        parse("--run", "x/y", *args)
+    assert "\n" not in str(caught.value)
+
+
+def test_help_fits_one_screen(capsys: pytest.CaptureFixture[str]) -> None:
+    train(["--help"])
+    text = capsys.readouterr().out
+    assert len(text.splitlines()) <= 30
+    for word in ("--qat", "--run", "--ckpt_path", "stochastic", "--help_all"):
+        assert word in text
+
+
+def test_bad_rules_and_checkpoints_leave_nothing_behind(tiny: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    common = ["--config", str(tiny), "--run", str(run), "--wandb.enabled", "false"]
+    with pytest.raises(UserError, match="'nothing' matches no layer"):
+        train([*common, "--qat", "ptq_max", "--qat.rules", "[{match: nothing}]"])
+    with pytest.raises(UserError, match=r"holds no last\.ckpt"):
+        train([*common, "--ckpt_path", "last"])
+    (tmp_path / "start.ckpt").write_bytes(b"broken")
+    with pytest.raises(UserError, match="not a readable checkpoint"):
+        train([*common, "--qat", "ptq_max"])
+    assert not run.exists()
+
+
+def test_a_bad_manifest_is_told_before_the_run_folder_is_made(tiny: Path, tmp_path: Path) -> None:
+    config = yaml.safe_load(tiny.read_text())
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text("")
+    config["data"]["init_args"]["dev"] = str(empty)
+    tiny.write_text(yaml.safe_dump(config))
+    with pytest.raises(UserError, match=r"empty\.jsonl"):
+        train(["--config", str(tiny), "--run", str(tmp_path / "run")])
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_folder_in_use_or_unwritable_is_refused(tiny: Path, tmp_path: Path) -> None:
+    used = tmp_path / "used"
+    used.mkdir()
+    (used / "report.json").write_text("[]")
+    with pytest.raises(UserError, match="already holds a run"):
+        train(["--config", str(tiny), "--run", str(used)])
+    assert (used / "report.json").read_text() == "[]"
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        train(["--config", str(tiny), "--run", str(blocked / "run"), "--wandb.enabled", "false"])
+
+
+@pytest.mark.slow
+def test_a_stochastic_run_reports_float_ptq_and_trained_integer_files(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    train(["--config", str(tiny), "--qat", "stochastic", "--run", str(run), "--model.learning_rate", "0.05"])
+    rows = load_report(run / "report.json")
+    assert [(row["split"], row["method"]) for row in rows] == [
+        (split, method) for split in ("test_a", "test_b") for method in ("float", "ptq", "stochastic")
+    ]
+    for row in rows:
+        assert row["precision"] == ("float" if row["method"] == "float" else "integer")
+        if row["precision"] == "integer":
+            assert row["integer_nodes"] > 0 and row["coverage"]["weights"] == 1.0
+            assert row["parity"]["argmax_disagreement"] <= 0.5
+    names = {path.name for path in run.iterdir()}
+    expected = {
+        "report.json",
+        "report.md",
+        "config.yaml",
+        "model.ckpt",
+        "ptq.ckpt",
+        "last.ckpt",
+        "metrics.csv",
+    }
+    assert expected | {"float.onnx", "ptq.onnx", "model.onnx", "wer.png", "latency.png", "sqnr.png"} <= names
+    output = capsys.readouterr().out
+    assert "swapped" in output or "run folder" in output
+    start = torch.load(tmp_path / "start.ckpt", weights_only=True)["state_dict"]
+    final = torch.load(run / "model.ckpt", weights_only=True)["state_dict"]
+    assert any(not torch.equal(start[key], final[key]) for key in start if key.endswith("head.weight"))
+    again = ["--config", str(tiny), "--run", str(run), "--ckpt_path", "last", "--model.learning_rate", "0.05"]
+    with pytest.raises(UserError, match="recipe is .*preset='stochastic'.*preset='deterministic'"):
+        train([*again, "--qat", "deterministic"])
+    again[again.index("last")] = str(run / "model.ckpt")
+    with pytest.raises(UserError, match=r"model\.ckpt: holds weights only.*--model\.init_from"):
+        train([*again, "--qat", "stochastic"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["crdnn"], indirect=True)
+def test_evaluate_rebuilds_the_report_and_transcribes(
+    tiny: Path, tmp_path: Path, tiny_manifests: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    from evaluate import evaluate
+
+    run = tmp_path / "run"
+    train(["--config", str(tiny), "--qat", "ptq_mse", "--run", str(run), "--wandb.enabled", "false"])
+    before = load_report(run / "report.json")
+    assert [row["method"] for row in before] == ["float", "ptq_mse"] * 2
+    (run / "report.json").unlink()
+    evaluate(["report", str(run)])
+    after = load_report(run / "report.json")
+    assert [row["wer"] for row in after] == [row["wer"] for row in before]
+    line = json.loads(tiny_manifests["test_a"].read_text().splitlines()[0])
+    audio = tiny_manifests["test_a"].parent / line["audio"]
+    capsys.readouterr()
+    evaluate(["transcribe", str(run), str(audio)])
+    assert capsys.readouterr().out.startswith(f"{audio}\t")
+    with pytest.raises(UserError, match="neither a checkpoint file nor a run"):
+        evaluate(["report", "no-such-run"])
+    with pytest.raises(UserError, match=r"absent\.wav"):
+        evaluate(["transcribe", str(run), str(tmp_path / "absent.wav")])
