@@ -38,8 +38,9 @@ from qat.models.checkpoint import SafeCheckpointIO, read_checkpoint
 from qat.models.ctc import CTCModule
 from qat.models.loading import load_teacher_
 from qat.recipe import Recipe
-from qat.runs import METRICS_FILE, choose_run_folder, make_run_folder
+from qat.runs import CONFIG_FILE, METRICS_FILE, choose_run_folder, make_run_folder
 from qat.system.errors import UserError
+from qat.system.files import write_text
 from qat.system.ranks import launched_rank
 from qat.tracking.csv_log import MetricsLog, replay, rows_before
 from qat.tracking.wandb_log import PROJECT, group_of, wandb_logger
@@ -159,9 +160,7 @@ class SpeechCLI(LightningCLI):
         """Write `config.yaml` into the run folder (rank zero, atomically)."""
         if launched_rank() != 0:
             return
-        part = self.run_folder / "config.yaml.part"
-        part.write_text(yaml.safe_dump(self.plain_config(), sort_keys=False))
-        part.replace(self.run_folder / "config.yaml")
+        write_text(self.run_folder / CONFIG_FILE, yaml.safe_dump(self.plain_config(), sort_keys=False))
 
     def resume_path(self) -> str | None:
         """The checkpoint to resume from, checked against this run's model, recipe and data.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +23,7 @@ from qat.layers.coverage import count_macs, coverage, side_in_float
 from qat.runtime.export import export_onnx
 from qat.runtime.graph import count_nodes, optimised_graph
 from qat.runtime.session import Session
-from qat.system.files import sha256_file, sha256_path, write_text
+from qat.system.files import replacing, sha256_file, sha256_path, write_text
 from qat.system.provenance import sources_sha256, versions
 from qat.system.ranks import from_all, from_rank, interleaved, rank_and_world
 
@@ -98,10 +97,8 @@ def export(candidate: Candidate, file: Path, cache: str | None) -> int:
         shutil.copyfile(kept, file)
         return 0
     written = export_onnx(candidate.module, file, "float").packed
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    part = kept.with_suffix(f".{os.getpid()}.part")
-    shutil.copyfile(file, part)
-    part.replace(kept)
+    with replacing(kept) as part:
+        shutil.copyfile(file, part)
     return written
 
 

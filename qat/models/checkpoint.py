@@ -12,6 +12,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 
 from qat.runs import BEFORE_LAST_FILE, LAST_FILE
 from qat.system.errors import UserError
+from qat.system.files import replacing
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -37,16 +38,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
-    """Write a checkpoint so that `path` holds the old or all of the new one, also after a power cut."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    """Write a checkpoint whole or not at all."""
+    with replacing(path) as part:
+        torch.save(checkpoint, part)
 
 
 class SafeCheckpointIO(TorchCheckpointIO):
@@ -63,10 +57,9 @@ class SafeCheckpointIO(TorchCheckpointIO):
 
 def keep_as(path: Path, other: Path) -> None:
     """Give a file a second name, atomically; on file systems without hard links, a copy."""
-    part = other.with_name(f".{other.name}.{os.getpid()}.part")
-    part.unlink(missing_ok=True)
-    try:
-        os.link(path, part)
-    except OSError:
-        shutil.copyfile(path, part)
-    part.replace(other)
+    with replacing(other) as part:
+        part.unlink(missing_ok=True)
+        try:
+            os.link(path, part)
+        except OSError:
+            shutil.copyfile(path, part)

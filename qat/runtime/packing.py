@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from qat.system.errors import UserError
+from qat.system.files import replacing
 
 FRONTEND = "frontend"
 SCOPES = "pkg.torch.onnx.name_scopes"
@@ -168,9 +168,5 @@ def write_atomically(model: ir.Model, path: Path) -> None:
     size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
     if size > PROTOBUF_LIMIT:
         raise UserError(f"{path}: the model holds {size / 1e9:.1f} GB, and one ONNX file holds at most 2 GB")
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with replacing(path) as part:
         ir.save(model, part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
