@@ -103,7 +103,7 @@ def test_every_line_of_a_command_block_is_a_command() -> None:
 def test_make_targets_exist() -> None:
     targets = {line.split()[1] for line in LINES if line.startswith("make ")}
     makefile = (ROOT / "Makefile").read_text()
-    assert {"run", "tables", "test", "quick"} <= targets
+    assert {"run", "quickstart", "tables", "test", "quick"} <= targets
     assert [name for name in targets if not re.search(rf"^{name}:", makefile, re.MULTILINE)] == []
 
 
