@@ -7,7 +7,7 @@ from torch import nn
 
 from qat.layers.state import state_hash
 from qat.system.errors import UserError
-from qat.system.ranks import from_all, rank_and_world
+from qat.system.ranks import gather_from_all, rank_and_world
 
 
 class RanksAgree(Callback):
@@ -34,7 +34,7 @@ def check_ranks_agree(module: nn.Module, when: str) -> None:
     """
     if rank_and_world()[1] == 1:
         return
-    hashes = from_all(state_hash(module))
+    hashes = gather_from_all(state_hash(module))
     for rank, found in enumerate(hashes):
         if found != hashes[0]:
             raise UserError(

@@ -25,7 +25,7 @@ from qat.runtime.graph import count_nodes, optimised_graph
 from qat.runtime.session import Session
 from qat.system.files import replacing, sha256_file, sha256_path, write_text
 from qat.system.provenance import sources_sha256, versions
-from qat.system.ranks import from_all, from_rank, interleaved, rank_and_world
+from qat.system.ranks import broadcast_from, gather_from_all, interleaved, rank_and_world
 
 if TYPE_CHECKING:
     from qat.evaluation.options import EvaluationOptions
@@ -57,7 +57,7 @@ def listen(candidate: Candidate, folder: Path, data: SpeechDataModule, options: 
     module = candidate.module
     file = folder / f"{candidate.name}.onnx"
     first = rank_and_world()[0] == 0
-    packed = from_rank(export(candidate, file, options.cache) if first else 0)
+    packed = broadcast_from(export(candidate, file, options.cache) if first else 0)
     session = Session(file, threads=options.threads)
     signal, lengths = torch.zeros(1, 64_000), torch.tensor([64_000])
     shares = coverage(module, count_macs(module, lambda: module(signal, lengths)))
@@ -72,7 +72,7 @@ def listen(candidate: Candidate, folder: Path, data: SpeechDataModule, options: 
         if first:
             print(f"reading {split} ({len(utterances)} utterances) with {file}", flush=True)
         if module.recipe.active:
-            parity = together(from_all(compare(module, session, data.loader(utterances, shard=True))))
+            parity = together(gather_from_all(compare(module, session, data.loader(utterances, shard=True))))
             heard.parity[split], texts = parity.to_dict(), parity.integer
         else:
             texts = read_float(file, session, split, data, options)
@@ -110,11 +110,11 @@ def read_float(
     if options.cache is not None:
         key = f"{sha256_file(file)} {data.split_fingerprint(split)} {ort.__version__} {options.threads}"
         kept = Path(options.cache) / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
-        stored = from_rank(kept.read_text() if kept.is_file() else None)
+        stored = broadcast_from(kept.read_text() if kept.is_file() else None)
         if stored is not None:
             return json.loads(stored)
     own = data.loader(data.utterances(split), shard=True)
-    texts = interleaved(from_all([session.transcribe(signal_of(batch)) for batch in own]))
+    texts = interleaved(gather_from_all([session.transcribe(signal_of(batch)) for batch in own]))
     if kept is not None and rank_and_world()[0] == 0:
         write_text(kept, json.dumps(texts))
     return texts

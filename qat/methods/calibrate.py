@@ -12,7 +12,7 @@ from qat.layers.state import calibrate_weights_, finish_calibration_, set_observ
 from qat.layers.swap import quantizers
 from qat.models.ctc import CTCModule
 from qat.numerics.histogram import Histogram
-from qat.system.ranks import from_all, rank_and_world
+from qat.system.ranks import gather_from_all, rank_and_world
 
 
 @torch.no_grad()
@@ -55,7 +55,7 @@ def is_quantized(module: CTCModule) -> bool:
 def merge_observers_(module: nn.Module) -> None:
     """Give the observers of all ranks the sum of what they saw: whole numbers, whose order does not matter."""
     mine = [item.observer.histogram for _, item in quantizers(module) if not item.is_weight]
-    every = from_all([[part.cpu() for part in vars(histogram).values()] for histogram in mine])
+    every = gather_from_all([[part.cpu() for part in vars(histogram).values()] for histogram in mine])
     for theirs in every[: rank_and_world()[0]] + every[rank_and_world()[0] + 1 :]:
         for histogram, state in zip(mine, theirs, strict=True):
             histogram.merge_(Histogram(*(part.to(histogram.counts.device) for part in state)))

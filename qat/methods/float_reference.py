@@ -15,7 +15,7 @@ from qat.layers.recording import execution_order, record_inputs
 from qat.methods.reconstruction import LinearMap, Moments, linear_maps
 from qat.models.ctc import CTCModule
 from qat.models.distillation import frame_divergence
-from qat.system.ranks import in_chunks, own_numbers, rank_and_world
+from qat.system.ranks import in_chunks, items_of_this_rank, rank_and_world
 
 CHECKED = 32  # utterances that say whether a bias correction helps
 CACHE_BYTES = 2 * 2**30  # of the float model's inputs
@@ -55,7 +55,7 @@ class FloatInputs:
         firsts = [maps[0].name for maps in found]
         first = self.read(0, firsts)
         size = sum(rows.numel() * rows.element_size() for rows in first.values())
-        numbers = own_numbers(len(batches))
+        numbers = items_of_this_rank(len(batches))
         self.posteriors: dict[int, Tensor] = {}
         self.kept: dict[int, dict[str, Tensor]] = {}
         if size * len(numbers) <= CACHE_BYTES:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
-
-from lightning_utilities.core.rank_zero import rank_zero_only
+from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
 CHUNKS = 16  # floating-point sums are taken chunk by chunk, however many ranks share the chunks
+RANK_VARIABLES = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")  # in Lightning's order
 
 
 def rank_and_world() -> tuple[int, int]:
@@ -21,8 +21,15 @@ def rank_and_world() -> tuple[int, int]:
 
 
 def launched_rank() -> int:
-    """Global rank of this process, also before a process group exists."""
-    return int(getattr(rank_zero_only, "rank", 0))
+    """Global rank of this process, also before a process group exists.
+
+    It is Lightning's where Lightning has been imported, else what the launcher put into the environment.
+    """
+    rank_zero = sys.modules.get("lightning_utilities.core.rank_zero")
+    known = getattr(getattr(rank_zero, "rank_zero_only", None), "rank", None)
+    if known is not None:
+        return int(known)
+    return next((int(os.environ[name]) for name in RANK_VARIABLES if name in os.environ), 0)
 
 
 def parts_of(count: int) -> list[range]:
@@ -35,24 +42,24 @@ def in_chunks(count: int, work: Callable[[Sequence[int]], T]) -> Iterator[T]:
 
     Args:
         count: items.
-        work: numbers of some items -> a result that can be pickled, its tensors on the CPU.
+        work: indices of some items -> a result that can be pickled, its tensors on the CPU.
     """
     rank, world = rank_and_world()
     parts = parts_of(count)
     for start in range(0, CHUNKS, world):
         mine = work(parts[start + rank]) if start + rank < CHUNKS else None
         for source in range(min(world, CHUNKS - start)):
-            yield from_rank(mine, source)  # type: ignore[misc]
+            yield cast(T, broadcast_from(mine, source))  # the source has computed its part
 
 
-def own_numbers(count: int) -> list[int]:
+def items_of_this_rank(count: int) -> list[int]:
     """The items that `in_chunks` gives to this rank."""
     rank, world = rank_and_world()
     return [number for part in parts_of(count)[rank::world] for number in part]
 
 
-def from_rank(value: T, source: int = 0) -> T:
-    """The value that rank `source` has."""
+def broadcast_from(value: T, source: int = 0) -> T:
+    """The value on rank `source`, on every rank."""
     if rank_and_world()[1] == 1:
         return value
     import torch.distributed as dist
@@ -62,8 +69,8 @@ def from_rank(value: T, source: int = 0) -> T:
     return held[0]
 
 
-def from_all(value: T) -> list[T]:
-    """The values of all ranks, in order."""
+def gather_from_all(value: T) -> list[T]:
+    """The values of all ranks, in the order of the ranks, on every rank."""
     world = rank_and_world()[1]
     if world == 1:
         return [value]

@@ -17,7 +17,7 @@ from lightning.fabric.plugins.environments.lightning import find_free_network_po
 from qat.callbacks.agreement import check_ranks_agree
 from qat.report.row import load_report
 from qat.system.errors import UserError
-from qat.system.ranks import CHUNKS, from_all, in_chunks, interleaved, own_numbers, parts_of
+from qat.system.ranks import CHUNKS, gather_from_all, in_chunks, interleaved, items_of_this_rank, parts_of
 from tests.processes import finish, start
 from tests.test_invariants import assert_equal
 from tests.test_kill import flags
@@ -28,7 +28,7 @@ def test_chunks_hold_every_item_once_in_order() -> None:
     for count in (0, 1, 5, CHUNKS, 100):
         assert [number for part in parts_of(count) for number in part] == list(range(count))
         assert [number for part in in_chunks(count, list) for number in part] == list(range(count))
-    assert own_numbers(100) == list(range(100))
+    assert items_of_this_rank(100) == list(range(100))
 
 
 def test_items_of_ranks_come_back_in_their_order() -> None:
@@ -60,7 +60,7 @@ def on_rank(rank: int, world: int, port: int, results: Any) -> None:
         check_ranks_agree(host, "after epoch 1")
     except UserError as error:
         said = str(error)
-    results.put((rank, float(total), own_numbers(37), from_all(rank), said))
+    results.put((rank, float(total), items_of_this_rank(37), gather_from_all(rank), said))
     dist.barrier()
     dist.destroy_process_group()
 
