@@ -10,7 +10,7 @@ import torch
 import torchaudio
 from torch import Tensor
 
-from datamodules.audio import SAMPLE_RATE
+from datamodules.audio_file import SAMPLE_RATE
 from qat.system.errors import UserError
 from qat.system.seeds import hashed_seed
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lightning.pytorch import LightningDataModule
 
-from datamodules.audio import SAMPLE_RATE, AudioCache
+from datamodules.audio import AudioCache
+from datamodules.audio_file import SAMPLE_RATE
 from datamodules.augment import SLOWEST, Augmentation
 from datamodules.batch import Utterance
 from datamodules.loader import SpeechLoader, UtteranceDataset

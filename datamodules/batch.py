@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from datamodules.audio import Recording
+from datamodules.audio_file import Recording
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torchaudio
 
-from datamodules.audio import read_duration
+from datamodules.audio_file import read_duration
 from datamodules.base import SpeechDataModule
 from datamodules.batch import Utterance
 from datamodules.text import check_text, normalise

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from datamodules.audio import Recording, read_duration
+from datamodules.audio_file import Recording, read_duration
 from datamodules.base import SpeechDataModule
 from datamodules.batch import Utterance
 from datamodules.text import check_text, normalise

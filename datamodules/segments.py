@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datamodules.audio import TarMember
+from datamodules.audio_file import TarMember
 from datamodules.batch import Utterance
 from datamodules.manifest import to_utterance
 from qat.system.errors import UserError

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from datamodules.audio import SAMPLE_RATE, load_audio
+from datamodules.audio import load_audio
+from datamodules.audio_file import SAMPLE_RATE
 from datamodules.augment import SLOWEST, Augmentation, augment, keyed_generator
 from datamodules.batch import Batch, Utterance, collate
 from datamodules.loader import end_with_parent, plain_errors

@@ -1,13 +1,16 @@
 """Tiny corpora on disk for the tests of the data modules."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 import soundfile
 
-from datamodules.audio import SAMPLE_RATE
+from datamodules.audio_file import SAMPLE_RATE
+from qat.system.errors import UserError
 
 WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 
@@ -54,3 +57,11 @@ def write_librispeech(home: Path, subset: str, chapters: Sequence[str] = ("84-7"
         lines = "".join(f"{name} IT'S UTTERANCE {WORDS[i].upper()}\n" for i, name in enumerate(names))
         (folder / f"{speaker}-{number}.trans.txt").write_text(lines)
     return home / subset
+
+
+def error_of(call: Callable[..., Any], *arguments: Any, **keywords: Any) -> str:
+    """The message, of one line, of the `UserError` that a call raises."""
+    with pytest.raises(UserError) as error:
+        call(*arguments, **keywords)
+    assert "\n" not in str(error.value)
+    return str(error.value)

@@ -20,7 +20,8 @@ from torch.utils.data import get_worker_info
 
 from datamodules import segments as corpus
 from datamodules import stream
-from datamodules.audio import TarMember, load_audio, read_duration
+from datamodules.audio import load_audio
+from datamodules.audio_file import TarMember, read_duration
 from datamodules.augment import Augmentation
 from datamodules.batch import Batch
 from datamodules.segments import Segment, find_segments, tar_items
