@@ -14,6 +14,7 @@ from torchmetrics.text import WordErrorRate
 
 from datamodules.batch import Batch
 from datamodules.text import ALPHABET
+from qat.decoding.ctc import GreedyCTC
 from qat.layers.fold import fold_batch_norm_
 from qat.layers.quantizer import StepKey
 from qat.layers.state import set_enabled_
@@ -167,9 +168,8 @@ class CTCModule(LightningModule):
 
     def labels_to_text(self, labels: Tensor) -> str:
         """Frame labels `(T,)` -> text."""
-        merged = torch.unique_consecutive(labels).tolist()
-        text = "".join(self.symbol(label) for label in merged if label != self.blank)
-        return " ".join(text.split())
+        symbols = [self.symbol(label) for label in range(len(self.vocabulary))]
+        return GreedyCTC(symbols, self.blank).text_of(labels.numpy())
 
     # ---------------------------------------------------------------- text and labels
     @property

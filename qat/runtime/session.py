@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,12 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from qat.decoding.ctc import GreedyCTC
+from qat.decoding.recogniser import Decoder
 from qat.system.errors import UserError
 
 PROVIDER = "CPUExecutionProvider"
-SHORTEST = (
-    1_600  # samples (0.1 s): shorter signals are padded with zeros, as the first convolutions need some input
-)
+SHORTEST = 1_600  # samples (0.1 s); a shorter signal is padded with zeros: the first convolutions need some input
 
 
 def session_options(threads: int) -> ort.SessionOptions:
@@ -31,22 +30,23 @@ def session_options(threads: int) -> ort.SessionOptions:
 
 
 class Session:
-    """An exported recogniser.
+    """An exported recogniser: an ONNX file with a decoder.
 
     Args:
         path: an ONNX file of `export_onnx`.
         threads: at least 1.
+        decoder: of the logits; None takes greedy CTC.
 
     Raises:
         UserError: no such file, not an ONNX file of ours, or a bad number of threads.
     """
 
-    def __init__(self, path: str | Path, threads: int = 1) -> None:
+    def __init__(self, path: str | Path, threads: int = 1, decoder: Decoder | None = None) -> None:
         self.path, self.threads = Path(path), threads
         if not self.path.is_file():
             raise UserError(f"{path}: no such exported file")
         if threads < 1:
-            raise UserError(f"threads: {threads} is not allowed; take 1 or more")
+            raise UserError(f"threads: {threads}, must be 1 or more")
         try:
             self.engine = ort.InferenceSession(str(path), session_options(threads), providers=[PROVIDER])
         except Exception as error:  # onnxruntime's errors share no base class
@@ -60,6 +60,7 @@ class Session:
             raise UserError(f"{path}: not an exported recogniser (its metadata lack the vocabulary)")
         self.vocabulary: list[str] = json.loads(self.metadata["vocabulary"])
         self.symbols: list[str] = json.loads(self.metadata["symbols"])
+        self.decoder: Decoder = decoder or GreedyCTC(self.symbols, int(self.metadata.get("blank", 0)))
         self.sample_rate = int(self.metadata["sample_rate"])
         self.provider = PROVIDER
 
@@ -79,17 +80,17 @@ class Session:
         signal = np.asarray(signal, dtype=np.float32)
         if signal.ndim != 1 or not signal.size:
             raise UserError(
-                f"signal: shape {signal.shape} is not allowed; take one channel of at least one sample"
+                f"signal: shape {signal.shape}, must be one channel `(S,)` of at least one sample"
             )
         if not np.isfinite(signal).all():
-            raise UserError("signal: holds NaN or infinite samples")
+            raise UserError("signal: holds NaN or infinite samples, must be finite")
         logits, frames = self.run(signal[None], np.array([signal.size], dtype=np.int64))
         return logits[0, : int(frames[0])]
 
-    def transcribe(self, signal: NDArray[Any]) -> str:
-        """Text of samples `(S,)` by greedy CTC."""
-        return self.decode(self.logits(signal).argmax(-1))
+    def decode(self, logits: NDArray[Any]) -> str:
+        """Logits `(T, V)` -> text."""
+        return self.decoder.decode(logits)
 
-    def decode(self, labels: NDArray[Any]) -> str:
-        """Best label of each frame `(T,)` -> text: repeats merged, blanks dropped."""
-        return " ".join("".join(self.symbols[int(label)] for label, _ in groupby(labels)).split())
+    def transcribe(self, signal: NDArray[Any]) -> str:
+        """Samples `(S,)` -> text."""
+        return self.decode(self.logits(signal))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from qat.runtime.session import Session
 from qat.system.errors import UserError
+from tests.conftest import noise
 from tests.runtime.conftest import Exported
 
 
@@ -27,3 +30,17 @@ def test_bad_signals_are_refused(crdnn: Exported) -> None:
             session.transcribe(signal)
     with pytest.raises(UserError, match="threads"):
         Session(crdnn.integer.path, threads=0)
+
+
+class FrameCounter:
+    """A decoder that is not CTC."""
+
+    def decode(self, logits: NDArray[Any]) -> str:
+        return f"{len(logits)} frames"
+
+
+def test_the_text_is_the_decoders(crdnn: Exported) -> None:
+    signal = noise(1, 0.5)[0].numpy()
+    session = Session(crdnn.integer.path, decoder=FrameCounter())
+    assert session.transcribe(signal) == f"{len(session.logits(signal))} frames"
+    assert Session(crdnn.integer.path).transcribe(signal) != session.transcribe(signal)
