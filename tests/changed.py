@@ -67,7 +67,8 @@ def main() -> int:
         print("quick: nothing to test in what has changed")
         return 0
     print(f"quick: {' '.join(tests)}", flush=True)
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "not slow", "-n", "2", "--dist", "loadfile"]
+    workers = "2" if len(tests) > 3 else "0"  # a worker takes seconds to start
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "not slow", "-n", workers, "--dist", "loadfile"]
     status = subprocess.run([*command, *tests], cwd=ROOT).returncode
     return 0 if status == NO_TESTS_COLLECTED else status
 
