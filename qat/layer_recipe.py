@@ -70,6 +70,11 @@ class LayerRecipe(LayerFields):
     reduce_range: bool = False
 
     @property
+    def by_frame(self) -> bool:
+        """Whether each frame of the input has a range of its own."""
+        return bool(self.activation_bits) and self.activation_granularity == "frame"
+
+    @property
     def packs_linear(self) -> bool:
         """Whether a linear layer runs on 4-bit weights as they are stored, its activations in blocks."""
         bits, one_range = (self.weight_bits, self.activation_bits), self.activation_granularity == "tensor"

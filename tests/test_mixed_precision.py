@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from qat.evaluation.guards import GuardError, Measured, check_recipes_take_effect, initializers_sha256
-from qat.layers.integer import weight_levels
 from qat.layers.state import calibrate_weights_, finish_calibration_, set_enabled_, set_observing_
 from qat.layers.swap import quant_layers
 from qat.models.ctc import CTCModule
@@ -41,7 +40,7 @@ def largest_levels(module: CTCModule) -> dict[str, float]:
     """Largest weight level of each layer: 3 at 3 bits, 7 at 4 bits."""
     return {
         name: max(
-            float(weight_levels(weight, quantizer)[0].abs().max()) for _, weight, quantizer in layer.weights()
+            float(quantizer.levels(weight)[0].abs().max()) for _, weight, quantizer in layer.weights()
         )
         for name, layer in quant_layers(module)
     }

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from qat.layer_recipe import LayerRecipe
-from qat.layers.frames import FrameQuantizer
-from qat.layers.quantizer import Quantizer
+from qat.layers.activation import ActivationQuantizer
+from qat.layers.products import Product
+from qat.layers.quantizer import Unquantized
+from qat.layers.weight import WeightQuantizer
 
 Layer = TypeVar("Layer", bound="QuantLayer")
 REGISTRIES = (
@@ -33,12 +35,16 @@ class QuantLayer(nn.Module):
         layer_recipe: what it was built from.
         relative_error: an error of its output counts by its share of the output's energy, frame by frame (AdaRound and
             bias correction): what follows normalises each frame, quiet ones as well as loud ones.
+        input_quantizer: of the layer's input; `Unquantized` where it stays float.
+        weight_quantizer: likewise; layers with several weights give `weights` instead.
     """
 
     float_class: type[nn.Module]
     time_axis: int = -1
     layer_recipe: LayerRecipe
     relative_error: bool = False
+    input_quantizer: Any
+    weight_quantizer: Any
 
     @classmethod
     def from_float(cls: type[Layer], layer: nn.Module, recipe: LayerRecipe) -> Layer:
@@ -50,7 +56,7 @@ class QuantLayer(nn.Module):
         """
         quantized = adopt(cls, layer)
         quantized.layer_recipe = recipe
-        quantized.add_quantizers(recipe)
+        quantized.add_quantizers()
         return quantized.train(layer.training)
 
     def to_float(self) -> nn.Module:
@@ -62,26 +68,56 @@ class QuantLayer(nn.Module):
             layer.__dict__.pop(name, None)
         return layer
 
-    def add_quantizers(self, recipe: LayerRecipe) -> None:
-        """Create the child quantizers; `nn.Identity` where a side stays float."""
-        weight, device = self.get_parameter("weight"), self.get_parameter("weight").device
-        self.input_quantizer: nn.Module = nn.Identity()
-        self.weight_quantizer: nn.Module = nn.Identity()
-        if recipe.activation_bits and recipe.activation_granularity == "frame":
-            self.input_quantizer = FrameQuantizer(recipe).to(device)
-        elif recipe.activation_bits:
-            self.input_quantizer = Quantizer.for_activation(recipe, self.time_axis, device)
-        if recipe.weight_bits:
-            self.weight_quantizer = Quantizer.for_weight(weight, recipe)
+    def add_quantizers(self) -> None:
+        """Create the child quantizers, the input's first: their order numbers the noise they draw."""
+        self.input_quantizer = self.new_input_quantizer()
+        weight, recipe = self.get_parameter("weight"), self.layer_recipe
+        self.weight_quantizer = WeightQuantizer(weight, recipe) if recipe.weight_bits else Unquantized()
 
-    def quantize_input(self, x: Tensor) -> Tensor:
-        """The layer's input as it is multiplied."""
-        return self.input_quantizer(x)
+    def new_input_quantizer(self) -> nn.Module:
+        """One range for the whole input, from calibration, where the recipe gives activation bits."""
+        return new_activation_quantizer(self.layer_recipe, self.time_axis, device_of(self))
 
-    def weights(self) -> Iterator[tuple[str, Tensor, Quantizer]]:
+    def weights(self) -> Iterator[tuple[str, Tensor, WeightQuantizer]]:
         """Yield (name, weight, its quantizer) for each quantized weight."""
-        if isinstance(self.weight_quantizer, Quantizer):
+        if self.layer_recipe.weight_bits:
             yield "weight", self.get_parameter("weight"), self.weight_quantizer
+
+    def products(self) -> list[Product]:
+        """The matrix products that quantized weights take part in, in the order of their computation."""
+        if not self.layer_recipe.weight_bits:
+            return []
+        biases = [] if getattr(self, "bias", None) is None else ["bias"]
+        return [Product([["weight"]], biases, int(getattr(self, "groups", 1)))]
+
+    def product_inputs(self, index: int, x: Any, quantized: bool, generator: torch.Generator) -> Tensor:
+        """Inputs of the product `index`, `(G, N, I)`, out of the layer's input; a sample where there are many.
+
+        Args:
+            index: in `products`.
+            x: what the layer was called with.
+            quantized: as the layer computes now; else as the float layer does.
+            generator: draws the positions; the same state for the float and the quantized side.
+        """
+        raise NotImplementedError
+
+    def ignore_output_below_(self, floor: float) -> None:
+        """Let no range of the output, where the layer keeps one, reach below `floor`: what follows ignores it."""
+
+
+def new_activation_quantizer(recipe: LayerRecipe, time_axis: int, device: torch.device) -> nn.Module:
+    """A quantizer with one range, or none where activations stay float."""
+    return ActivationQuantizer(recipe, time_axis, device) if recipe.activation_bits else Unquantized()
+
+
+def emulates_kernel(layer: QuantLayer) -> bool:
+    """Whether a layer is to compute as its integer kernel: evaluated, without a gradient, both sides quantized."""
+    return (
+        not layer.training
+        and not torch.is_grad_enabled()
+        and layer.input_quantizer.is_active
+        and layer.weight_quantizer.is_active
+    )
 
 
 def adopt(cls: Any, layer: nn.Module) -> Any:

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from qat.layers.quantizer import Quantizer
+
 BLOCK_SIZES = (16, 32, 64, 128, 256)
 LEVELS = 127
 TINY = 2.0**-126
@@ -58,3 +60,30 @@ def block_linear(x: Tensor, weight: Tensor, weight_scale: Tensor, size: int) -> 
     sums = torch.einsum("nbk,obk->bno", levels, blocks_of(weight, size))
     out = sums.mul_(scale.transpose(0, 1)).sum(0).mul_(weight_scale)
     return out.reshape(*x.shape[:-1], -1)
+
+
+class BlockQuantizer(Quantizer):
+    """Quantizes rows of `(..., I)` in blocks, each to symmetric signed 8 bits; it has no range to calibrate.
+
+    Args:
+        columns: `I`.
+    """
+
+    def __init__(self, columns: int) -> None:
+        super().__init__(-LEVELS, LEVELS)
+        self.size = block_size(columns)
+        self.calibrated.fill_(1)
+
+    def fake_quantize(self, x: Tensor) -> Tensor:
+        """`x` on its blocks' levels."""
+        return fake_quantize_blocks(x, self.size)
+
+    def levels(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Levels `(..., blocks, size)`, scales and zero points (none) `(..., blocks, 1)`."""
+        levels, scale = block_levels(x, self.size)
+        return levels, scale, torch.zeros_like(scale)
+
+    def linear(self, x: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None) -> Tensor:
+        """`(..., I)` -> `(..., O)` as `MatMulNBits` computes: whole-number sums per block, float sums of the blocks."""
+        out = block_linear(x.float(), weight, weight_scale, self.size)
+        return out if bias is None else out.add_(bias)

@@ -9,40 +9,12 @@ a whole number of sums, and later layers amplify that.
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from qat.layers.quantizer import Quantizer
-from qat.numerics.affine import SCALE_FLOOR, centred_levels
+from qat.numerics.affine import SCALE_FLOOR
 from qat.system.errors import UserError
 
 INT32_MAX = 2**31 - 1
-
-
-def computes_integers(layer: nn.Module) -> bool:
-    """Whether a linear layer or convolution is to emulate its integer kernel: evaluated, no gradient, both sides on."""
-    sides = (layer.input_quantizer, layer.weight_quantizer)
-    return (
-        not layer.training
-        and not torch.is_grad_enabled()
-        and all(isinstance(side, Quantizer) and side.is_enabled and not side.observing for side in sides)
-    )
-
-
-def activation_levels(x: Tensor, quantizer: Quantizer) -> Tensor:
-    """Levels of an activation less the zero point, as float32."""
-    scale, zero_point = quantizer.positive_scale(), quantizer.zero_point
-    return centred_levels(x.float(), scale, zero_point, quantizer.quant_min, quantizer.quant_max)
-
-
-def weight_levels(weight: Tensor, quantizer: Quantizer) -> tuple[Tensor, Tensor]:
-    """Levels of a weight as float32 of the same shape, and its scales `(C,)`, one an output channel (axis 0).
-
-    The levels are read off the fake-quantized weight, so they hold whatever rounding the quantizer was trained to.
-    Levels between whole steps are odd numbers of half steps.
-    """
-    scale = quantizer.positive_scale().detach().float().expand(weight.shape[0]).contiguous()
-    scale = scale / 2 if quantizer.level_offset else scale
-    return quantizer(weight).float().div(scale.reshape(-1, *[1] * (weight.ndim - 1))).round_(), scale
 
 
 def bias_levels(

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qat.layer_recipe import LayerRecipe
-from qat.layers.base import QuantLayer
-from qat.layers.blocks import block_linear, block_size, fake_quantize_blocks
-from qat.layers.frames import FrameQuantizer, frame_linear
-from qat.layers.integer import activation_levels, computes_integers, weight_levels
-from qat.layers.quantizer import Quantizer
+from qat.layers.base import QuantLayer, device_of, emulates_kernel
+from qat.layers.blocks import BlockQuantizer
+from qat.layers.frames import FrameQuantizer
+from qat.layers.sampling import sample
 
 
 class QuantLinear(QuantLayer, nn.Linear):
@@ -24,47 +24,34 @@ class QuantLinear(QuantLayer, nn.Linear):
     float_class = nn.Linear
     time_axis = -2
 
-    def add_quantizers(self, recipe: LayerRecipe) -> None:
-        """As usual; no static range for an input in blocks."""
-        super().add_quantizers(recipe)
+    def new_input_quantizer(self) -> nn.Module:
+        """In blocks, by frame, or with one range."""
+        recipe, device = self.layer_recipe, device_of(self)
         if recipe.packs_linear:
-            self.input_quantizer = nn.Identity()
-
-    @property
-    def block_size(self) -> int:
-        """Columns that share an activation scale; 0 where the input has a static range, or the layer is off."""
-        quantizer = self.weight_quantizer
-        if not (self.layer_recipe.packs_linear and isinstance(quantizer, Quantizer) and quantizer.is_enabled):
-            return 0
-        return block_size(self.in_features)
-
-    def quantize_input(self, x: Tensor) -> Tensor:
-        """By the static range, or in blocks."""
-        return fake_quantize_blocks(x, self.block_size) if self.block_size else self.input_quantizer(x)
+            return BlockQuantizer(self.in_features).to(device)
+        return FrameQuantizer(recipe).to(device) if recipe.by_frame else super().new_input_quantizer()
 
     def forward(self, input: Tensor) -> Tensor:
         """`(..., in_features)` -> `(..., out_features)`; evaluated without a gradient, as the integer kernel."""
-        if computes_integers(self):
-            return self._forward_integers(input)
-        if self.block_size and not (self.training or torch.is_grad_enabled()):
-            return self._forward_blocks(input)
-        return F.linear(self.quantize_input(input), self.weight_quantizer(self.weight), self.bias)
+        if emulates_kernel(self):
+            return self.integer_forward(input)
+        return F.linear(self.input_quantizer(input), self.weight_quantizer(self.weight), self.bias)
 
-    def _forward_blocks(self, x: Tensor) -> Tensor:
-        """`MatMulNBits`: whole-number sums in each block, float sums of the blocks, float bias."""
-        assert isinstance(self.weight_quantizer, Quantizer)
+    def integer_forward(self, x: Tensor) -> Tensor:
+        """On levels, bit for bit as the exported file."""
         with torch.autocast(x.device.type, enabled=False):
-            weight, scale = weight_levels(self.weight, self.weight_quantizer)
-            out = block_linear(x.float(), weight, scale, self.block_size)
-            return (out if self.bias is None else out.add_(self.bias)).to(x.dtype)
+            weight, scale, _ = self.weight_quantizer.levels(self.weight)
+            return self.input_quantizer.linear(x, weight, scale, self.bias).to(x.dtype)
 
-    def _forward_integers(self, x: Tensor) -> Tensor:
-        """`MatMulIntegerToFloat`: whole-number sums, one rescaling, float bias."""
-        inputs = self.input_quantizer
-        assert isinstance(inputs, Quantizer) and isinstance(self.weight_quantizer, Quantizer)
-        with torch.autocast(x.device.type, enabled=False):
-            weight, scale = weight_levels(self.weight, self.weight_quantizer)
-            if isinstance(inputs, FrameQuantizer):
-                return frame_linear(x, inputs, weight, scale, self.bias).to(x.dtype)
-            out = F.linear(activation_levels(x, inputs), weight).mul_(inputs.positive_scale() * scale)
-            return (out if self.bias is None else out.add_(self.bias)).to(x.dtype)
+    def product_inputs(self, index: int, x: Any, quantized: bool, generator: torch.Generator) -> Tensor:
+        """Rows of the input, `(1, N, I)`."""
+        x = (self.input_quantizer(x) if quantized else x).detach().float()
+        rows = [item.reshape(1, -1, x.shape[-1]) for item in (x.split(1) if x.ndim > 2 else [x])]
+        return torch.cat([sample(item, generator) for item in rows], dim=1)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        for key in ("enabled", "calibrated"):  # an older checkpoint switches blocks with the weights
+            own, weights = f"{prefix}input_quantizer.{key}", f"{prefix}weight_quantizer.{key}"
+            if hasattr(self.input_quantizer, key) and own not in state_dict and weights in state_dict:
+                state_dict[own] = state_dict[weights]
+        super()._load_from_state_dict(state_dict, prefix, *args)

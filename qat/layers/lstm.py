@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from qat.layer_recipe import LayerRecipe
-from qat.layers.base import QuantLayer, device_of
-from qat.layers.integer import weight_levels
+from qat.layers.base import QuantLayer, device_of, new_activation_quantizer
 from qat.layers.lstm_kernel import run_layer
-from qat.layers.quantizer import Quantizer
-from qat.numerics.affine import dynamic_range, fake_quantize
+from qat.layers.lstm_weights import (
+    float_weights,
+    gates_first,
+    names_of_layer,
+    on_dynamic_levels,
+    packed_rows,
+    quantize_rows,
+    utterances_of,
+)
+from qat.layers.products import Product
+from qat.layers.quantizer import Unquantized
+from qat.layers.sampling import sample
+from qat.layers.weight import WeightQuantizer
 
 Hidden = tuple[Tensor, Tensor]
 
@@ -31,42 +41,40 @@ class QuantLSTM(QuantLayer, nn.LSTM):
     float_class = nn.LSTM
     time_axis = -2
 
-    def add_quantizers(self, recipe: LayerRecipe) -> None:
-        """One quantizer a weight matrix; a static one for the input below 8 bits."""
-        self.input_quantizer: nn.Module = nn.Identity()
-        self.weight_quantizers = nn.ModuleDict()
+    def add_quantizers(self) -> None:
+        """One quantizer per weight matrix; a static one for the input below 8 bits."""
+        recipe, self.input_quantizer = self.layer_recipe, Unquantized()
         if recipe.activation_bits and recipe.activation_bits < 8:
             time_axis = -2 if self.batch_first else -3
-            self.input_quantizer = Quantizer.for_activation(recipe, time_axis, device_of(self))
+            self.input_quantizer = new_activation_quantizer(recipe, time_axis, device_of(self))
+        self.weight_quantizers = nn.ModuleDict()
         if recipe.weight_bits:
             for name in self.matrix_names():
-                self.weight_quantizers[name] = Quantizer.for_weight(getattr(self, name), recipe)
+                self.weight_quantizers[name] = WeightQuantizer(self.get_parameter(name), recipe)
 
     def matrix_names(self) -> list[str]:
         """Names of the weight matrices, in the order of `_flat_weights`."""
         return [name for names in self._all_weights for name in names if name.startswith("weight")]
 
-    def weights(self) -> Iterator[tuple[str, Tensor, Quantizer]]:
+    def weights(self) -> Iterator[tuple[str, Tensor, WeightQuantizer]]:
         """Yield (name, weight, its quantizer) for each matrix."""
-        for name, quantizer in self.weight_quantizers.items():
-            assert isinstance(quantizer, Quantizer)
-            yield name, getattr(self, name), quantizer
+        table: Any = self.weight_quantizers
+        for name, quantizer in table.items():
+            yield name, self.get_parameter(name), quantizer
 
     @property
     def is_enabled(self) -> bool:
         """Whether the quantizers are on."""
-        children = [*self.weight_quantizers.values(), self.input_quantizer]
-        return any(isinstance(child, Quantizer) and child.is_enabled for child in children)
+        return any(child.is_enabled for child in [*self.weight_quantizers.values(), self.input_quantizer])
 
     def forward(  # type: ignore[override]
         self, input: Tensor | PackedSequence, hx: Hidden | None = None
     ) -> tuple[Tensor | PackedSequence, Hidden]:
         """As `nn.LSTM`: a tensor (batched or not) or a packed sequence, and an optional first state."""
-        if isinstance(self.input_quantizer, Quantizer):
-            if isinstance(input, PackedSequence):
-                input = input._replace(data=self.input_quantizer(input.data))
-            else:
-                input = self.input_quantizer(input)
+        if isinstance(input, PackedSequence):
+            input = input._replace(data=self.input_quantizer(input.data))
+        else:
+            input = self.input_quantizer(input)
         if not self.is_enabled:
             return super().forward(input, hx)
         if isinstance(input, PackedSequence):
@@ -158,18 +166,19 @@ class QuantLSTM(QuantLayer, nn.LSTM):
             for layer in range(self.num_layers):
                 span = slice(layer * self.directions, (layer + 1) * self.directions)
                 x, h, c = run_layer(
-                    x, lengths, *self._levels(layer), state[0][span].float(), state[1][span].float()
+                    x, lengths, *self.level_weights(layer), state[0][span].float(), state[1][span].float()
                 )
                 hidden.append(h)
                 cell.append(c)
         return x.to(dtype), (torch.cat(hidden).to(dtype), torch.cat(cell).to(dtype))
 
-    def _levels(self, layer: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+    def level_weights(self, layer: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
         """Levels and scales of both matrices, and the bias, of one layer; gates in the order i, f, o, g."""
         stacks: list[list[Tensor]] = [[], [], [], [], []]
+        table: Any = self.weight_quantizers
         for names in names_of_layer(self, layer):
             for place, name in enumerate(names[:2]):
-                levels, scale = weight_levels(getattr(self, name), self.weight_quantizers[name])  # type: ignore[arg-type]
+                levels, scale, _ = table[name].levels(getattr(self, name))
                 stacks[2 * place].append(gates_first(levels))
                 stacks[2 * place + 1].append(gates_first(scale))
             if self.bias:
@@ -179,45 +188,55 @@ class QuantLSTM(QuantLayer, nn.LSTM):
         ih, scale_ih, hh, scale_hh = (torch.stack(stack) for stack in stacks[:4])
         return ih, scale_ih, hh, scale_hh, torch.stack(stacks[4]) if self.bias else None
 
+    def products(self) -> list[Product]:
+        """One for each stacked layer, on `[x_t, h_(t-1)]`; a group for each direction."""
+        if not self.weight_quantizers:
+            return []
+        return [
+            Product(
+                weights=[names[:2] for names in names_of_layer(self, layer)],
+                biases=[names[2] for names in names_of_layer(self, layer)] if self.bias else [],
+                groups=self.directions,
+                suffix=f".l{layer}",
+                own_input=True,
+            )
+            for layer in range(self.num_layers)
+        ]
 
-def names_of_layer(rnn: nn.LSTM, layer: int) -> list[list[str]]:
-    """Names of one stacked layer's parameters, a list for each direction: both matrices, then the biases."""
-    directions = 2 if rnn.bidirectional else 1
-    return rnn._all_weights[layer * directions : (layer + 1) * directions]
+    def product_inputs(self, index: int, x: Any, quantized: bool, generator: torch.Generator) -> Tensor:
+        """Inputs and states of stacked layer `index` side by side, `(D, N, I + H)`."""
+        rows = [self.states_beside(index, item, quantized) for item in utterances_of(self, x)]
+        return torch.cat([sample(item, generator) for item in rows], dim=1)
 
+    def states_beside(self, index: int, x: Tensor, quantized: bool) -> Tensor:
+        """`[x_t, h_(t-1)]` of stacked layer `index` on one utterance `(T, F)`: `(D, T, I + H)`.
 
-def float_weights(rnn: nn.LSTM, layer: int) -> list[Tensor]:
-    """Weights of one stacked layer as `_VF.lstm` takes them, not quantized."""
-    return [getattr(rnn, name) for names in names_of_layer(rnn, layer) for name in names]
+        The states are those of the float weights (rounded as the kernel rounds states), also after a quantized prefix:
+        the rounding that is chosen here is to bring the quantized layer close to them.
+        """
+        x = x.detach().float()[None]
+        if quantized:
+            x = self.input_quantizer(x)
+        for layer in range(index):
+            x = self.stacked_layer(layer, x, quantized)
+        if quantized and self.dynamic:
+            x = on_dynamic_levels(x, x.min(), x.max())
+        states = (
+            self.stacked_layer(index, x, False)[0].reshape(x.shape[1], self.directions, -1).transpose(0, 1)
+        )
+        before = torch.zeros_like(states)
+        before[0, 1:] = states[0, :-1]
+        if self.bidirectional:
+            before[1, :-1] = states[1, 1:]
+        if quantized and self.dynamic:
+            before = on_dynamic_levels(before, before.amin(2, keepdim=True), before.amax(2, keepdim=True))
+        return torch.cat([x.expand(self.directions, -1, -1), before], dim=2)
 
-
-def gates_first(rows: Tensor) -> Tensor:
-    """Reorder gate rows `(4H, ...)` from PyTorch's i, f, g, o to i, f, o, g: one sigmoid serves three gates."""
-    i, f, g, o = rows.chunk(4)
-    return torch.cat((i, f, o, g))
-
-
-def packed_rows(sizes: Tensor, device: torch.device) -> Tensor:
-    """Row of the batch that each packed frame belongs to, int64 `(N,)`, from `batch_sizes (T,)`."""
-    starts = (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
-    return (torch.arange(len(starts)) - starts).to(device, non_blocking=True)
-
-
-def quantize_rows(x: Tensor, groups: Tensor | None, rows: int) -> Tensor:
-    """Dynamic u8 fake quantization per utterance, with the gradient passed straight through.
-
-    Args:
-        x: `(B, T, F)`, or packed `(N, F)`.
-        groups: utterance of each packed frame `(N,)`; None for `(B, T, F)`.
-        rows: utterances `B`.
-    """
-    with torch.no_grad():
-        if groups is None:
-            low, high = (end.view(-1, 1, 1) for end in torch.aminmax(x.detach().flatten(1).float(), dim=1))
-        else:
-            ends = torch.aminmax(x.detach().float(), dim=1)
-            zeros = ends[0].new_zeros(rows)
-            low = zeros.scatter_reduce(0, groups, ends[0], "amin")[groups, None]
-            high = zeros.scatter_reduce(0, groups, ends[1], "amax")[groups, None]
-        scale, zero_point = dynamic_range(low, high)
-    return fake_quantize(x, scale, zero_point, 0, 255, clips=False)
+    def stacked_layer(self, index: int, x: Tensor, quantized: bool) -> Tensor:
+        """Outputs `(1, T, D H)` of one stacked layer on `(1, T, F)`, in float or as quantized."""
+        zeros = x.new_zeros(self.directions, 1, self.hidden_size)
+        if quantized and self.dynamic:
+            return run_layer(x, [x.shape[1]], *self.level_weights(index), zeros, zeros)[0]
+        weights = self.layer_weights(index) if quantized else float_weights(self, index)
+        rest = (self.bias, 1, 0.0, False, self.bidirectional, True)
+        return torch._VF.lstm(x, (zeros, zeros), weights, *rest)[0]  # type: ignore[attr-defined]

@@ -7,11 +7,43 @@ not reach its frames going forward; going backward each utterance is turned arou
 
 from __future__ import annotations
 
+from typing import Any, Protocol, runtime_checkable
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
-from qat.layers.lstm import QuantLSTM, float_weights, packed_rows
+from qat.layers.lstm_weights import float_weights, packed_rows
+from qat.layers.quantizer import Unquantized
+
+
+@runtime_checkable
+class Stack(Protocol):
+    """What a quantized LSTM tells of its stacked layers in training."""
+
+    input_quantizer: Any
+
+    def layer_input(self, x: Tensor, groups: Tensor | None, rows: int, layer: int) -> Tensor:
+        """What a stacked layer reads."""
+
+    def layer_weights(self, layer: int) -> list[Tensor]:
+        """Weights of one stacked layer, as `_VF.lstm` takes them."""
+
+
+class FloatStack:
+    """The same of a plain LSTM."""
+
+    def __init__(self, rnn: nn.LSTM) -> None:
+        self.rnn, self.input_quantizer = rnn, Unquantized()
+
+    def layer_input(self, x: Tensor, groups: Tensor | None, rows: int, layer: int) -> Tensor:
+        """`x` after dropout."""
+        rnn = self.rnn
+        return nn.functional.dropout(x, rnn.dropout) if layer and rnn.dropout else x
+
+    def layer_weights(self, layer: int) -> list[Tensor]:
+        """Not quantized."""
+        return float_weights(self.rnn, layer)
 
 
 def packed_lstm(rnn: nn.LSTM, packed: PackedSequence) -> PackedSequence:
@@ -24,14 +56,10 @@ def packed_lstm(rnn: nn.LSTM, packed: PackedSequence) -> PackedSequence:
     data, sizes, *order = packed
     if data.device.type != "cpu" or not (rnn.training and torch.is_grad_enabled()):
         return rnn(packed)[0]
-    if isinstance(rnn, QuantLSTM):
-        data, groups = rnn.input_quantizer(data), packed_rows(sizes, data.device)
+    stack = rnn if isinstance(rnn, Stack) else FloatStack(rnn)
+    data, groups = stack.input_quantizer(data), packed_rows(sizes, data.device)
     for layer in range(rnn.num_layers):
-        if isinstance(rnn, QuantLSTM):
-            data, weights = rnn.layer_input(data, groups, int(sizes[0]), layer), rnn.layer_weights(layer)
-        else:
-            data = nn.functional.dropout(data, rnn.dropout) if layer and rnn.dropout else data
-            weights = float_weights(rnn, layer)
+        data, weights = stack.layer_input(data, groups, int(sizes[0]), layer), stack.layer_weights(layer)
         data = _run_layer(data, sizes, weights, 2 if rnn.bidirectional else 1)
     return PackedSequence(data, sizes, *order)
 

@@ -27,7 +27,7 @@ def set_enabled_(model: nn.Module, enabled: bool) -> None:
 def set_observing_(model: nn.Module, observing: bool) -> None:
     """Let every activation quantizer add what it sees to its histogram, or stop."""
     for _, quantizer in quantizers(model):
-        quantizer.observing = observing and not quantizer.is_weight
+        quantizer.observing = observing
 
 
 def calibrate_weights_(model: nn.Module) -> None:
@@ -38,7 +38,7 @@ def calibrate_weights_(model: nn.Module) -> None:
     """
     for layer_name, layer in quant_layers(model):
         for name, weight, quantizer in layer.weights():
-            quantizer.calibrate_weight_(weight, f"{layer_name}.{name}")
+            quantizer.calibrate_(weight, f"{layer_name}.{name}")
 
 
 def finish_calibration_(model: nn.Module) -> None:
@@ -48,15 +48,14 @@ def finish_calibration_(model: nn.Module) -> None:
         UserError: a quantizer saw nothing, or NaN or infinity; names it.
     """
     for name, quantizer in quantizers(model):
-        if not quantizer.is_weight:
-            quantizer.finish_calibration_(name)
+        quantizer.finish_calibration_(name)
 
 
-def harden_(model: nn.Module) -> None:
-    """Let rounding to nearest do what AdaRound's variables did, so that training can go on (`Quantizer.harden_`)."""
+def move_weights_to_levels_(model: nn.Module) -> None:
+    """Let rounding to nearest do what AdaRound chose, so that training can start (`move_to_levels_`)."""
     for _, layer in quant_layers(model):
         for _, weight, quantizer in layer.weights():
-            quantizer.harden_(weight)
+            quantizer.move_to_levels_(weight)
 
 
 def state_hash(model: nn.Module) -> str:

@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from torch import nn
 from torch.nn.utils import parametrize
 
+from qat.layer_recipe import LayerRecipe
 from qat.layers.base import QuantLayer
-from qat.layers.conv import QuantConv1d, QuantConv2d
-from qat.layers.frames import check_frames
+from qat.layers.conv import QuantConv1d, QuantConv2d, QuantFrameConv1d
 from qat.layers.linear import QuantLinear
 from qat.layers.lstm import QuantLSTM
 from qat.layers.quantizer import Quantizer, StepKey
 from qat.layers.weight_norm import remove_weight_norm_
 from qat.recipe import Recipe
+from qat.system.errors import UserError
 
 QUANT_LAYERS: dict[type[nn.Module], type[QuantLayer]] = {
     nn.Linear: QuantLinear,
@@ -23,6 +24,7 @@ QUANT_LAYERS: dict[type[nn.Module], type[QuantLayer]] = {
     nn.Conv2d: QuantConv2d,
     nn.LSTM: QuantLSTM,
 }
+FRAME_LAYERS: dict[type[nn.Module], type[QuantLayer]] = {nn.Linear: QuantLinear, nn.Conv1d: QuantFrameConv1d}
 WEIGHTED = (
     nn.Linear,
     nn.modules.conv._ConvNd,
@@ -83,8 +85,7 @@ def swap_(model: nn.Module, recipe: Recipe, groups: Mapping[str, Sequence[str]] 
         if reason or isinstance(chosen, str):
             report.skipped.append((name, reason))
             continue
-        check_frames(name, layer, chosen)
-        replaced[layer] = QUANT_LAYERS[type(layer)].from_float(layer, chosen)
+        replaced[layer] = quantize_layer(layer, chosen, name)
         report.swapped.append(name)
     for parent in list(model.modules()):
         for key, child in parent._modules.items():
@@ -92,6 +93,25 @@ def swap_(model: nn.Module, recipe: Recipe, groups: Mapping[str, Sequence[str]] 
                 parent._modules[key] = replaced[child]
     set_step_key_(model, StepKey(recipe.seed))
     return report
+
+
+def quantize_layer(layer: nn.Module, recipe: LayerRecipe, name: str = "layer") -> QuantLayer:
+    """The quantized layer that takes over a float one; its quantizers are off.
+
+    Raises:
+        UserError: the recipe asks for a range for each frame, which the layer cannot have; says `name`.
+    """
+    if not recipe.by_frame:
+        return QUANT_LAYERS[type(layer)].from_float(layer, recipe)
+    grouped = getattr(layer, "groups", 1) > 1
+    if type(layer) not in FRAME_LAYERS or grouped or not recipe.weight_bits:
+        kind = f"{type(layer).__name__}{' of groups' if grouped else ''}"
+        raise UserError(
+            f"{name}: activation_granularity frame must be given to linear layers and convolutions along time "
+            f"without groups, with quantized weights; this is a {kind} with {recipe.weight_bits or 'float'}-bit "
+            "weights. A rule with activation_granularity: tensor leaves it out"
+        )
+    return FRAME_LAYERS[type(layer)].from_float(layer, recipe)
 
 
 def weighted_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -132,6 +152,7 @@ def quantizers(model: nn.Module) -> Iterator[tuple[str, Quantizer]]:
 
 
 def set_step_key_(model: nn.Module, key: StepKey) -> None:
-    """Point all quantizers at one counter and number them in traversal order."""
-    for index, (_, quantizer) in enumerate(quantizers(model)):
-        quantizer.step_key, quantizer.index = key, index
+    """Point the noise of all quantizers at one counter and number it in traversal order."""
+    drawn = (quantizer.noise for _, quantizer in quantizers(model))
+    for index, noise in enumerate(noise for noise in drawn if noise is not None):
+        noise.key, noise.index = key, index

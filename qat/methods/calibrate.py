@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from datamodules.base import SpeechDataModule
+from qat.layers.observer import Observer
 from qat.layers.state import calibrate_weights_, finish_calibration_, set_observing_
 from qat.layers.swap import quantizers
 from qat.models.ctc import CTCModule
@@ -54,7 +55,7 @@ def is_quantized(module: CTCModule) -> bool:
 
 def merge_observers_(module: nn.Module) -> None:
     """Give the observers of all ranks the sum of what they saw: whole numbers, whose order does not matter."""
-    mine = [item.observer.histogram for _, item in quantizers(module) if not item.is_weight]
+    mine = [item.histogram for item in module.modules() if isinstance(item, Observer)]
     every = gather_from_all([[part.cpu() for part in vars(histogram).values()] for histogram in mine])
     for theirs in every[: rank_and_world()[0]] + every[rank_and_world()[0] + 1 :]:
         for histogram, state in zip(mine, theirs, strict=True):

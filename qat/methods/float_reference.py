@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from datamodules.batch import Batch
-from qat.layers.lstm import QuantLSTM
 from qat.layers.recording import execution_order, record_inputs
 from qat.methods.reconstruction import LinearMap, Moments, linear_maps
 from qat.models.ctc import CTCModule
@@ -22,15 +21,14 @@ CACHE_BYTES = 2 * 2**30  # of the float model's inputs
 
 
 def sites(module: CTCModule, batch: Batch) -> list[list[LinearMap]]:
-    """What is reconstructed together, in order: layers that read the same input; each stacked LSTM layer alone."""
+    """What is reconstructed together, in order: products of the same input; those with own inputs alone."""
     found: list[list[LinearMap]] = []
     for names in execution_order(module, lambda: module(batch.signal, batch.lengths)):
         layers: list[Any] = [module.get_submodule(name) for name in names]
-        plain = [pair for pair in zip(names, layers, strict=True) if not isinstance(pair[1], QuantLSTM)]
-        stacked = [pair for pair in zip(names, layers, strict=True) if isinstance(pair[1], QuantLSTM)]
-        found += [[item] for pair in stacked for item in linear_maps([pair])]
-        if maps := linear_maps(plain):
-            found.append(maps)
+        maps = [item for name, layer in zip(names, layers, strict=True) for item in linear_maps(name, layer)]
+        found += [[item] for item in maps if item.product.own_input]
+        if shared := [item for item in maps if not item.product.own_input]:
+            found.append(shared)
     return found
 
 

@@ -17,7 +17,6 @@ from transformers import (
 
 from qat.layers.base import QuantLayer
 from qat.layers.masking import frame_mask, valid_lengths
-from qat.layers.quantizer import Quantizer
 from qat.layers.weight_norm import remove_weight_norm_
 from qat.models.ctc import CTCModule
 from qat.recipe import Recipe
@@ -105,8 +104,8 @@ class Wav2Vec2Module(CTCModule):
             self.hf.freeze_feature_encoder()
         self.finish_build()
         for conv in self.convolutions_before_gelu():
-            if isinstance(quantizer := getattr(conv, "output_quantizer", None), Quantizer):
-                quantizer.floor = GELU_FLOOR
+            if isinstance(conv, QuantLayer):
+                conv.ignore_output_below_(GELU_FLOOR)
         for layer in self.hf.wav2vec2.feature_extractor.modules():
             if isinstance(layer, QuantLayer):
                 layer.relative_error = True  # linear in the waveform's loudness up to a LayerNorm

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from speechbrain.lobes.features import Fbank
 from torch import Tensor, nn
 
+from qat.layers.activation import ActivationQuantizer
 from qat.layers.base import QuantLayer
-from qat.layers.blocks import blocks_of
-from qat.layers.conv import QuantConv1d, QuantConv2d
-from qat.layers.frames import by_frame, matrix_of, padding_of
+from qat.layers.blocks import BlockQuantizer, blocks_of
+from qat.layers.conv import QuantConv1d, QuantConv2d, QuantFrameConv1d
+from qat.layers.frames import FrameQuantizer
 from qat.layers.linear import QuantLinear
 from qat.layers.lstm import QuantLSTM
-from qat.layers.quantizer import Quantizer
+from qat.layers.quantizer import Unquantized
+from qat.layers.windows import matrix_of, padding_of
 from qat.numerics.affine import dynamic_range
 from qat.runtime import operators
 from qat.runtime.frontend import OnnxFbank
-from qat.runtime.lstm import ExportedLSTM
-from qat.runtime.weights import ActivationRange, StoredWeight, integer_bias, integer_weight
+from qat.runtime.lstm import FloatLSTM, QuantizedLSTM
+from qat.runtime.weights import ActivationRange, StoredWeight, float_bias, integer_bias, integer_weight
 
 
 class IntegerLinear(nn.Module):
@@ -32,11 +35,11 @@ class IntegerLinear(nn.Module):
 
     def __init__(self, layer: QuantLinear) -> None:
         super().__init__()
-        weight, scale = integer_weight(layer.weight, quantizer_of(layer.weight_quantizer))
-        self.input_range = ActivationRange(quantizer_of(layer.input_quantizer))
+        weight, scale = integer_weight(layer.weight, layer.weight_quantizer)
+        self.input_range = ActivationRange(layer.input_quantizer)
         self.register_buffer("weight", weight.t().contiguous())
         self.register_buffer("weight_scale", scale)
-        self.register_buffer("bias", None if layer.bias is None else layer.bias.detach().float().clone())
+        self.register_buffer("bias", float_bias(layer.bias))
 
     def forward(self, x: Tensor) -> Tensor:
         """float32 `(..., I)` -> float32 `(..., O)`."""
@@ -56,12 +59,12 @@ class PackedLinear(nn.Module):
 
     def __init__(self, layer: QuantLinear) -> None:
         super().__init__()
-        levels, scale = integer_weight(layer.weight, quantizer_of(layer.weight_quantizer))
-        self.columns, self.block_size = layer.in_features, layer.block_size
+        levels, scale = integer_weight(layer.weight, layer.weight_quantizer)
+        self.columns, self.block_size = layer.in_features, layer.input_quantizer.size
         codes = (blocks_of(levels, self.block_size) + 8).to(torch.uint8)
         self.register_buffer("weight", codes[..., 0::2] | (codes[..., 1::2] << 4))
         self.register_buffer("weight_scale", scale[:, None].expand(-1, codes.shape[1]).contiguous())
-        self.register_buffer("bias", None if layer.bias is None else layer.bias.detach().float().clone())
+        self.register_buffer("bias", float_bias(layer.bias))
 
     def forward(self, x: Tensor) -> Tensor:
         """float32 `(..., I)` -> float32 `(..., O)`."""
@@ -77,11 +80,11 @@ class IntegerConv(nn.Module):
     weight_scale: Tensor
     bias: Tensor | None
 
-    def __init__(self, layer: QuantConv1d | QuantConv2d) -> None:
+    def __init__(self, layer: Any) -> None:
         super().__init__()
-        weight, scale = integer_weight(layer.weight, quantizer_of(layer.weight_quantizer))
-        self.input_range = ActivationRange(quantizer_of(layer.input_quantizer))
-        self.output_range = ActivationRange(quantizer_of(layer.output_quantizer))
+        weight, scale = integer_weight(layer.weight, layer.weight_quantizer)
+        self.input_range = ActivationRange(layer.input_quantizer)
+        self.output_range = ActivationRange(layer.output_quantizer)
         bias, scale = integer_bias(layer.bias, weight, self.input_range.scale, scale)
         self.register_buffer("weight", weight)
         self.register_buffer("weight_scale", scale)
@@ -115,7 +118,7 @@ class IntegerConv(nn.Module):
 
 
 class FrameLinear(nn.Module):
-    """`QuantLinear`, or `QuantConv1d` on its windows, on uint8 activations with a range for each frame."""
+    """`QuantLinear` on uint8 activations with a range for each frame."""
 
     weight: Tensor
     weight_scale: Tensor
@@ -124,33 +127,24 @@ class FrameLinear(nn.Module):
     zero: Tensor
     bias: Tensor | None
 
-    def __init__(self, layer: QuantLinear | QuantConv1d) -> None:
+    def __init__(self, layer: Any) -> None:
         super().__init__()
-        levels, scale = integer_weight(layer.weight, quantizer_of(layer.weight_quantizer))
+        levels, scale = integer_weight(layer.weight, layer.weight_quantizer)
         matrix = matrix_of(levels)
-        self.quant_max = quantizer_of(layer.input_quantizer).quant_max
+        self.quant_max = layer.input_quantizer.quant_max
         self.register_buffer("weight", matrix.t().contiguous())
         self.register_buffer("weight_scale", scale)
         self.register_buffer("zero_weight", -(matrix.sum(1).float() * scale))
-        self.register_buffer("bias", None if layer.bias is None else layer.bias.detach().float().clone())
+        self.register_buffer("bias", float_bias(layer.bias))
         self.register_buffer("one", torch.ones(()))
         self.register_buffer("zero", torch.zeros((), dtype=torch.uint8))
-        self.is_conv = isinstance(layer, QuantConv1d)
-        if isinstance(layer, QuantConv1d):
-            self.kernel_size, self.stride = layer.kernel_size, layer.stride  # models count frames with these
-            self.dilation, (self.sides, self.padding_mode) = layer.dilation, padding_of(layer)
 
     def forward(self, x: Tensor) -> Tensor:
-        """float32 `(..., I)` -> `(..., O)`, or `(B, C, T)` -> `(B, O, T')`: `frame_linear`, node by node."""
-        if self.is_conv:
-            x = F.pad(x, self.sides, mode=self.padding_mode) if any(self.sides) else x
-            x = x.transpose(1, 2)
-        # behind a reshape the runtime leaves the frames contiguous: reduced in a tenth of the time
-        frames = x.flatten(0, -2)
-        low, high = (end.unflatten(0, x.shape[:-1]) for end in (frames.amin(-1, True), frames.amax(-1, True)))
-        if self.is_conv:
-            x = self.windows(x)
-            low, high = self.windows(low).amin(-1, keepdim=True), self.windows(high).amax(-1, keepdim=True)
+        """float32 `(..., I)` -> `(..., O)`."""
+        return self.product(x, *extremes(x))
+
+    def product(self, x: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        """`FrameQuantizer.linear`, node by node; rows `(..., I)` from `low` to `high`, `(..., 1)` each."""
         scale, zero_point = (item.flatten(0, -2) for item in dynamic_range(low, high, self.quant_max))
         levels = operators.quantize(
             x.flatten(0, -2), scale.flatten(), zero_point.to(torch.uint8).flatten(), quant_max=self.quant_max
@@ -158,12 +152,36 @@ class FrameLinear(nn.Module):
         out = operators.linear(levels, self.one, self.zero, self.weight, self.weight_scale, None)
         rest = (zero_point * scale) * self.zero_weight
         rest = rest if self.bias is None else rest + self.bias
-        out = (out * scale + rest).unflatten(0, x.shape[:-1])
-        return out.transpose(1, 2) if self.is_conv else out
+        return (out * scale + rest).unflatten(0, x.shape[:-1])
+
+
+class FrameConv(FrameLinear):
+    """`QuantFrameConv1d`: a `FrameLinear` on the windows of `(B, C, T)`."""
+
+    def __init__(self, layer: QuantFrameConv1d) -> None:
+        super().__init__(layer)
+        self.kernel_size, self.stride = layer.kernel_size, layer.stride  # models count frames with these
+        self.dilation, (self.sides, self.padding_mode) = layer.dilation, padding_of(layer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """float32 `(B, C, T)` -> `(B, O, T')`."""
+        x = F.pad(x, self.sides, mode=self.padding_mode) if any(self.sides) else x
+        x = x.transpose(1, 2)
+        low, high = extremes(x)
+        low, high = self.windows(low).amin(-1, keepdim=True), self.windows(high).amax(-1, keepdim=True)
+        return self.product(self.windows(x), low, high).transpose(1, 2)
 
     def windows(self, x: Tensor) -> Tensor:
         """`windows_of`, exported: `(B, T, C)` -> `(B, T', K C)`."""
         return operators.windows(x, self.kernel_size[0], self.dilation[0], self.stride[0])
+
+
+def extremes(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Smallest and largest value of each row, `(..., I)` -> `(..., 1)`."""
+    # after a reshape the runtime leaves the frames contiguous: reduced in a tenth of the time
+    frames = x.flatten(0, -2)
+    low, high = (end.unflatten(0, x.shape[:-1]) for end in (frames.amin(-1, True), frames.amax(-1, True)))
+    return low, high
 
 
 class PartlyQuantized(nn.Module):
@@ -173,13 +191,13 @@ class PartlyQuantized(nn.Module):
     quantize the float weights too.
     """
 
-    def __init__(self, layer: QuantLinear | QuantConv1d | QuantConv2d) -> None:
+    def __init__(self, layer: Any) -> None:
         super().__init__()
         self.float_layer = layer.to_float()
         self.input_quantizer = layer.input_quantizer
         self.output_quantizer = getattr(layer, "output_quantizer", nn.Identity())
-        self.stored: nn.Module = nn.Identity()
-        if isinstance(layer.weight_quantizer, Quantizer):
+        self.stored = None
+        if layer.layer_recipe.weight_bits:
             self.stored = StoredWeight(layer.weight, layer.weight_quantizer)
             del self.float_layer.weight
         for name in ("kernel_size", "stride"):
@@ -189,19 +207,26 @@ class PartlyQuantized(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """As the float layer, on the quantized weight or activations."""
         layer = self.float_layer
-        weight = self.stored() if isinstance(self.stored, StoredWeight) else layer.weight
+        weight = layer.weight if self.stored is None else self.stored()
         compute: Callable[..., Tensor] = getattr(layer, "_conv_forward", F.linear)
         return self.output_quantizer(compute(self.input_quantizer(x), weight, layer.bias))
 
 
-EXPORTED: dict[type[nn.Module], Callable[..., nn.Module]] = {
-    QuantLinear: IntegerLinear,
-    QuantConv1d: IntegerConv,
-    QuantConv2d: IntegerConv,
-    QuantLSTM: ExportedLSTM,
-    nn.LSTM: ExportedLSTM,
-    Fbank: OnnxFbank,
+# what stands for a quantized layer, by its class and that of its input's quantizer
+QUANTIZED: dict[tuple[type[nn.Module], type[nn.Module]], Callable[[Any], nn.Module]] = {
+    (QuantLinear, ActivationQuantizer): IntegerLinear,
+    (QuantLinear, BlockQuantizer): PackedLinear,
+    (QuantLinear, FrameQuantizer): FrameLinear,
+    (QuantLinear, Unquantized): PartlyQuantized,
+    (QuantConv1d, ActivationQuantizer): IntegerConv,
+    (QuantConv1d, Unquantized): PartlyQuantized,
+    (QuantConv2d, ActivationQuantizer): IntegerConv,
+    (QuantConv2d, Unquantized): PartlyQuantized,
+    (QuantFrameConv1d, FrameQuantizer): FrameConv,
+    (QuantLSTM, ActivationQuantizer): QuantizedLSTM,
+    (QuantLSTM, Unquantized): QuantizedLSTM,
 }
+PLAIN: dict[type[nn.Module], Callable[[Any], nn.Module]] = {nn.LSTM: FloatLSTM, Fbank: OnnxFbank}
 
 
 def exported_layer(layer: nn.Module, precision: str) -> nn.Module:
@@ -211,20 +236,13 @@ def exported_layer(layer: nn.Module, precision: str) -> nn.Module:
         layer: any module.
         precision: "float" undoes the quantization first.
     """
-    if precision == "float" and isinstance(layer, QuantLayer):
-        layer = layer.to_float()
-    build = EXPORTED.get(type(layer))
-    if build is None:
-        return layer
-    if isinstance(layer, QuantLinear) and layer.block_size:
-        return PackedLinear(layer)
-    if isinstance(layer, QuantLinear | QuantConv1d) and by_frame(layer):
-        return FrameLinear(layer)
-    if isinstance(layer, QuantLinear | QuantConv1d | QuantConv2d):
-        sides = (layer.input_quantizer, layer.weight_quantizer)
-        if not all(isinstance(side, Quantizer) for side in sides):
-            return PartlyQuantized(layer)
-    return build(layer)
+    if not isinstance(layer, QuantLayer) or precision == "float":
+        plain = layer.to_float() if isinstance(layer, QuantLayer) else layer
+        build = PLAIN.get(type(plain))
+        return plain if build is None else build(plain)
+    if not layer.layer_recipe.weight_bits and not isinstance(layer, QuantLSTM):
+        return PartlyQuantized(layer)
+    return QUANTIZED[type(layer), type(layer.input_quantizer)](layer)
 
 
 def replace_layers_(model: nn.Module, precision: str) -> None:
@@ -236,9 +254,3 @@ def replace_layers_(model: nn.Module, precision: str) -> None:
                 if child not in made:
                     made[child] = exported_layer(child, precision)
                 parent._modules[name] = made[child]
-
-
-def quantizer_of(child: nn.Module) -> Quantizer:
-    """`child`, known to be a quantizer."""
-    assert isinstance(child, Quantizer)
-    return child

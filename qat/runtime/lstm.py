@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from qat.layers.lstm import QuantLSTM
-from qat.layers.quantizer import Quantizer
+from qat.layers.weight import WeightQuantizer
 from qat.runtime import operators
 from qat.runtime.weights import StoredWeight, activation_range, integer_weight
 from qat.system.errors import UserError
@@ -17,20 +18,20 @@ from qat.system.errors import UserError
 class ExportedLSTM(nn.Module):
     """A stack of LSTM layers, `(B, T, I)` and `frames (B,)` -> `(B, T, D H)`; padding comes out zero.
 
-    Integer weights without dynamic input (a recipe without activation bits) are stored as int8 and computed in float.
-
     Args:
         layer: `nn.LSTM` or `QuantLSTM`, batch first and without projections.
+        layers: its stacked layers in exported form.
+        input_range: of the whole stack's input.
+
+    Raises:
+        UserError: another kind of LSTM.
     """
 
-    def __init__(self, layer: nn.LSTM) -> None:
+    def __init__(self, layer: nn.LSTM, layers: Iterable[nn.Module], input_range: nn.Module) -> None:
         super().__init__()
         if not layer.batch_first or layer.proj_size:
             raise UserError("export: an LSTM must be batch_first and have no proj_size")
-        integer = isinstance(layer, QuantLSTM) and layer.dynamic
-        kind: Any = IntegerLSTMLayer if integer else FloatLSTMLayer
-        self.layers = nn.ModuleList(kind(layer, index) for index in range(layer.num_layers))
-        self.input_range = activation_range(getattr(layer, "input_quantizer", nn.Identity()))
+        self.layers, self.input_range = nn.ModuleList(layers), input_range
 
     def forward(self, x: Tensor, frames: Tensor) -> Tensor:
         """float32 `(B, T, I)` -> float32 `(B, T, D H)`."""
@@ -42,15 +43,44 @@ class ExportedLSTM(nn.Module):
         return x.transpose(0, 1)
 
 
+class FloatLSTM(ExportedLSTM):
+    """`nn.LSTM` in float."""
+
+    def __init__(self, layer: nn.LSTM) -> None:
+        stacked = (FloatLSTMLayer(layer, index, float_weight) for index in range(layer.num_layers))
+        super().__init__(layer, stacked, nn.Identity())
+
+
+class QuantizedLSTM(ExportedLSTM):
+    """`QuantLSTM` on integers.
+
+    Without dynamic input (a recipe without activation bits) its weights are stored as int8 and computed in float.
+    """
+
+    def __init__(self, layer: QuantLSTM) -> None:
+        stored = stored_weight if layer.weight_quantizers else float_weight
+        stacked = (
+            IntegerLSTMLayer(layer, index) if layer.dynamic else FloatLSTMLayer(layer, index, stored)
+            for index in range(layer.num_layers)
+        )
+        super().__init__(layer, stacked, activation_range(layer.input_quantizer))
+
+
 class FloatLSTMLayer(nn.Module):
-    """One layer in float; the weights of a quantized one are stored as int8."""
+    """One layer in float.
+
+    Args:
+        layer: the stack.
+        index: in it.
+        weight_of: gives a weight's module by the layer and the parameter's name: `float_weight` or `stored_weight`.
+    """
 
     bias: Tensor
 
-    def __init__(self, layer: nn.LSTM, index: int) -> None:
+    def __init__(self, layer: Any, index: int, weight_of: Callable[[Any, str], nn.Module]) -> None:
         super().__init__()
-        self.weight = stack_weights(layer, f"weight_ih_l{index}")
-        self.recurrent = stack_weights(layer, f"weight_hh_l{index}")
+        self.weight = weight_of(layer, f"weight_ih_l{index}")
+        self.recurrent = weight_of(layer, f"weight_hh_l{index}")
         self.register_buffer("bias", stack_biases(layer, index))
 
     def forward(self, x: Tensor, frames: Tensor) -> Tensor:
@@ -113,18 +143,21 @@ def directions(layer: nn.LSTM, name: str) -> list[str]:
     return [name, f"{name}_reverse"] if layer.bidirectional else [name]
 
 
-def matrices(layer: QuantLSTM, name: str) -> list[tuple[Tensor, Quantizer]]:
+def matrices(layer: QuantLSTM, name: str) -> list[tuple[Tensor, WeightQuantizer]]:
     """A matrix and its quantizer in each direction."""
     table = {key: (weight, quantizer) for key, weight, quantizer in layer.weights()}
     return [table[key] for key in directions(layer, name)]
 
 
-def stack_weights(layer: nn.LSTM, name: str) -> nn.Module:
-    """A float weight of one layer: a constant, or dequantized where the layer's weights are quantized."""
-    if isinstance(layer, QuantLSTM) and layer.weight_quantizers:
-        return StackedWeight([StoredWeight(*pair) for pair in matrices(layer, name)])
+def float_weight(layer: nn.LSTM, name: str) -> nn.Module:
+    """A weight of one layer as a constant."""
     parts = [gate_order(getattr(layer, key)) for key in directions(layer, name)]
     return FloatWeight(torch.stack(parts))
+
+
+def stored_weight(layer: QuantLSTM, name: str) -> nn.Module:
+    """A quantized weight of one layer, dequantized where it is used."""
+    return StackedWeight([StoredWeight(*pair) for pair in matrices(layer, name)])
 
 
 def stack_biases(layer: nn.LSTM, index: int) -> Tensor:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from qat.layers.integer import bias_levels, weight_levels
-from qat.layers.quantizer import Quantizer
+from qat.layers.activation import ActivationQuantizer
+from qat.layers.integer import bias_levels
+from qat.layers.weight import WeightQuantizer
 from qat.runtime import operators
 
 
@@ -19,7 +20,7 @@ class ActivationRange(nn.Module):
     scale: Tensor
     zero_point: Tensor
 
-    def __init__(self, quantizer: Quantizer) -> None:
+    def __init__(self, quantizer: ActivationQuantizer) -> None:
         super().__init__()
         shift = 128 if quantizer.quant_min < 0 else 0
         self.quant_min, self.quant_max = quantizer.quant_min + shift, quantizer.quant_max + shift
@@ -52,7 +53,7 @@ class StoredWeight(nn.Module):
     one: Tensor
     zero: Tensor
 
-    def __init__(self, weight: Tensor, quantizer: Quantizer) -> None:
+    def __init__(self, weight: Tensor, quantizer: WeightQuantizer) -> None:
         super().__init__()
         levels, scale = integer_weight(weight, quantizer)
         self.register_buffer("levels", levels)
@@ -67,17 +68,17 @@ class StoredWeight(nn.Module):
 
 def activation_range(quantizer: nn.Module) -> nn.Module:
     """The exported form of an activation quantizer; identity where activations stay float."""
-    return ActivationRange(quantizer) if isinstance(quantizer, Quantizer) else nn.Identity()
+    return ActivationRange(quantizer) if isinstance(quantizer, ActivationQuantizer) else nn.Identity()
 
 
 @torch.no_grad()
-def integer_weight(weight: Tensor, quantizer: Quantizer) -> tuple[Tensor, Tensor]:
+def integer_weight(weight: Tensor, quantizer: WeightQuantizer) -> tuple[Tensor, Tensor]:
     """int8 weight of the same shape and its scales `(C,)`, one an output channel (axis 0).
 
     Raises:
         RuntimeError: the fake-quantized weight is not made of levels of the scale.
     """
-    levels, scale = weight_levels(weight, quantizer)
+    levels, scale, _ = quantizer.levels(weight)
     fake = quantizer(weight).float() / scale.reshape(-1, *[1] * (weight.ndim - 1))
     if not bool(((fake - levels).abs() < 1e-3).all()) or float(levels.abs().max()) > 128:
         raise RuntimeError(
@@ -94,3 +95,8 @@ def integer_bias(
         return None, weight_scale
     levels, scale = bias_levels(bias, weight, input_scale, weight_scale)
     return levels.to(torch.int32), scale
+
+
+def float_bias(bias: Tensor | None) -> Tensor | None:
+    """A copy of a bias in float32."""
+    return None if bias is None else bias.detach().float().clone()

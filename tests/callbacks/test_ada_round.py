@@ -14,7 +14,7 @@ from datamodules.manifest import ManifestDataModule
 from qat.callbacks.ada_round import AdaRound
 from qat.cli.train import build_cli
 from qat.evaluation.candidates import candidates_of
-from qat.layers.swap import quant_layers, quantizers
+from qat.layers.swap import quant_layers
 from qat.methods.calibrate import calibrate_
 from qat.methods.float_reference import FloatInputs, collect, divergence, sites
 from qat.models.checkpoint import read_checkpoint
@@ -59,9 +59,13 @@ def test_every_layer_is_reconstructed_and_its_error_falls(kind: str, tiny: Path,
     treated = {item["layer"].removesuffix(".l0").removesuffix(".l1") for item in model.reconstruction}
     assert treated == set(layers)
     assert all(item["after"] < item["before"] for item in model.reconstruction)
-    assert all(bool(q.rounds) and q.is_rounded for _, q in quantizers(model) if q.is_weight)
+    assert all(
+        bool(q.ada_round.chosen) and q.is_rounded
+        for _, layer in quant_layers(model)
+        for _, _, q in layer.weights()
+    )
     twin = load_module(tmp_path / "run" / "ptq.ckpt")
-    assert not any(q.is_rounded for _, q in quantizers(twin))
+    assert not any(q.is_rounded for _, layer in quant_layers(twin) for _, _, q in layer.weights())
     for (_, one), (_, two) in zip(quant_layers(model), quant_layers(twin), strict=True):
         for (_, ours, rounded), (_, theirs, nearest) in zip(one.weights(), two.weights(), strict=True):
             assert torch.equal(ours, theirs)  # the float weights stay
@@ -194,7 +198,9 @@ def test_a_run_killed_between_adaround_and_training_trains_its_weights(
     """The last checkpoint of AdaRound holds variables; training that starts from it needs weights."""
     flags = ["--qat.fine_tune", "true", "--trainer.max_steps", "2", "--trainer.num_sanity_val_steps", "0"]
     whole = fit(adaround(tiny, tmp_path / "whole", *flags)).state_dict()
-    monkeypatch.setattr("qat.callbacks.ada_round.harden_", lambda model: (_ for _ in ()).throw(Killed()))
+    monkeypatch.setattr(
+        "qat.callbacks.ada_round.move_weights_to_levels_", lambda model: (_ for _ in ()).throw(Killed())
+    )
     with pytest.raises(Killed):
         fit(adaround(tiny, tmp_path / "killed", *flags))
     monkeypatch.undo()
@@ -255,7 +261,8 @@ def test_bias_correction_alone_brings_the_posteriors_nearer(
 def test_a_bias_correction_that_does_not_help_is_undone(
     kind: str, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("qat.callbacks.ada_round.divergence", lambda *_: 1.0)
+    for user in ("ada_round", "bias_correction"):
+        monkeypatch.setattr(f"qat.methods.{user}.divergence", lambda *_: 1.0)
     model, _, changed = alone(tiny, tmp_path / "run")
     assert not changed
     assert all(item["after"] == item["before"] for item in model.reconstruction)
@@ -269,7 +276,7 @@ def test_a_layer_too_wide_for_memory_is_named_and_left_to_nearest(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr("qat.callbacks.ada_round.MAX_BYTES", {"crdnn": 20_000, "wav2vec2": 30_000}[kind])
+    monkeypatch.setattr("qat.methods.ada_round.MAX_BYTES", {"crdnn": 20_000, "wav2vec2": 30_000}[kind])
     with caplog.at_level("INFO"):
         model = fit(adaround(tiny, tmp_path / "run"))
     left = {line.split()[2].rstrip(",") for line in caplog.messages if line.startswith("not reconstructed: ")}

@@ -8,6 +8,7 @@ from torch import nn
 
 from qat.layers.blocks import (
     BLOCK_SIZES,
+    BlockQuantizer,
     block_levels,
     block_linear,
     block_size,
@@ -82,15 +83,15 @@ def test_which_linear_layers_run_in_blocks(recipe: dict[str, object], packs: boo
     swap_(model, Recipe(preset="x", **recipe))  # type: ignore[arg-type]
     layer = model[0]
     assert isinstance(layer, QuantLinear)
-    assert isinstance(layer.input_quantizer, nn.Identity) == packs
-    assert layer.block_size == 0  # off
+    assert isinstance(layer.input_quantizer, BlockQuantizer) == packs
+    assert not layer.input_quantizer.is_enabled
     if packs:
         x = torch.randn(3, 20)
         plain = layer.to_float()(x)
         assert torch.equal(layer(x), plain)
         calibrate_weights_(model)
         set_enabled_(model, True)
-        assert layer.block_size == 32 and not torch.equal(layer(x), plain)
+        assert layer.input_quantizer.size == 32 and not torch.equal(layer(x), plain)
         training = layer.train()(x)
         with torch.no_grad():
             torch.testing.assert_close(layer.eval()(x), training, atol=1e-5, rtol=1e-5)

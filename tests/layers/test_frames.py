@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qat.layer_recipe import LayerRecipe
-from qat.layers.frames import FrameQuantizer, matrix_of, windows_of
+from qat.layers.frames import FrameQuantizer
 from qat.layers.state import calibrate_weights_, finish_calibration_, set_enabled_
 from qat.layers.swap import swap_
-from qat.methods.reconstruction import LinearMap
+from qat.layers.windows import matrix_of, windows_of
+from qat.methods.reconstruction import linear_maps
 from qat.recipe import Recipe, Rule
 from qat.system.errors import UserError
 
@@ -88,7 +89,7 @@ def test_stochastic_rounding_is_unbiased_in_training_and_absent_in_evaluation() 
     noisy.train()
     draws = []
     for step in range(4000):
-        noisy.step_key.step = step
+        noisy.noise.key.step = step
         draws.append(noisy(x))
     mean, scale = torch.stack(draws).mean(0), noisy.levels(x)[1]
     assert ((mean - x).abs() < 4 * 0.5 * scale / 4000**0.5 + 1e-6).all()
@@ -134,7 +135,7 @@ def test_ada_round_sees_the_rows_that_are_multiplied(name: str) -> None:
     model, x = quantized(build(), activation_bits=3, ada_round=True), torch.randn(shape)
     set_enabled_(model, True)
     layer: Any = model[0]  # type: ignore[index]
-    item = LinearMap("0", layer)
+    (item,) = linear_maps("0", layer)
     with torch.no_grad():
         rows = item.rows(x, True, torch.Generator().manual_seed(0))
         out: Tensor = (rows @ item.quantized_weight.transpose(1, 2))[0]
@@ -154,7 +155,7 @@ def test_ada_round_sees_the_rows_that_are_multiplied(name: str) -> None:
 )
 def test_layers_that_cannot_have_it_are_named(layer: nn.Module, fields: dict[str, Any], what: str) -> None:
     recipe = Recipe(preset="x", activation_granularity="frame", **fields)
-    with pytest.raises(UserError, match=rf"0: activation_granularity frame is for .*{what}.*rule"):
+    with pytest.raises(UserError, match=rf"0: activation_granularity frame must be given to .*{what}.*rule"):
         swap_(nn.Sequential(layer), recipe)
     left_out = Recipe(
         preset="x",

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from qat.layer_recipe import LayerRecipe
-from qat.layers.base import QuantLayer
-from qat.layers.integer import activation_levels, bias_levels, computes_integers, weight_levels
+from qat.layers.base import QuantLayer, emulates_kernel
+from qat.layers.integer import bias_levels
 from qat.layers.state import calibrate_weights_, finish_calibration_, set_enabled_, set_observing_
 from qat.layers.swap import QUANT_LAYERS
 
@@ -57,8 +57,8 @@ def test_emulation_is_the_fake_quantized_layer_within_a_level_of_its_output(
 def test_sums_are_those_of_int64() -> None:
     layer, x = calibrated("conv1d")
     inputs, outputs = layer.input_quantizer, layer.output_quantizer
-    levels = activation_levels(x, inputs)
-    weight, scale = weight_levels(layer.weight, layer.weight_quantizer)
+    levels = inputs.levels(x)[0] - inputs.zero_point
+    weight, scale, _ = layer.weight_quantizer.levels(layer.weight)
     bias, scale = bias_levels(layer.bias, weight, inputs.scale, scale)
     sums = nn.functional.conv1d(
         levels.long(), weight.long(), bias.long(), layer.stride, layer.padding, layer.dilation, layer.groups
@@ -71,20 +71,20 @@ def test_sums_are_those_of_int64() -> None:
 
 def test_only_an_evaluated_layer_without_gradient_and_with_both_sides_on_emulates() -> None:
     layer, x = calibrated("linear")
-    assert not computes_integers(layer)
+    assert not emulates_kernel(layer)
     with torch.no_grad():
-        assert computes_integers(layer)
-        assert not computes_integers(layer.train())
+        assert emulates_kernel(layer)
+        assert not emulates_kernel(layer.train())
         layer.eval()
         set_observing_(layer, True)
-        assert not computes_integers(layer)
+        assert not emulates_kernel(layer)
         set_observing_(layer, False)
         layer.weight_quantizer.set_enabled_(False)
-        assert not computes_integers(layer)
+        assert not emulates_kernel(layer)
     for one_sided in ({"weight_bits": None}, {"activation_bits": None}):
         partly, x = calibrated("linear", **one_sided)
         with torch.no_grad():
-            assert not computes_integers(partly)
+            assert not emulates_kernel(partly)
 
 
 @torch.no_grad()

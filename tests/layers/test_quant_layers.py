@@ -21,7 +21,7 @@ from qat.layers.fold import fold_batch_norm_
 from qat.layers.linear import QuantLinear
 from qat.layers.lstm import QuantLSTM
 from qat.layers.masking import valid_lengths
-from qat.layers.quantizer import Quantizer, StepKey
+from qat.layers.quantizer import StepKey
 from qat.layers.state import (
     calibrate_weights_,
     finish_calibration_,
@@ -31,6 +31,7 @@ from qat.layers.state import (
     state_hash,
 )
 from qat.layers.swap import quant_layers, quantizers, set_step_key_, swap_
+from qat.layers.weight import WeightQuantizer
 from qat.layers.weight_norm import remove_weight_norm_, strip_weight_norm
 from qat.recipe import Recipe, Rule
 from qat.system.errors import UserError
@@ -218,8 +219,8 @@ def test_copies_and_pickles_compute_the_same_and_stand_alone(layer_kind: str) ->
     expected = model(x)
     for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert torch.equal(other(x), expected)
-        keys = {id(quantizer.step_key) for _, quantizer in quantizers(other)}
-        assert len(keys) == 1 and keys.isdisjoint({id(q.step_key) for _, q in quantizers(model)})
+        keys = {id(quantizer.noise.key) for _, quantizer in quantizers(other)}
+        assert len(keys) == 1 and keys.isdisjoint({id(q.noise.key) for _, q in quantizers(model)})
         with torch.no_grad():
             for weight in other.parameters():
                 weight.mul_(0.5)
@@ -476,8 +477,8 @@ def test_noise_on_gaussian_weights_is_that_of_the_best_uniform_quantizer(
     """Max 1960, "Quantizing for minimum distortion", table II: 3, 4 and 8 levels."""
     layer_recipe = LayerRecipe(weight_bits=bits, mid_rise=mid_rise, weight_granularity="tensor")
     weight = torch.randn(200_000, generator=torch.Generator().manual_seed(0)).view(1, -1)
-    quantizer = Quantizer.for_weight(weight, layer_recipe).eval()
-    quantizer.calibrate_weight_(weight, "w")
+    quantizer = WeightQuantizer(weight, layer_recipe).eval()
+    quantizer.calibrate_(weight, "w")
     quantizer.set_enabled_(True)
     found = quantizer(weight)
     assert len(found.unique()) == 2**bits - (not mid_rise)
@@ -488,8 +489,8 @@ def test_noise_on_gaussian_weights_is_that_of_the_best_uniform_quantizer(
 def test_a_learned_scale_gets_the_gradient_of_lsq_between_whole_steps_as_well() -> None:
     """(level - w / s) inside, the level outside, times 1 / sqrt(numel quant_max); the levels are -1.5 ... 1.5."""
     weight = torch.tensor([[0.2, 0.9, -0.4, 5.0, -5.0]], requires_grad=True)
-    quantizer = Quantizer.for_weight(weight, LayerRecipe(weight_bits=2, learn_scale=True)).train()
-    quantizer.set_range_(torch.tensor([0.5]), torch.zeros(1, dtype=torch.int32))
+    quantizer = WeightQuantizer(weight, LayerRecipe(weight_bits=2, learn_scale=True)).train()
+    quantizer.set_scale_(torch.tensor([0.5]))
     quantizer.set_enabled_(True)
     out = quantizer(weight)
     levels = torch.tensor([[0.5, 1.5, -0.5, 1.5, -1.5]])

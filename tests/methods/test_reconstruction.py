@@ -13,7 +13,8 @@ from qat.layers.lstm import QuantLSTM
 from qat.layers.recording import execution_order, record_inputs
 from qat.layers.state import calibrate_weights_, set_enabled_
 from qat.layers.swap import swap_
-from qat.methods.reconstruction import QUIET, LinearMap, Moments, linear_maps, lstm_rows, windows
+from qat.layers.windows import sampled_windows
+from qat.methods.reconstruction import QUIET, LinearMap, Moments, linear_maps
 from qat.recipe import Recipe
 
 LAYERS: dict[str, tuple[Any, tuple[int, ...]]] = {
@@ -69,10 +70,10 @@ def test_scatter_inverts_gather(name: str) -> None:
 
 def test_positions_are_drawn_where_there_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same generator state draws the same positions on both sides."""
-    monkeypatch.setattr("qat.methods.reconstruction.ROWS", 5)
+    monkeypatch.setattr("qat.layers.sampling.ROWS", 5)
     layer = nn.Conv1d(2, 3, 3)
     x = torch.randn(1, 2, 50)
-    some, again = windows(layer, x, generator()), windows(layer, x, generator())
+    some, again = sampled_windows(layer, x, generator()), sampled_windows(layer, x, generator())
     assert some.shape == (1, 5, 6) and torch.equal(some, again)
     every = {tuple(row.tolist()) for row in x.unfold(2, 3, 1)[0].movedim(1, 0).reshape(-1, 6)}
     assert all(tuple(row.tolist()) in every for row in some[0])
@@ -87,7 +88,7 @@ def test_lstm_rows_give_the_gate_pre_activations(bidirectional: bool, packed: bo
     layer: Any = model[0]  # type: ignore[index]
     x = torch.randn(1, 7, 4)
     fed: Any = pack_padded_sequence(x, torch.tensor([7]), batch_first=True) if packed else x
-    maps = linear_maps([("rnn", layer)])
+    maps = linear_maps("rnn", layer)
     assert [item.name for item in maps] == ["rnn.l0", "rnn.l1"]
     outputs = layer.to_float()(x)[0][0]  # of the last inner layer, (T, D H)
     rows = maps[1].rows(fed, False, generator())
@@ -121,7 +122,7 @@ def test_the_quantized_side_of_an_lstm_is_on_the_kernels_levels() -> None:
     layer: Any = model.eval()[0]
     assert isinstance(layer, QuantLSTM) and layer.dynamic
     x = torch.randn(9, 4)
-    rows = lstm_rows(layer, 0, x, True)[0]
+    rows = layer.states_beside(0, x, True)[0]
     scale = (x.max() - x.min()) / 255
     levels = rows[:, :4] / scale
     torch.testing.assert_close(levels, levels.round(), atol=1e-3, rtol=0)

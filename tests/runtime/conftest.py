@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from qat.layer_recipe import LayerRecipe
 from qat.layers.state import calibrate_weights_, finish_calibration_, set_enabled_, set_observing_
-from qat.layers.swap import QUANT_LAYERS
+from qat.layers.swap import quantize_layer
 from qat.models.ctc import CTCModule
 from qat.recipe import Recipe
 from qat.runtime.export import ExportInfo, export_onnx, trace
@@ -149,7 +149,7 @@ class ExportedZoo:
 def zoo(tmp_path_factory: pytest.TempPathFactory) -> ExportedZoo:
     """All layers in one file."""
     layers = {
-        name: QUANT_LAYERS[type(layer)].from_float(layer, LayerRecipe(**{**SAFE, **recipe}))
+        name: quantize_layer(layer, LayerRecipe(**{**SAFE, **recipe}))
         for name, (layer, recipe) in layer_zoo().items()
     }
     reference, exported = Zoo(dict(layers)).eval(), Zoo(dict(layers)).eval()

@@ -8,8 +8,9 @@ import torch
 from onnx import TensorProto
 
 from qat.layer_recipe import LayerRecipe
+from qat.layers.activation import ActivationQuantizer
 from qat.layers.conv import QuantConv1d
-from qat.layers.quantizer import Quantizer
+from qat.layers.weight import WeightQuantizer
 from qat.runtime.graph import INTEGER
 from qat.runtime.weights import ActivationRange, integer_bias, integer_weight
 from tests.runtime.conftest import ExportedZoo, layer_zoo
@@ -29,8 +30,8 @@ def step_of(zoo: ExportedZoo, name: str) -> float:
     """The largest step by which one level of an intermediate result may move the output."""
     layer = zoo.reference.layers[name]
     if name.startswith("conv"):
-        output = layer.output_quantizer
-        return float(output.scale) if isinstance(output, Quantizer) else 0.0
+        output = getattr(layer, "output_quantizer", None)
+        return float(output.scale) if isinstance(output, ActivationQuantizer) else 0.0
     return 0.01 if name.startswith("lstm") and name not in PARTLY else 0.0
 
 
@@ -88,7 +89,7 @@ def test_optimised_graph_computes_on_integers(zoo: ExportedZoo, name: str) -> No
 
 
 def test_signed_ranges_become_unsigned() -> None:
-    quantizer = Quantizer(-127, 127, signed=True)
+    quantizer = ActivationQuantizer(LayerRecipe(activation_signed=True))
     quantizer.set_range_(torch.tensor([0.5]), torch.tensor([0]))
     moved = ActivationRange(quantizer)
     assert (int(moved.zero_point), moved.quant_min, moved.quant_max) == (128, 1, 255)
@@ -99,7 +100,7 @@ def test_a_dead_channel_keeps_its_bias() -> None:
     torch.nn.init.zeros_(layer.weight)
     torch.nn.init.constant_(layer.bias, 3.0)
     quant = QuantConv1d.from_float(layer, LayerRecipe())
-    quant.weight_quantizer.calibrate_weight_(quant.weight, "weight")
+    quant.weight_quantizer.calibrate_(quant.weight, "weight")
     quant.weight_quantizer.set_enabled_(True)
     weight, scale = integer_weight(quant.weight, quant.weight_quantizer.eval())
     levels, scale = integer_bias(quant.bias, weight, torch.tensor(1e-3), scale)
@@ -107,6 +108,7 @@ def test_a_dead_channel_keeps_its_bias() -> None:
 
 
 def test_levels_of_a_quantizer_that_is_off_are_refused() -> None:
-    quantizer = Quantizer(-127, 127, is_weight=True)
+    weight = torch.randn(3, 3)
+    quantizer = WeightQuantizer(weight, LayerRecipe())
     with pytest.raises(RuntimeError, match="not made of integer levels"):
-        integer_weight(torch.randn(3, 3), quantizer.eval())
+        integer_weight(weight, quantizer.eval())

@@ -1,0 +1,101 @@
+"""The quantizer of an activation with one range, which calibration chooses from a histogram."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from qat.layer_recipe import LayerRecipe
+from qat.layers.observer import Observer
+from qat.layers.quantizer import KeyedNoise, ScaledQuantizer
+from qat.numerics.affine import fake_quantize
+from qat.numerics.histogram import BINS
+from qat.numerics.ranges import histogram_range
+from qat.system.errors import UserError
+
+
+class ActivationQuantizer(ScaledQuantizer):
+    """Fake-quantizes an activation on one scale, symmetric or with a zero point.
+
+    State besides a scaled quantizer's, `(1,)` each: `zero_point` int32; the observer's.
+
+    Args:
+        recipe: of the layer.
+        time_axis: negative; padding there is left out of the histogram.
+        device: of the state.
+    """
+
+    zero_point: Tensor
+
+    def __init__(self, recipe: LayerRecipe, time_axis: int = -1, device: torch.device | str = "cpu") -> None:
+        levels = (recipe.activation_quant_min, recipe.activation_quant_max)
+        super().__init__(*levels, recipe, 1, KeyedNoise())
+        self.time_axis = time_axis
+        self.floor: float | None = None  # observed values below it count as it: what follows ignores them
+        self.register_buffer("zero_point", torch.zeros(1, dtype=torch.int32))
+        self.observer = Observer(0 if recipe.activation_observer == "max" else BINS)
+        self.to(device)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As any quantizer; while observing, the histogram takes `x` in first."""
+        if self.observing:
+            self.observer.observe_(x, self.time_axis)
+        return super().forward(x)
+
+    def fake_quantize(self, x: Tensor) -> Tensor:
+        """To nearest; in training as the recipe rounds."""
+        range_ = (self.positive_scale(), self.offset, self.quant_min, self.quant_max)
+        if not self.training:
+            return fake_quantize(x, *range_)
+        return fake_quantize(x, *range_, noise=self.rounding_noise(x), grad_factor=self.grad_factor(x))
+
+    def levels(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Levels of the shape of `x`; scale and zero point `(1,)`. Divides as `QuantizeLinear` does."""
+        scale = self.positive_scale()
+        levels = (x.float() / scale).round_().add_(self.zero_point).clamp_(self.quant_min, self.quant_max)
+        return levels, scale, self.zero_point
+
+    def linear(self, x: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None) -> Tensor:
+        """`(..., I)` -> `(..., O)` as `MatMulIntegerToFloat` computes: whole-number sums, one rescaling, float bias.
+
+        Args:
+            x: float.
+            weight: levels, whole float32 `(O, I)`.
+            weight_scale: `(O,)`.
+            bias: `(O,)`.
+        """
+        levels, scale, zero_point = self.levels(x)
+        out = F.linear(levels.sub_(zero_point), weight).mul_(scale * weight_scale)
+        return out if bias is None else out.add_(bias)
+
+    @property
+    def offset(self) -> Tensor | None:
+        """The zero point, None where it is known to be zero."""
+        return None if self.recipe.activation_signed else self.zero_point
+
+    @torch.no_grad()
+    def finish_calibration_(self, name: str) -> None:
+        """Choose scale and zero point from the histogram.
+
+        Raises:
+            UserError: nothing was observed, or NaN or infinity was.
+        """
+        recipe, histogram = self.recipe, self.observer.histogram
+        low, high = float(histogram.minimum), float(histogram.maximum)
+        if low == torch.inf and high == -torch.inf:
+            raise UserError(f"{name}: saw no value during calibration; is the layer used?")
+        if not (abs(low) < torch.inf and abs(high) < torch.inf):
+            raise UserError(f"{name}: saw NaN or infinite values during calibration (range {low} to {high})")
+        if self.floor is not None:
+            histogram = histogram.raised(self.floor)
+        levels = (self.quant_min, self.quant_max)
+        chosen = (recipe.activation_observer, *levels, recipe.activation_signed, recipe.percentile)
+        self.set_range_(*histogram_range(histogram, *chosen))
+
+    @torch.no_grad()
+    def set_range_(self, scale: Tensor, zero_point: Tensor) -> None:
+        """Set scale and zero point; the quantizer may then be enabled."""
+        self.scale.copy_(scale)
+        self.zero_point.copy_(zero_point)
+        self.calibrated.fill_(1)
