@@ -216,3 +216,15 @@ def test_the_parity_that_the_results_page_states() -> None:
     text = " ".join(PAGES["docs/results.md"].split())
     assert f"at most {worst['CRDNN']:.2f} points in the CRDNN's W8A8 rows" in text
     assert f"at most {worst['Wav2Vec2']:.2f} points in the Wav2Vec2's" in text
+
+
+def test_the_frames_that_the_methods_page_states() -> None:
+    """Largest share of frames that differ between model and file, in rows with ranges per frame."""
+    worst = {8: 0.0, 4: 0.0}
+    for row in json.loads((ROOT / "docs/results/seed_tables.json").read_text()):
+        if row["parity"] and "frame" in row["suite_row"]:
+            bits = row["activation_bits"]
+            worst[bits] = max(worst[bits], row["parity"]["argmax_disagreement"])
+    text = " ".join(PAGES["docs/methods.md"].split())
+    assert f"up to {worst[8]:.1%} of the frames with 8-bit".replace("%", " %") in text
+    assert f"up to {worst[4]:.1%} with 4-bit".replace("%", " %") in text
