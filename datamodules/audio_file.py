@@ -21,7 +21,7 @@ SAMPLE_RATE = 16_000
 _HIGH_RATES = (22_050, 24_000, 32_000, 44_100, 48_000, 88_200, 96_000, 192_000)
 SOURCE_RATES = (8_000, 11_025, 12_000, 16_000, *_HIGH_RATES)
 _PEAK_LIMIT = 4.0  # lossy codecs overshoot 1 a little; integers stored as floats overshoot it by thousands
-_READABLE = "allowed are WAV, FLAC, Ogg and MP3"
+_READABLE = "must be a whole WAV, FLAC, Ogg or MP3 file; copy or convert it again"
 _log = logging.getLogger(__name__)
 
 
@@ -62,20 +62,21 @@ def load_samples(path: str | Recording) -> Samples:
         path: WAV, FLAC, Ogg (Vorbis, Opus), MP3: whatever libsndfile reads.
 
     Returns:
-        Samples `(S,)` at 16 kHz, float32 in [-1, 1]. Other rates are resampled, several channels averaged; the
-        log says so once per kind.
+        Samples `(S,)` at 16 kHz, float32 in [-1, 1]. Other rates are resampled, several channels averaged; each
+        kind is logged once.
 
     Raises:
         UserError: see `read_audio`; or the sample rate is not one of `SOURCE_RATES`.
     """
+    path = Path(path) if isinstance(path, str) else path
     samples, rate = read_audio(path)
     if rate not in SOURCE_RATES:
-        raise UserError(f"{path}: sample rate {rate} Hz; allowed are {', '.join(map(str, SOURCE_RATES))}")
-    name, channels = path.name if isinstance(path, Path | TarMember) else Path(path).name, samples.shape[1]
-    if channels > 1:
-        _log_once(f"averaging the {channels} channels of recordings such as {name}", channels)
+        rates = ", ".join(map(str, SOURCE_RATES))
+        raise UserError(f"{path}: sample rate is {rate} Hz; must be one of {rates}; resample it")
+    if (channels := samples.shape[1]) > 1:
+        _log_once(f"averaging the {channels} channels of recordings such as {path.name}", channels)
     if rate != SAMPLE_RATE:
-        _log_once(f"resampling from {rate} Hz to {SAMPLE_RATE} Hz, for recordings such as {name}", rate)
+        _log_once(f"resampling from {rate} Hz to {SAMPLE_RATE} Hz, for recordings such as {path.name}", rate)
     return np.clip(resample(average_channels(samples), rate), -1.0, 1.0)
 
 
@@ -103,7 +104,9 @@ def read_audio(path: str | Recording) -> tuple[Samples, int]:
     except (soundfile.LibsndfileError, RuntimeError) as error:
         raise _undecodable(path, error) from error
     if len(samples) < frames:
-        raise UserError(f"{path}: is truncated: the header says {frames} samples, it holds {len(samples)}")
+        raise UserError(
+            f"{path}: is truncated: it holds {len(samples)} of {frames} samples; must be whole; copy it again"
+        )
     _check_samples(samples, path)
     return samples, rate
 
@@ -121,7 +124,7 @@ def read_duration(path: str | Recording) -> float:
     except (soundfile.LibsndfileError, RuntimeError) as error:
         raise _undecodable(path, error) from error
     if info.frames == 0:
-        raise UserError(f"{path}: audio file holds zero samples")
+        raise UserError(f"{path}: audio file holds zero samples; must be at least one")
     return float(info.frames / info.samplerate)
 
 
@@ -153,20 +156,20 @@ def resample(samples: Samples, source_rate: int) -> Samples:
 def _check_file(path: Recording) -> None:
     file = path.path if isinstance(path, TarMember) else path
     if not file.is_file():
-        raise UserError(f"{path}: audio file not found")
+        raise UserError(f"{path}: audio file not found; must be a file; check the path")
     if (path.size if isinstance(path, TarMember) else file.stat().st_size) == 0:
-        raise UserError(f"{path}: audio file is empty (0 bytes)")
+        raise UserError(f"{path}: audio file is empty (0 bytes); must be a whole recording; copy it again")
 
 
 def _check_samples(samples: Samples, path: Recording) -> None:
     """Refuses samples `(S, channels)` that no recording holds, before anything can spread a NaN."""
     if len(samples) == 0:
-        raise UserError(f"{path}: audio file holds zero samples")
+        raise UserError(f"{path}: audio file holds zero samples; must be at least one")
     peak = float(np.abs(samples).max())
     if not np.isfinite(peak):
-        raise UserError(f"{path}: audio holds NaN or infinity; allowed are finite samples in [-1, 1]")
+        raise UserError(f"{path}: audio holds NaN or infinity; must be finite samples in [-1, 1]")
     if peak > _PEAK_LIMIT:
-        raise UserError(f"{path}: audio reaches {peak:.4g}; allowed are samples in [-1, 1]")
+        raise UserError(f"{path}: audio reaches {peak:.4g}; must be samples in [-1, 1]; scale it down")
 
 
 _logged: set[int] = set()
@@ -184,7 +187,7 @@ def _undecodable(path: Recording, error: Exception) -> UserError:
 
 
 def _check_complete(path: Recording, content: io.BytesIO | None) -> None:
-    """Finds what libsndfile repairs in silence: truncated WAV (shorter data chunk) and Ogg (stops early)."""
+    """Refuses what libsndfile repairs silently: truncated WAV (shorter data chunk) and Ogg (stops early)."""
     with path.open("rb") if isinstance(path, Path) else nullcontext(content) as file:
         assert file is not None
         magic = file.read(12)
@@ -196,7 +199,9 @@ def _check_complete(path: Recording, content: io.BytesIO | None) -> None:
             missing = 0
         file.seek(0)
     if missing:
-        raise UserError(f"{path}: is truncated: the file ends before its audio does")
+        raise UserError(
+            f"{path}: is truncated: the file ends before its audio does; must be whole; copy it again"
+        )
 
 
 def _wav_bytes_missing(file: BinaryIO) -> int:

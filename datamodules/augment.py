@@ -1,6 +1,6 @@
 """Mild augmentation of training audio: speed, room, noise, gain. Pure functions on signals `(S,)` at 16 kHz.
 
-Everything is drawn from a key (seed, epoch, utterance id), so that a resumed run hears the same audio.
+Everything is drawn from a key (seed, epoch, utterance id), so that a resumed run gets the same audio.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ SPEEDS = {0.9: (9, 10), 1.0: (1, 1), 1.1: (11, 10)}
 """Speed: resampling ratio (from, to). After Ko et al. 2015, "Audio augmentation for speech recognition"."""
 SLOWEST = min(SPEEDS)
 _BLOCK = 16_384  # fastest for responses of 0.1 to 0.4 s
-_BANK_SAMPLES = 1 << 19  # 33 s of each noise, drawn once: longer utterances hear it repeat
+_BANK_SAMPLES = 1 << 19  # 33 s of each noise, drawn once: it repeats in longer utterances
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Augmentation:
     """How strongly training audio is varied.
 
     Args:
-        room_share: share of the utterances heard in a room, in [0, 1].
+        room_share: share of the utterances that get the reverberation of a room, in [0, 1].
         noise_share: share of the utterances with noise, in [0, 1].
         noise_snr_db: range of signal energy over noise energy, lowest first.
 
@@ -41,17 +41,15 @@ class Augmentation:
     def __post_init__(self) -> None:
         for name in ("room_share", "noise_share"):
             if not 0.0 <= getattr(self, name) <= 1.0:
-                raise UserError(f"{name} is {getattr(self, name)}; allowed are numbers from 0 to 1")
+                raise UserError(f"{name} is {getattr(self, name)}; must be a number from 0 to 1")
         if len(self.noise_snr_db) != 2 or not self.noise_snr_db[0] <= self.noise_snr_db[1]:
-            raise UserError(
-                f"noise_snr_db is {list(self.noise_snr_db)}; allowed are two numbers, lowest first"
-            )
+            raise UserError(f"noise_snr_db is {list(self.noise_snr_db)}; must be two numbers, lowest first")
 
 
 def augment(
     signal: Tensor, seed: int, epoch: int, utterance_id: str, how: Augmentation = Augmentation()
 ) -> Tensor:
-    """Applies a random speed, to some utterances a room, to some noise, then a gain.
+    """Applies a random speed, a room to some utterances, noise to some, then a gain.
 
     Args:
         signal: audio `(S,)`, float32 in [-1, 1], S at least 1.
@@ -82,7 +80,7 @@ def keyed_generator(*key: int | str) -> torch.Generator:
 
 
 def change_speed(signal: Tensor, speed: float) -> Tensor:
-    """Plays `(S,)` at one of `SPEEDS` by resampling, which moves pitch too: `(ceil(S / speed),)`.
+    """Changes `(S,)` to one of `SPEEDS` by resampling, which shifts the pitch too: `(ceil(S / speed),)`.
 
     >>> change_speed(torch.zeros(900), 0.9).numel()
     1000

@@ -1,15 +1,12 @@
-"""What every data set of ours can do: splits of utterances, and loaders of batches over them."""
-
-from __future__ import annotations
+"""What every data module does: splits of utterances, and loaders of batches over them."""
 
 import hashlib
-import importlib
 import logging
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -17,14 +14,11 @@ from lightning.pytorch import LightningDataModule
 from datamodules.audio import AudioCache
 from datamodules.audio_file import SAMPLE_RATE
 from datamodules.augment import SLOWEST, Augmentation
-from datamodules.batch import Utterance
-from datamodules.loader import SpeechLoader, UtteranceDataset
+from datamodules.loader import SpeechLoader, TrainLoader, UtteranceDataset
 from datamodules.sampler import AudioBatchSampler, OrderedBatchSampler
+from datamodules.utterance import Utterance
 from qat.system.errors import UserError
 from qat.system.ranks import rank_and_world
-
-if TYPE_CHECKING:
-    from datamodules.stream import StreamLoader
 
 _log = logging.getLogger(__name__)
 _CACHE_LIMIT_S = 4 * 3600.0
@@ -37,19 +31,19 @@ class SpeechDataModule(LightningDataModule, ABC):
 
     Args:
         max_batch_s: seconds of audio in a training or validation batch at most, padding included.
-        pad_to_s: training batches are padded to a multiple of this, so that few shapes occur: on a CPU every new shape
-            of a convolution costs as much as using it once or twice. 0 pads to the longest utterance.
+        pad_to_s: training batches are padded to a multiple of this, so that few shapes occur: on a CPU the first
+            convolution of each shape costs two or three times as much as a later one. 0 pads to the longest utterance.
         num_buckets: utterances of similar length are batched together; this many classes of length at most.
         num_workers: processes that decode audio for training; 0 decodes in the training process. Calibration and tests
             use them too, unless `cache` is on.
-        augment: vary speed, room, noise and gain of the training audio; never for evaluation, calibration.
-        room_share: share of the augmented utterances that are heard in a room, in [0, 1].
+        augment: vary speed, room, noise and gain of the training audio; never for evaluation or calibration.
+        room_share: share of the augmented utterances that get the reverberation of a room, in [0, 1].
         noise_share: share of them that get noise, in [0, 1].
         noise_snr_db: range of the signal-to-noise ratio, lowest first.
         seed: order of the batches and all augmentation follow from (seed, epoch).
         max_train_utterances: train on this many, evenly spaced over the split; null uses all.
         max_test_utterances: the same for dev and each test split.
-        cache: keep decoded audio in memory, up to four hours of it (460 MB), split over the workers.
+        cache: keep decoded audio in memory, up to four hours of it (460 MB), divided among the workers.
     """
 
     def __init__(
@@ -75,9 +69,9 @@ class SpeechDataModule(LightningDataModule, ABC):
             max_test_utterances=max_test_utterances,
         )
         if not 0.0 <= pad_to_s < torch.inf:
-            raise UserError(f"pad_to_s is {pad_to_s}; allowed are numbers from 0")
+            raise UserError(f"pad_to_s is {pad_to_s}; must be a number from 0")
         if num_workers < 0:
-            raise UserError(f"num_workers is {num_workers}; allowed are integers from 0")
+            raise UserError(f"num_workers is {num_workers}; must be an integer from 0")
         self.max_batch_s = max_batch_s
         self.pad_to_s = pad_to_s
         self.num_buckets = num_buckets
@@ -90,7 +84,7 @@ class SpeechDataModule(LightningDataModule, ABC):
         self.test_splits: list[str] = []
         self._cache = AudioCache(_CACHE_LIMIT_S / max(1, num_workers) if cache else 0.0)
         self._read: dict[str, list[Utterance]] = {}
-        self._train_loader: SpeechLoader | StreamLoader | None = None
+        self._train_loader: TrainLoader | None = None
         self._resume: dict[str, Any] | None = None
 
     @abstractmethod
@@ -98,7 +92,7 @@ class SpeechDataModule(LightningDataModule, ABC):
         """Reads and checks the whole of "train", "dev" or a test split; called once per split.
 
         Raises:
-            UserError: one line that names the file, the place in it, the value and what is allowed.
+            UserError: one line that names the file, the line in it, the value and what it must be.
         """
 
     def utterances(self, split: str) -> list[Utterance]:
@@ -109,16 +103,16 @@ class SpeechDataModule(LightningDataModule, ABC):
         """
         allowed = ["train", "dev", *self.test_splits]
         if split not in allowed:
-            raise UserError(f"unknown split {split!r}; allowed are {', '.join(allowed)}")
+            raise UserError(f"unknown split {split!r}; must be one of {', '.join(allowed)}")
         if split not in self._read:
             everything = self.read_split(split)
             if not everything:
-                raise UserError(f"split {split!r} has no utterances; allowed is at least one")
+                raise UserError(f"split {split!r} has no utterances; must be at least one")
             limit = self.max_train_utterances if split == "train" else self.max_test_utterances
             self._read[split] = evenly_spaced(everything, limit)
         return self._read[split]
 
-    def train_dataloader(self) -> SpeechLoader | StreamLoader:
+    def train_dataloader(self) -> TrainLoader:
         """Batches of at most `max_batch_s`, new ones each epoch; each rank gets its own, equally many."""
         self._train_loader = self.make_train_loader()
         resume, self._resume = self._resume, None
@@ -126,7 +120,7 @@ class SpeechDataModule(LightningDataModule, ABC):
             self._train_loader.load_state_dict(resume)
         return self._train_loader
 
-    def make_train_loader(self) -> SpeechLoader | StreamLoader:
+    def make_train_loader(self) -> TrainLoader:
         """The training loader at its beginning."""
         utterances = self.utterances("train")
         # the bound uses the slowest speed for all, so that the number of batches is the same in every epoch
@@ -138,7 +132,7 @@ class SpeechDataModule(LightningDataModule, ABC):
         return SpeechLoader(dataset, sampler, self.num_workers, max(1, round(self.pad_to_s * SAMPLE_RATE)))
 
     def check(self) -> None:
-        """Read every split, so that what is wrong is told before anything is built.
+        """Reads every split, so that an error comes before anything is built.
 
         Raises:
             UserError: a split cannot be read.
@@ -149,25 +143,25 @@ class SpeechDataModule(LightningDataModule, ABC):
     def state_dict(self) -> dict[str, Any]:
         """Position of training, for checkpoints.
 
-        Lightning keeps it as well, but does not restore it where the optimiser's schedule asked for the number of
-        steps and so for the loader.
+        Lightning keeps it as well, but does not restore it if the optimiser's schedule has asked for the number of
+        steps, which builds the loader.
         """
         return {"train": self._train_loader.state_dict()} if self._train_loader is not None else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from the position of a checkpoint."""
+        """Resumes from the position of a checkpoint."""
         self._resume = state_dict.get("train")
         if self._train_loader is not None and self._resume is not None:
             self._train_loader.load_state_dict(self._resume)
 
     @property
     def inside_epoch(self) -> bool:
-        """Whether some batches of an epoch were handed out and others not yet."""
+        """Whether some but not all batches of an epoch were yielded."""
         loader = self._train_loader
         return loader is not None and 0 < loader.position < len(loader)
 
     def training_facts(self) -> dict[str, Any]:
-        """What decides the training batches, as builtins: a resumed run must have the same."""
+        """What determines the training batches, as builtins: a resumed run must have the same."""
         return {
             "class": type(self).__name__,
             "train": self.split_fingerprint("train"),
@@ -187,7 +181,9 @@ class SpeechDataModule(LightningDataModule, ABC):
         utterances = self.utterances("dev")
         _, world = rank_and_world()
         if len(utterances) < world:
-            raise UserError(f"split 'dev' has {len(utterances)} utterances; {world} processes need one each")
+            raise UserError(
+                f"split 'dev' has {len(utterances)} utterances; must be at least one per process, {world}"
+            )
         durations = [u.duration_s for u in utterances]
         bound = max(self.max_batch_s, *durations)
         sampler = AudioBatchSampler(durations, bound, self.num_buckets, shuffle=False, repeat=False)
@@ -202,8 +198,8 @@ class SpeechDataModule(LightningDataModule, ABC):
     ) -> SpeechLoader:
         """Loads `utterances` in the given order, as they are.
 
-        Audio that is kept in memory is decoded in this process, where the next loader finds it: a worker's memory
-        ends with its loader, and a report reads the test sets once for each file.
+        Cached audio is decoded in this process, so that the next loader finds it: a worker's memory ends with its
+        loader.
 
         Args:
             utterances: any utterances, for instance those for calibration.
@@ -215,9 +211,9 @@ class SpeechDataModule(LightningDataModule, ABC):
         return SpeechLoader(UtteranceDataset(utterances, self._cache), sampler, workers)
 
     def calibration_utterances(self, count: int, seed: int) -> list[Utterance]:
-        """Draws `count` different training utterances; all, and the log says so, when there are fewer."""
+        """Draws `count` different training utterances; if there are fewer, logs it and takes all."""
         if count < 1:
-            raise UserError(f"calibration_utterances is {count}; allowed are integers from 1")
+            raise UserError(f"calibration_utterances is {count}; must be an integer from 1")
         utterances = self.utterances("train")
         if count > len(utterances):
             _log.info(f"calibration: {count} utterances asked for, train has {len(utterances)}: using all")
@@ -225,7 +221,7 @@ class SpeechDataModule(LightningDataModule, ABC):
         return [utterances[i] for i in order[:count].tolist()]
 
     def split_fingerprint(self, split: str) -> str:
-        """SHA-256 over ids and texts of `utterances(split)`: says in a report which test set it means."""
+        """SHA-256 over ids and texts of `utterances(split)`: a report names its test set by it."""
         digest = hashlib.sha256()
         for utterance in self.utterances(split):
             digest.update(f"{utterance.id}\t{utterance.text}\n".encode())
@@ -239,7 +235,7 @@ class SpeechDataModule(LightningDataModule, ABC):
 
 
 def evenly_spaced(utterances: list[Utterance], limit: int | None) -> list[Utterance]:
-    """At most `limit` utterances, evenly spaced: from all parts of the manifest, the same for every seed."""
+    """At most `limit` utterances, evenly spaced over the manifest, the same for every seed."""
     if limit is None or limit >= len(utterances):
         return utterances
     return [utterances[i * len(utterances) // limit] for i in range(limit)]
@@ -264,19 +260,4 @@ def describe_split(split: str, utterances: Sequence[Utterance]) -> str:
 def _check_positive(**fields: float | None) -> None:
     for field, value in fields.items():
         if value is not None and not value > 0:
-            raise UserError(f"{field} is {value}; allowed are numbers above 0")
-
-
-def build_data(config: dict[str, Any]) -> SpeechDataModule:
-    """The data module that a configuration names.
-
-    Raises:
-        UserError: the configuration has no known `data.class_path`.
-    """
-    section = config.get("data") or {}
-    module, _, name = str(section.get("class_path", "")).rpartition(".")
-    try:
-        data_class = getattr(importlib.import_module(module or "datamodules"), name)
-    except (ImportError, AttributeError):
-        raise UserError(f"data.class_path: {section.get('class_path')!r} is not a data module") from None
-    return data_class(**section.get("init_args", {}))
+            raise UserError(f"{field} is {value}; must be a number above 0")

@@ -1,34 +1,11 @@
-"""What a data module yields: one utterance's description, and a zero-padded batch of them."""
+"""What a loader yields: a zero-padded batch of utterances."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from datamodules.audio_file import Recording
-
-
-@dataclass(frozen=True)
-class Utterance:
-    """One line of a manifest.
-
-    Attributes:
-        id: unique within its split.
-        audio: file, or member of a tar file, that holds exactly this utterance.
-        text: normalised reference, a-z, apostrophe and space.
-        duration_s: seconds of audio, greater than 0.
-        speaker: speaker label, "" when unknown.
-        source: where the recording comes from, "" when unknown.
-        license: licence of the recording, "" when unknown.
-    """
-
-    id: str
-    audio: Recording
-    text: str
-    duration_s: float
-    speaker: str = ""
-    source: str = ""
-    license: str = ""
+from datamodules.utterance import Utterance
 
 
 @dataclass

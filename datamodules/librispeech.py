@@ -10,8 +10,8 @@ import torchaudio
 
 from datamodules.audio_file import read_duration
 from datamodules.base import SpeechDataModule
-from datamodules.batch import Utterance
 from datamodules.text import check_text, normalise
+from datamodules.utterance import Utterance
 from qat.system.errors import UserError
 
 FOLDER = "LibriSpeech"
@@ -21,7 +21,7 @@ TEST_SUBSETS = ("test-clean", "test-other")
 
 
 class LibriSpeechDataModule(SpeechDataModule):
-    """The LibriSpeech corpus; its test splits carry the names of their subsets.
+    """The LibriSpeech corpus; its test splits are named after their subsets.
 
     Args:
         root: the folder LibriSpeech, or the folder that has it or will get it.
@@ -69,7 +69,7 @@ class LibriSpeechDataModule(SpeechDataModule):
         if not self.download:
             raise UserError(
                 f"root is {str(self.root)!r}, but {folder} is missing; "
-                "allowed is a folder with the official layout, or download: true"
+                "must be a folder with the official layout; or set download: true"
             )
         return download_subset(self._home, subset)
 
@@ -82,9 +82,11 @@ def read_subset(folder: Path) -> list[Utterance]:
     """
     transcripts = sorted(folder.glob("*/*/*.trans.txt"), key=_numbers)
     if not transcripts:
-        raise UserError(f"{folder}: has no SPEAKER/CHAPTER/*.trans.txt; allowed is the official layout")
+        raise UserError(
+            f"{folder}: has no SPEAKER/CHAPTER/*.trans.txt; must have the official layout; unpack it again"
+        )
     lines = [entry for transcript in transcripts for entry in _read_transcript(transcript)]
-    with ThreadPoolExecutor(max_workers=8) as pool:  # 28,539 waits for the disk in 100 hours of audio
+    with ThreadPoolExecutor(max_workers=8) as pool:  # 100 hours are 28,539 files, each a wait for the disk
         durations = list(pool.map(read_duration, [audio for audio, _ in lines]))
     return [
         Utterance(audio.stem, audio, text, duration_s, audio.parts[-3], folder.name, "CC BY 4.0")
@@ -93,7 +95,7 @@ def read_subset(folder: Path) -> list[Utterance]:
 
 
 def download_subset(home: Path, subset: str) -> Path:
-    """Downloads and unpacks a subset beside its final place, then renames it: what is there is whole.
+    """Downloads and unpacks a subset next to its final folder, then renames it, so that the folder is always whole.
 
     An interrupted call keeps the checked archive and unpacks it anew the next time.
 
@@ -109,7 +111,10 @@ def download_subset(home: Path, subset: str) -> Path:
     try:
         torchaudio.datasets.LIBRISPEECH(part, url=subset, download=True)
     except (OSError, RuntimeError, EOFError) as error:
-        raise UserError(f"download of {subset} to {part} failed: {' '.join(str(error).split())}") from error
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"download of {subset} to {part} failed ({reason}); must end with the right checksum; try again"
+        ) from error
     target = (part / FOLDER / subset).rename(home / subset)
     shutil.rmtree(part)
     return target
@@ -125,7 +130,9 @@ def _read_transcript(path: Path) -> list[tuple[Path, str]]:
         where = f"{path}, line {number}, id {name!r}"
         audio = path.parent / f"{name}.flac"
         if not audio.is_file():
-            raise UserError(f"{where}: audio file not found: {audio}")
+            raise UserError(
+                f"{where}: audio file not found: {audio}; must be beside the transcript; unpack it again"
+            )
         entries.append((audio, check_text(normalise(text), where)))
     return entries
 
@@ -136,9 +143,11 @@ def _numbers(path: Path) -> tuple[int, ...]:
 
 
 def _check_subsets(field: str, subsets: Sequence[str], allowed: Sequence[str]) -> None:
-    unknown = [name for name in subsets if name not in allowed]
-    if unknown or not subsets or isinstance(subsets, str):
-        shown = unknown[0] if unknown and not isinstance(subsets, str) else subsets
-        raise UserError(f"{field} is {shown!r}; allowed are {', '.join(allowed)}")
+    listed = ", ".join(allowed)
+    if not subsets or isinstance(subsets, str):
+        raise UserError(f"{field} is {subsets!r}; must be a list of {listed}")
+    for name in subsets:
+        if name not in allowed:
+            raise UserError(f"{field} is {name!r}; must be one of {listed}")
     if len(set(subsets)) < len(subsets):
-        raise UserError(f"{field} is {list(subsets)!r}, which names a subset twice; allowed is each once")
+        raise UserError(f"{field} is {list(subsets)!r}, which names a subset twice; must name each once")

@@ -1,4 +1,4 @@
-"""The data set behind every loader, and a loader that resumes in the middle of an epoch."""
+"""The data set of every loader, what training needs of a loader, and one that resumes in the middle of an epoch."""
 
 import multiprocessing
 import os
@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -14,8 +14,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from datamodules.audio import AudioCache
 from datamodules.augment import Augmentation, augment
-from datamodules.batch import Batch, Utterance, collate
+from datamodules.batch import Batch, collate
 from datamodules.sampler import AudioBatchSampler, Key, OrderedBatchSampler
+from datamodules.utterance import Utterance
 from qat.system.errors import UserError
 
 
@@ -53,7 +54,7 @@ class UtteranceDataset(Dataset[tuple[Utterance, Tensor]]):
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """A worker process wraps what it raises into a traceback of many lines: raise its `UserError` as it was."""
+    """Raises the `UserError` of a worker process as one line: PyTorch wraps it in a traceback of many."""
     try:
         yield
     except UserError as error:
@@ -62,20 +63,40 @@ def plain_errors() -> Iterator[None]:
 
 
 def end_with_parent(worker: int) -> None:
-    """Start of a worker process: end when the process that it loads for is gone, also where that was killed.
+    """Lets a worker process, as it starts, end with the process that it loads for, also when that one is killed.
 
-    PyTorch's own watchdog looks at the parent, which is a fork server where processes are started through one: it
-    and its workers would live on, and hold their memory, for ever.
+    PyTorch's own watchdog watches the parent, which is the fork server if there is one: the server and its workers
+    would never end, and never free their memory.
     """
     parent = multiprocessing.parent_process()
 
-    def follow() -> None:
+    def end_after_parent() -> None:
         assert parent is not None
         parent.join()
         os._exit(1)
 
     if parent is not None:
-        threading.Thread(target=follow, daemon=True).start()
+        threading.Thread(target=end_after_parent, daemon=True).start()
+
+
+class TrainLoader(Protocol):
+    """What training needs of a loader: batches, and a position that a checkpoint keeps."""
+
+    @property
+    def position(self) -> int:
+        """Batches of the current epoch that were yielded."""
+
+    def __len__(self) -> int:
+        """Batches per epoch."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The batches of an epoch, or what is left of it after `load_state_dict`."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position, as builtins."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Resumes from a position."""
 
 
 class SpeechLoader(DataLoader[Any]):
@@ -111,7 +132,7 @@ class SpeechLoader(DataLoader[Any]):
         self._state = {"epoch": 0, "position": 0, "length": 0}
         self._resume: dict[str, int] | None = None
 
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override] # DataLoader names its private iterator
         epoch = getattr(self._batches, "epoch", 0)
         start = self._take_resume_position(epoch)
         self._state = {"epoch": epoch, "position": start, "length": len(self)}
@@ -130,13 +151,13 @@ class SpeechLoader(DataLoader[Any]):
 
     @property
     def position(self) -> int:
-        """Batches of the current epoch that were handed out."""
+        """Batches of the current epoch that were yielded."""
         return self._state["position"]
 
     def state_dict(self) -> dict[str, int]:
-        """Epoch, number of batches that were handed out in it, and how many it has."""
+        """Epoch, number of batches yielded in it, and how many it has."""
         return dict(self._state)
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """The next iteration, if it is of the same epoch, goes on after the batches handed out."""
-        self._resume = dict(state)
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Lets the next iteration, if it is of the same epoch, skip the batches already yielded."""
+        self._resume = dict(state_dict)

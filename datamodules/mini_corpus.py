@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.base import SpeechDataModule
-from datamodules.batch import Utterance
 from datamodules.manifest import read_manifest
+from datamodules.utterance import Utterance
 from qat.system.errors import UserError
 
 MINI_FOLDER = Path(__file__).parent / "mini"
@@ -17,7 +17,7 @@ class MiniDataModule(SpeechDataModule):
     Args:
         extra_train: manifest of further training utterances, such as `make_corpus --more` writes; null: none.
         cache: keep decoded audio in memory; the corpus is small enough.
-        num_workers: processes that decode audio; without one, decoding Opus takes a tenth of a training step.
+        num_workers: processes that decode audio; with 0, decoding Opus takes a tenth of a training step.
         kwargs: see `SpeechDataModule`.
     """
 
@@ -32,8 +32,8 @@ class MiniDataModule(SpeechDataModule):
         """Reads the embedded manifest of the split, and the further utterances of train.
 
         Raises:
-            UserError: see `read_manifest`; or a further utterance has the id of an embedded one, or says a sentence
-                of dev or test.
+            UserError: see `read_manifest`; or a further utterance has the id of an embedded one, or the text of
+                one in dev or test.
         """
         embedded = read_manifest(MINI_FOLDER / f"{split}.jsonl")
         if split != "train" or self.extra_train is None:
@@ -43,10 +43,12 @@ class MiniDataModule(SpeechDataModule):
         kept = {item.text for name in ("dev", *self.test_splits) for item in self.read_split(name)}
         for utterance in extra:
             if utterance.id in ids:
-                raise UserError(f"{self.extra_train}: id {utterance.id!r} is also in the mini corpus")
+                raise UserError(
+                    f"{self.extra_train}: id {utterance.id!r} is also in the mini corpus; must be new"
+                )
             if utterance.text in kept:
                 raise UserError(
                     f"{self.extra_train}: id {utterance.id!r}: text {utterance.text!r} is in a dev or test split of "
-                    "the mini corpus; allowed are other sentences"
+                    "the mini corpus; must be a sentence of its own; leave it out"
                 )
         return embedded + extra

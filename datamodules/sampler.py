@@ -1,4 +1,4 @@
-"""Batches by seconds of audio, the same for the same (seed, epoch), and shared out over processes.
+"""Batches by seconds of audio, the same for the same (seed, epoch), and divided among processes.
 
 The batches themselves come from SpeechBrain's `DynamicBatchSampler`.
 """
@@ -25,8 +25,8 @@ _SPREAD = 1.5  # longest over shortest of a bucket: the longest says how many ut
 def bucket_boundaries(durations: Sequence[float], max_batch_s: float, num_buckets: int) -> list[float]:
     """Upper ends, in seconds, of at most `num_buckets` buckets that hold equally many utterances each.
 
-    A bucket is divided where its longest is much longer than its shortest: else one recording of 15 s among many of
-    4 s would make batches of one or two of them all.
+    A bucket is divided where its longest is much longer than its shortest: otherwise, with one recording of 15 s among
+    many of 4 s, every batch would hold one or two utterances only.
 
     >>> bucket_boundaries([float(i) for i in range(101, 201)], max_batch_s=500.0, num_buckets=4)
     [125.75, 150.5, 175.25, 200.0]
@@ -102,10 +102,10 @@ class AudioBatchSampler(Sampler[list[Key]]):
         repeat: bool = True,
     ) -> None:
         if not durations:
-            raise UserError("there is no utterance to make batches of")
+            raise UserError("there is no utterance to make batches of; must be at least one")
         if max(durations) > max_batch_s:
             raise UserError(
-                f"max_batch_s is {max_batch_s:g}, but an utterance needs {max(durations):.2f} s; allowed is "
+                f"max_batch_s is {max_batch_s:g}, but an utterance needs {max(durations):.2f} s; must be "
                 "at least the longest utterance (with room for slower speech when augment is on)"
             )
         self._batches = DynamicBatchSampler(
@@ -160,7 +160,7 @@ class OrderedBatchSampler(Sampler[list[Key]]):
 
     def __init__(self, count: int, batch_size: int = 1, shard: bool = False) -> None:
         if batch_size < 1:
-            raise UserError(f"batch_size is {batch_size}; allowed are integers from 1")
+            raise UserError(f"batch_size is {batch_size}; must be an integer from 1")
         self._count, self._batch_size, self._shard = count, batch_size, shard
 
     def _starts(self) -> range:

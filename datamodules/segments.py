@@ -1,6 +1,6 @@
 """Parts of corpora too large to list, tar files and stretches of JSON lines, and what begins where in them.
 
-Tar files are read with the standard library: WebDataset's own reader cannot go on from a byte that a checkpoint keeps.
+Tar files are read with the standard library: WebDataset's own reader cannot resume from a byte that a checkpoint keeps.
 """
 
 import json
@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.audio_file import TarMember
-from datamodules.batch import Utterance
-from datamodules.manifest import to_utterance
+from datamodules.utterance import Utterance, parse_json_line, to_utterance
 from qat.system.errors import UserError
 
 SEGMENT_BYTES = 1 << 20  # of a JSON lines file: what a worker takes at a time
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 
 Item = tuple[int, Utterance | UserError]
-"""(where the next item begins, in bytes; what was read)."""
+"""(where the next item begins, in bytes; what was read, or what is wrong with it)."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class Segment:
     end: int
 
     def items(self, offset: int, audio_root: Path | None) -> Iterator[Item]:
-        """What begins at `offset` (a place that `items` gave, or `start`) or behind it, bad items as their error."""
+        """What begins at or after `offset` (which `items` yielded, or `start`); a bad item is yielded as its error."""
         if self.path.suffix == ".tar":
             return tar_items(self.path, offset)
         return line_items(self, offset, self.path.parent if audio_root is None else audio_root)
@@ -58,7 +57,7 @@ def find_segments(patterns: str | Sequence[str]) -> list[Segment]:
         paths = sorted(Path(anchor).glob(str(Path(pattern).relative_to(anchor) if anchor else pattern)))
         if not paths:
             raise UserError(
-                f"train {pattern!r}: fits no file; allowed are .tar and .jsonl files, or globs of them"
+                f"train {pattern!r}: fits no file; must be a .tar or .jsonl file, or a glob of them"
             )
         for path in paths:
             size = path.stat().st_size
@@ -70,9 +69,9 @@ def find_segments(patterns: str | Sequence[str]) -> list[Segment]:
                     for start in range(0, size, SEGMENT_BYTES)
                 ]
             else:
-                raise UserError(f"{path}: unknown kind of corpus; allowed are .tar and .jsonl")
+                raise UserError(f"{path}: unknown kind of corpus; must be .tar or .jsonl")
     if not found:
-        raise UserError(f"train {patterns!r}: all files are empty")
+        raise UserError(f"train {patterns!r}: all files are empty; must be at least one utterance")
     return found
 
 
@@ -92,14 +91,9 @@ def line_items(segment: Segment, offset: int, root: Path) -> Iterator[Item]:
 def read_line(line: bytes, where: str, root: Path) -> Utterance | UserError:
     """The utterance of a line of JSON, or what is wrong with it."""
     try:
-        row = json.loads(line)
-        if not isinstance(row, dict):
-            return UserError(f"{where}: is a JSON {type(row).__name__}; allowed is one JSON object per line")
-        return to_utterance({key: value for key, value in row.items() if value is not None}, where, root)
+        return to_utterance(parse_json_line(line, where), where, root)
     except UserError as error:
         return error
-    except ValueError as error:
-        return UserError(f"{where}: is not JSON ({error})")
 
 
 def tar_items(path: Path, offset: int) -> Iterator[Item]:
@@ -116,7 +110,7 @@ def tar_items(path: Path, offset: int) -> Iterator[Item]:
         try:
             with tarfile.open(fileobj=file, mode="r:") as archive:
                 while (member := archive.next()) is not None:
-                    archive.members = []  # type: ignore[attr-defined]  # it remembers all of them otherwise
+                    vars(archive)["members"] = []  # otherwise it remembers all of them
                     if not member.isfile():
                         continue
                     if group and key_of(member) != key_of(group[0]):
@@ -126,7 +120,8 @@ def tar_items(path: Path, offset: int) -> Iterator[Item]:
                 if group:
                     yield size, tar_sample(path, archive, group)
         except (tarfile.TarError, EOFError, OSError) as error:
-            yield size, UserError(f"{path}: is truncated or not a tar file ({error})")
+            wrong = f"{path}: is truncated or not a tar file ({error}); must be a whole tar; copy it again"
+            yield size, UserError(wrong)
 
 
 def key_of(member: tarfile.TarInfo) -> str:
@@ -153,11 +148,13 @@ def tar_sample(
                 content = extracted.read().decode() if extracted is not None else ""
                 row |= json.loads(content) if suffix == ".json" else {"text": content}
         if audio is None:
-            return UserError(f"{where}: holds no audio; allowed are {', '.join(AUDIO_SUFFIXES)}")
+            return UserError(f"{where}: holds no audio; must be a member named *{', *'.join(AUDIO_SUFFIXES)}")
         return to_utterance(
             {name: value for name, value in row.items() if value is not None}, where, path, audio
         )
     except UserError as error:
         return error
     except (ValueError, TypeError) as error:
-        return UserError(f"{where}: its text or JSON cannot be read ({error})")
+        return UserError(
+            f"{where}: its text or JSON cannot be read ({error}); must be UTF-8 text, or one JSON object"
+        )

@@ -1,4 +1,4 @@
-"""Corpora too large to list: sharded tar files and JSON lines read as a stream, whose place a checkpoint keeps."""
+"""Corpora too large to list: sharded tar files and JSON lines read as a stream that resumes from a checkpoint."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -14,9 +14,10 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 from datamodules.audio import load_audio
 from datamodules.audio_file import SAMPLE_RATE
 from datamodules.augment import SLOWEST, Augmentation, augment, keyed_generator
-from datamodules.batch import Batch, Utterance, collate
+from datamodules.batch import Batch, collate
 from datamodules.loader import end_with_parent, plain_errors
 from datamodules.segments import Segment
+from datamodules.utterance import Utterance
 from qat.system.errors import UserError
 
 WINDOW = 512  # utterances that are sorted into batches of similar length together
@@ -25,13 +26,13 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class Place:
-    """Where one worker's stream stands; builtins, for checkpoints.
+    """How far one worker has read its stream; builtins, for checkpoints.
 
     Args:
         turn: passes over the corpus that are finished.
         segment: place in this worker's order of segments.
         offset: byte where the current window begins; None: at the segment's start.
-        emitted: batches of the current window that were handed out.
+        emitted: batches of the current window that were yielded.
         corrupt: items skipped so far.
     """
 
@@ -69,11 +70,11 @@ class StreamSettings:
 class SpeechStream(IterableDataset[Batch]):
     """An endless stream of batches over a corpus, pass after pass; every pass reads each utterance once.
 
-    Segments are dealt out to all workers of all ranks; each worker sorts a window of utterances into batches, so its
+    Segments are divided among all workers of all ranks; each worker sorts a window of utterances into batches, so its
     memory does not grow with the corpus. `state_dict` is a few numbers: the window is read again on resuming.
 
     Args:
-        segments: of the corpus, at least one a worker.
+        segments: of the corpus, at least one per worker.
         settings: of the batches.
         rank: of this process.
         world: number of processes.
@@ -114,17 +115,17 @@ class SpeechStream(IterableDataset[Batch]):
         if len(self.segments) < total:
             raise UserError(
                 f"train: {len(self.segments)} segments (tar files, or megabytes of JSON lines) for {total} workers "
-                f"({self.world} processes of {workers}); allowed is at least one each"
+                f"({self.world} processes of {workers}); must be at least one each; lower num_workers"
             )
         generator = keyed_generator(self.settings.seed, "segments", self.place.turn)
         shuffled = torch.randperm(len(self.segments), generator=generator).tolist()
         return [self.segments[index] for index in shuffled[self.rank * workers + worker :: total]]
 
     def read_window(self, order: Sequence[Segment]) -> tuple[list[Utterance], Place]:
-        """The next utterances, at most a window of them, and the place behind them."""
+        """The next utterances, at most a window of them, and the position after them."""
         window: list[Utterance] = []
         place = replace(self.place, emitted=0)
-        first_time = self.place.emitted == 0  # else its bad items were counted before
+        first_time = self.place.emitted == 0  # otherwise its bad items have been counted
         while place.segment < len(order) and len(window) < self.settings.window:
             segment = order[place.segment]
             start = segment.start if place.offset is None else place.offset
@@ -141,17 +142,17 @@ class SpeechStream(IterableDataset[Batch]):
 
     @property
     def longest(self) -> float:
-        """Seconds of the longest utterance that a batch can hold, slowed down as augmentation may."""
+        """Seconds of the longest utterance that a batch can hold, with room for slower speech under augmentation."""
         return self.settings.max_batch_s * (SLOWEST if self.settings.augmentation else 1.0)
 
     def skip(self, item: Utterance | UserError) -> None:
-        """Count and log what cannot be used.
+        """Counts and logs what cannot be used.
 
         Raises:
-            UserError: it is one too many.
+            UserError: more than `max_corrupt` items were skipped.
         """
         reason = (
-            f"{item.audio}: {item.duration_s:.1f} s are longer than a batch ({self.settings.max_batch_s:g} s)"
+            f"{item.audio}: lasts {item.duration_s:.1f} s; must be at most a batch, {self.settings.max_batch_s:g} s"
             if isinstance(item, Utterance)
             else str(item)
         )
@@ -161,11 +162,11 @@ class SpeechStream(IterableDataset[Batch]):
                 f"{reason} (item {self.place.corrupt} to skip; max_corrupt is {self.settings.max_corrupt})"
             )
         _log.warning(
-            f"skipped ({self.place.corrupt} of at most {self.settings.max_corrupt} a worker): {reason}"
+            f"skipped ({self.place.corrupt} of at most {self.settings.max_corrupt} per worker): {reason}"
         )
 
     def batches(self, window: Sequence[Utterance]) -> list[list[Utterance]]:
-        """Batches of similar length out of a window, in the random order of this window."""
+        """Groups a window into batches of similar length, in a random order."""
         stretch = 1.0 / SLOWEST if self.settings.augmentation else 1.0
         found: list[list[Utterance]] = []
         for item in sorted(window, key=lambda item: (item.duration_s, item.id)):
@@ -178,7 +179,7 @@ class SpeechStream(IterableDataset[Batch]):
         ]
 
     def load(self, batch: Sequence[Utterance]) -> Batch | None:
-        """Decode and augment; what cannot be decoded is skipped, None where nothing is left."""
+        """Decodes and augments; skips what cannot be decoded; None if nothing is left."""
         pairs: list[tuple[Utterance, Tensor]] = []
         for item in batch:
             try:
@@ -194,16 +195,16 @@ class SpeechStream(IterableDataset[Batch]):
         return collate(pairs, max(1, round(self.settings.pad_to_s * SAMPLE_RATE))) if pairs else None
 
     def state_dict(self) -> dict[str, Any]:
-        """The place, as builtins."""
+        """The position, as builtins."""
         return dict(vars(self.place))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a place."""
+        """Resumes from a position."""
         self.place = Place(**state_dict)
 
 
 class StreamLoader:
-    """Batches of an endless stream, `length` to an epoch; goes on where a checkpoint says.
+    """Batches of an endless stream, `length` per epoch; resumes where a checkpoint stopped.
 
     Args:
         stream: of this rank.
@@ -236,12 +237,12 @@ class StreamLoader:
                 yield next(self.iterator)
 
     def state_dict(self) -> dict[str, Any]:
-        """Place in the epoch and place of every worker."""
+        """Position in the epoch and position of every worker."""
         place = {"epoch": self.epoch, "position": self.position, "length": self.length}
         return {**place, "loader": self.loader.state_dict() if self.iterator is not None else None}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Resumes from there."""
         self.position, self.epoch, self.iterator = state_dict["position"], state_dict["epoch"], None
         if state_dict["loader"] is not None:
             self.loader.load_state_dict(state_dict["loader"])

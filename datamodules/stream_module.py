@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from datamodules.base import SpeechDataModule, describe_split
-from datamodules.batch import Utterance
 from datamodules.manifest import ManifestDataModule
 from datamodules.segments import find_segments
 from datamodules.stream import WINDOW, SpeechStream, StreamLoader, StreamSettings
+from datamodules.utterance import Utterance
 from qat.system.errors import UserError
 from qat.system.ranks import rank_and_world
 
@@ -25,7 +25,7 @@ class StreamDataModule(SpeechDataModule):
             several of them.
         dev: manifest to choose checkpoints by.
         test: manifest of the test split "test", or {name of the split: manifest}.
-        batches_per_epoch: training batches that each process takes to an epoch; the stream goes on in the next.
+        batches_per_epoch: training batches per process and epoch; the next epoch continues the stream.
         max_corrupt: training items that a worker may skip because they cannot be read or are longer than a batch; each
             is logged, one more is an error.
         window: utterances that are sorted into batches of similar length together.
@@ -54,7 +54,7 @@ class StreamDataModule(SpeechDataModule):
             ("window", window, 1),
         ):
             if value < least:
-                raise UserError(f"{name} is {value}; allowed are integers from {least}")
+                raise UserError(f"{name} is {value}; must be an integer from {least}")
         self.rest = ManifestDataModule(train=dev, dev=dev, test=test, audio_root=audio_root)
         self.test_splits = self.rest.test_splits
         self.segments = find_segments(train)
@@ -65,14 +65,14 @@ class StreamDataModule(SpeechDataModule):
         """The dev or a test split.
 
         Raises:
-            UserError: it is the training split, which is never held at once.
+            UserError: it is the training split, which is never held in memory as a whole.
         """
         if split == "train":
-            raise UserError("train is a stream: its utterances cannot be listed")
+            raise UserError("split is 'train', which is a stream; must be dev or a test split")
         return self.rest.read_split(split)
 
     def check(self) -> None:
-        """Read dev and test sets, and the first training utterance.
+        """Reads the dev and test sets, and the first training utterance.
 
         Raises:
             UserError: what is wrong with them.
@@ -82,7 +82,7 @@ class StreamDataModule(SpeechDataModule):
         self.calibration_utterances(1, 0)
 
     def settings(self) -> StreamSettings:
-        """Of the training batches."""
+        """How the stream becomes training batches."""
         return StreamSettings(
             max_batch_s=self.max_batch_s,
             pad_to_s=self.pad_to_s,
@@ -105,7 +105,7 @@ class StreamDataModule(SpeechDataModule):
             UserError: the count is below 1, or nothing can be read.
         """
         if count < 1:
-            raise UserError(f"calibration_utterances is {count}; allowed are integers from 1")
+            raise UserError(f"calibration_utterances is {count}; must be an integer from 1")
         order = torch.randperm(len(self.segments), generator=torch.Generator().manual_seed(seed)).tolist()
         share = -(-count // len(self.segments))
         chosen: list[Utterance] = []
@@ -123,11 +123,11 @@ class StreamDataModule(SpeechDataModule):
             if len(chosen) == count:
                 break
         if not chosen:
-            raise wrong or UserError("train: holds no utterance")
+            raise wrong or UserError("train: holds no utterance; must be at least one")
         return chosen
 
     def training_facts(self) -> dict[str, Any]:
-        """What decides the training batches, as builtins."""
+        """What determines the training batches, as builtins."""
         files = sorted({(str(item.path), item.path.stat().st_size) for item in self.segments})
         return {
             "class": type(self).__name__,

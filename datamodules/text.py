@@ -1,4 +1,4 @@
-"""The alphabet that every model spells with, and the one place where text is normalised and checked."""
+"""The alphabet that every model spells with, and the one function that normalises text and the one that checks it."""
 
 import re
 
@@ -22,14 +22,14 @@ def normalise(text: str) -> str:
 
 
 def check_text(text: str, where: str) -> str:
-    """Returns `text`, or raises when a character lies outside the alphabet or nothing is left to say.
+    """Returns `text`, or raises when a character lies outside the alphabet or no letter is left.
 
     Args:
         text: normalised text.
         where: names file and utterance for the error message.
 
     Raises:
-        UserError: naming `where`, the character and what is allowed.
+        UserError: naming `where`, the character and the alphabet.
 
     >>> check_text("it's a test", "train.jsonl: a1")
     "it's a test"
@@ -37,11 +37,11 @@ def check_text(text: str, where: str) -> str:
     for character in text:
         if character not in _ALLOWED:
             raise UserError(
-                f"{where}: text {_shorten(text)!r} has the character {character!r}, which is outside the "
-                "vocabulary; allowed are a-z, apostrophe and space (spell out digits, leave out punctuation)"
+                f"{where}: text {_shorten(text)!r} has the character {character!r}; must be a-z, apostrophe and "
+                "space; spell out digits, leave out punctuation"
             )
     if not text.strip():
-        raise UserError(f"{where}: text is empty; allowed is at least one letter")
+        raise UserError(f"{where}: text is empty; must be at least one letter")
     return text
 
 

@@ -10,7 +10,8 @@ import numpy as np
 import soundfile as sf
 from numpy.typing import NDArray
 
-SAMPLE_RATE = 16000
+from datamodules.audio_file import SAMPLE_RATE
+
 FRAME = 160  # 10 ms
 MARGIN_S = 0.15
 TARGET_RMS = 0.075  # of the speech frames, about -22.5 dBFS
@@ -20,15 +21,15 @@ Signal = NDArray[np.float32]
 
 
 class CorpusError(RuntimeError):
-    """Something the build needs is missing or broken; the message is one clear line."""
+    """What the build needs is missing or broken; the message is one clear line."""
 
 
 def need_program(name: str, package: str = "") -> str:
     """Return the program's location, or raise an error that names it."""
     found = shutil.which(name)
     if found is None:
-        hint = f" (package {package})" if package else ""
-        raise CorpusError(f"missing program: {name}{hint}")
+        hint = f", package {package}" if package else ""
+        raise CorpusError(f"missing program: {name}; must be installed{hint}")
     return found
 
 
@@ -37,7 +38,7 @@ def run(command: list[str], stdin: bytes | None = None) -> bytes:
     try:
         done = subprocess.run(command, input=stdin, capture_output=True, check=False)
     except FileNotFoundError as error:
-        raise CorpusError(f"missing program: {command[0]}") from error
+        raise CorpusError(f"missing program: {command[0]}; must be installed") from error
     if done.returncode != 0:
         tail = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:] or ["no message"]
         raise CorpusError(f"{command[0]} failed with status {done.returncode}: {tail[0]}")
@@ -104,4 +105,6 @@ def check_opus(path: Path, samples: int) -> None:
     """Decode a written file and check rate, channels and length."""
     decoded, rate = sf.read(path, dtype="float32")
     if rate != SAMPLE_RATE or decoded.ndim != 1 or abs(len(decoded) - samples) > SAMPLE_RATE // 100:
-        raise CorpusError(f"{path.name} decodes to {decoded.shape} at {rate} Hz, expected {samples} samples")
+        raise CorpusError(
+            f"{path.name} decodes to {decoded.shape} at {rate} Hz; must be {samples} at {SAMPLE_RATE}; check opusenc"
+        )

@@ -14,7 +14,6 @@ import random
 import re
 from collections.abc import Callable, Iterable
 
-ALPHABET = frozenset("abcdefghijklmnopqrstuvwxyz' ")
 MIN_WORDS, MAX_WORDS = 2, 12
 
 

@@ -1,4 +1,4 @@
-"""Build the mini corpus: recordings and synthetic commands, as Ogg Opus with one JSONL manifest a split.
+"""Build the mini corpus: recordings and synthetic commands, as Ogg Opus with one JSONL manifest per split.
 
     python -m datamodules.mini.make_corpus --out DIR
     python -m datamodules.mini.make_corpus --out DIR --more 9000    # new training commands only
@@ -22,8 +22,8 @@ from itertools import groupby
 from multiprocessing.pool import Pool
 from pathlib import Path
 
+from datamodules.audio_file import SAMPLE_RATE
 from datamodules.mini.audio import (
-    SAMPLE_RATE,
     CorpusError,
     check_opus,
     need_program,
@@ -32,7 +32,7 @@ from datamodules.mini.audio import (
 )
 from datamodules.mini.grammar import generate
 from datamodules.mini.prompts import LICENSE, SPEAKER, TEXT_PACKAGE, Prompt, decode, load_prompts, plausible
-from datamodules.mini.voices import VOICES, Utterance, check_engines, speak
+from datamodules.mini.voices import VOICES, Sentence, check_engines, synthesise
 
 SPLITS = ("train", "dev", "test_seen", "test_unseen", "test_real")
 SYNTHETIC = {"train": 4300, "dev": 260, "test_seen": 400, "test_unseen": 400}
@@ -60,7 +60,7 @@ def split_of_recording(seed: int, text: str) -> str:
     return REAL_SHARES[-1][0]
 
 
-def plan(seed: int, exclude: Iterable[str], scale: float = 1.0) -> list[Utterance]:
+def plan(seed: int, exclude: Iterable[str], scale: float = 1.0) -> list[Sentence]:
     """Draw the synthetic sentences and give each a split, a voice, a rate and a pitch."""
     counts = {split: max(2, round(count * scale)) for split, count in SYNTHETIC.items()}
     rng = random.Random(seed + 1)
@@ -69,17 +69,17 @@ def plan(seed: int, exclude: Iterable[str], scale: float = 1.0) -> list[Utteranc
     return assign(sentences, counts, rng)
 
 
-def plan_more(seed: int, count: int, shipped: Path) -> list[Utterance]:
+def plan_more(seed: int, count: int, shipped: Path) -> list[Sentence]:
     """Draw training sentences that are in no manifest of the folder `shipped`, for the voices of training."""
     lines = [line for split in SPLITS for line in (shipped / f"{split}.jsonl").read_text().splitlines()]
     rng = random.Random(seed + 3)
     sentences = generate(count, seed + 2, {json.loads(line)["text"] for line in lines})
-    rng.shuffle(sentences)  # short templates run dry first
+    rng.shuffle(sentences)  # short templates are used up first
     return assign(sentences, {"train": count}, rng)
 
 
-def assign(sentences: list[str], counts: dict[str, int], rng: random.Random) -> list[Utterance]:
-    """Give each split its number of sentences (taken from the list's end), each a voice, a rate and a pitch."""
+def assign(sentences: list[str], counts: dict[str, int], rng: random.Random) -> list[Sentence]:
+    """Give each split its number of sentences (from the end of the list), each with a voice, a rate and a pitch."""
     seen = [voice for voice in VOICES.values() if not voice.heldout]
     unseen = [voice for voice in VOICES.values() if voice.heldout]
     utterances = []
@@ -94,7 +94,7 @@ def assign(sentences: list[str], counts: dict[str, int], rng: random.Random) -> 
             key = f"{voice.name}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
             serial = rng.randrange(1, 2**31)
             rate, pitch = round(rate, 3), round(pitch, 3)
-            utterances.append(Utterance(key, text, split, voice.name, rate, pitch, serial))
+            utterances.append(Sentence(key, text, split, voice.name, rate, pitch, serial))
     return utterances
 
 
@@ -107,29 +107,29 @@ def manifest_row(
             "license": license_name, "duration_s": seconds}  # fmt: skip
 
 
-def build_synthetic(job: tuple[Path, list[Utterance]]) -> list[tuple[str, Row]]:
-    """Speak, trim and encode one batch; an utterance that comes out silent or of odd length is left out."""
+def build_synthetic(job: tuple[Path, list[Sentence]]) -> list[tuple[str, Row]]:
+    """Synthesise, trim and encode one batch; what comes out silent or of implausible length is left out."""
     out, batch = job
     rows = []
-    for utterance, spoken in zip(batch, speak(batch), strict=True):
+    for sentence, synthesised in zip(batch, synthesise(batch), strict=True):
         try:
-            signal = trim_and_level(spoken)
+            signal = trim_and_level(synthesised)
         except ValueError:
             continue
-        if not plausible(utterance.text, len(signal) / SAMPLE_RATE):
+        if not plausible(sentence.text, len(signal) / SAMPLE_RATE):
             continue
-        voice = VOICES[utterance.voice]
-        row = manifest_row(utterance.key, utterance.split, utterance.text, utterance.voice,
+        voice = VOICES[sentence.voice]
+        row = manifest_row(sentence.key, sentence.split, sentence.text, sentence.voice,
                            f"synthetic:{voice.engine}", voice.license, len(signal))  # fmt: skip
         path = out / str(row["audio"])
-        write_opus(path, signal, BITRATE, utterance.serial)
+        write_opus(path, signal, BITRATE, sentence.serial)
         check_opus(path, len(signal))
-        rows.append((utterance.split, row))
+        rows.append((sentence.split, row))
     return rows
 
 
 def build_recording(job: tuple[Path, int, Prompt]) -> list[tuple[str, Row]]:
-    """Decode, trim and encode one recording; one whose length does not fit its transcript is left out."""
+    """Decode, trim and encode one recording; left out if its length does not fit its transcript."""
     out, seed, prompt = job
     signal = trim_and_level(decode(prompt.path), floor_db=-44.0)
     if not plausible(prompt.text, len(signal) / SAMPLE_RATE):
@@ -166,7 +166,7 @@ def table(rows: dict[str, list[Row]], out: Path) -> str:
 
 
 def write_results(out: Path, results: Iterable[list[tuple[str, Row]]], splits: Sequence[str]) -> str:
-    """Write the manifests (sorted by id) and return the table; a README with the marks gets the table too."""
+    """Write the manifests (sorted by id) and return the table; put it into a README with the marks."""
     rows: dict[str, list[Row]] = {split: [] for split in splits}
     for part in results:
         for split, row in part:
@@ -198,7 +198,7 @@ def build(args: argparse.Namespace) -> str:
     args.out.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(args.out / "audio", ignore_errors=True)
     with multiprocessing.get_context("spawn").Pool(args.jobs) as pool:
-        results = speak_all(pool, args.out, utterances)
+        results = synthesise_all(pool, args.out, utterances)
         recordings = [(args.out, args.seed, prompt) for prompt in prompts]
         results += pool.map(build_recording, recordings, chunksize=20)
     return write_results(args.out, results, SPLITS)
@@ -207,20 +207,22 @@ def build(args: argparse.Namespace) -> str:
 def build_more(args: argparse.Namespace) -> str:
     """Build ``args.more`` further training commands under ``args.out``."""
     if args.more < 1:
-        raise CorpusError(f"--more is {args.more}; allowed are whole numbers from 1")
+        raise CorpusError(f"--more is {args.more}; must be an integer from 1")
     if (args.out / "dev.jsonl").exists():
-        raise CorpusError(f"--out is {args.out}, which holds a whole corpus; --more takes another folder")
+        raise CorpusError(
+            f"--out is {args.out}, which holds a whole corpus; must be another folder with --more"
+        )
     need_program("opusenc", "opus-tools")
     check_engines([voice for voice in VOICES.values() if not voice.heldout])
     utterances = plan_more(args.seed, args.more, Path(__file__).parent)
     args.out.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(args.out / "audio", ignore_errors=True)
     with multiprocessing.get_context("spawn").Pool(args.jobs) as pool:
-        return write_results(args.out, speak_all(pool, args.out, utterances), ("train",))
+        return write_results(args.out, synthesise_all(pool, args.out, utterances), ("train",))
 
 
-def speak_all(pool: Pool, out: Path, utterances: list[Utterance]) -> list[list[tuple[str, Row]]]:
-    """Speak everything, voice by voice in batches, over the processes of the pool."""
+def synthesise_all(pool: Pool, out: Path, utterances: list[Sentence]) -> list[list[tuple[str, Row]]]:
+    """Synthesise everything, voice by voice in batches, on the processes of the pool."""
     ordered = sorted(utterances, key=lambda item: (item.voice, item.key))
     batches = []
     for _, group in groupby(ordered, key=lambda item: item.voice):
@@ -242,7 +244,9 @@ def main() -> int:
     parser.add_argument("--scale", type=float, default=1.0, help="share to build, for a quick try")
     parser.add_argument("--prompts", type=Path, help="folder with the g722 recordings")
     parser.add_argument("--transcripts", type=Path, help="core-sounds-en.txt, also gzip-compressed")
-    parser.add_argument("--more", type=int, help="build as many training commands that do not ship, only")
+    parser.add_argument(
+        "--more", type=int, help="build only this many further training commands, none of them shipped"
+    )
     args = parser.parse_args()
     try:
         print(build(args) if args.more is None else build_more(args))

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from datamodules.mini.audio import SAMPLE_RATE, CorpusError, Signal, run
-from datamodules.mini.grammar import ALPHABET, UNITS
+from datamodules.audio_file import SAMPLE_RATE
+from datamodules.mini.audio import CorpusError, Signal, run
+from datamodules.mini.grammar import UNITS
+from datamodules.text import ALPHABET
 
 SOUNDS_PACKAGE = "asterisk-core-sounds-en-g722"
 TEXT_PACKAGE = "asterisk-core-sounds-en"
@@ -24,7 +26,7 @@ SPELLED = {"PBX": "p b x", "IVR": "i v r", "IP": "i p", "USB": "u s b", "MGCP": 
 FIXES = {"umute": "unmute", "fourtieth": "fortieth", "represenatives": "representatives", "thru": "through",
          "exclaimation": "exclamation", "de-activated": "deactivated", "re-record": "rerecord",
          "re-enter": "reenter", "re-entered": "reentered"}  # fmt: skip
-# transcripts with slips that cannot be repaired with certainty
+# transcripts whose slips have no certain correction
 UNSURE = frozenset({"unidentified-no-callback"})
 
 
@@ -38,7 +40,7 @@ class Prompt:
 
 
 def normalise(raw: str) -> str | None:
-    """Return the transcript in lower case within the alphabet, or ``None`` where that would be a guess."""
+    """Return the transcript in lower case within the alphabet, or ``None`` where its words are uncertain."""
     text = re.sub(r"(?<=\w) \[.\]$", "", raw.strip())  # "slash [/]": the bracket only shows the symbol
     odd = re.search(r"[\[\]()<>@]|\d\.\d|\w\.\w+\.\w", text)
     if not text or (odd and text not in SPELLED):
@@ -59,7 +61,7 @@ def normalise(raw: str) -> str | None:
         else:
             out.append(word.lower())
     joined = " ".join(out)
-    return joined if joined and set(joined) <= ALPHABET else None
+    return joined if joined and set(joined) <= set(ALPHABET) else None
 
 
 def plausible(text: str, seconds: float) -> bool:
@@ -85,13 +87,17 @@ def load_prompts(sounds: Path | None, transcripts: Path | None) -> list[Prompt]:
     if sounds is None:
         folders = {path.parent for path in package_files(SOUNDS_PACKAGE) if path.suffix == ".g722"}
         if not folders:
-            raise CorpusError(f"no recordings found: install {SOUNDS_PACKAGE} or give --prompts")
+            raise CorpusError(
+                f"no recordings found; must be a folder of .g722 files; install {SOUNDS_PACKAGE} or give --prompts"
+            )
         sounds = min(folders, key=lambda folder: len(folder.parts))
     if transcripts is None:
         files = package_files(TEXT_PACKAGE)
         transcripts = next((path for path in files if path.name.startswith("core-sounds-en.txt")), None)
     if transcripts is None or not transcripts.is_file():
-        raise CorpusError(f"no transcripts found: install {TEXT_PACKAGE} or give --transcripts")
+        raise CorpusError(
+            f"no transcripts found; must be core-sounds-en.txt; install {TEXT_PACKAGE} or give --transcripts"
+        )
     found = []
     for name, raw in sorted(read_transcripts(transcripts).items()):
         text = None if name in UNSURE else normalise(raw)
@@ -99,16 +105,16 @@ def load_prompts(sounds: Path | None, transcripts: Path | None) -> list[Prompt]:
         if text and path.is_file():
             found.append(Prompt(name, text, path))
     if not found:
-        raise CorpusError(f"no usable recording in {sounds.name}: --prompts takes a folder of g722 files")
+        raise CorpusError(f"--prompts {sounds}: no usable recording; must be a folder of .g722 files")
     return found
 
 
 def decode(path: Path) -> Signal:
-    """Decode a headerless G.722 file (two 16 kHz samples a byte)."""
+    """Decode a headerless G.722 file (two 16 kHz samples per byte)."""
     raw = run(["ffmpeg", "-v", "error", "-f", "g722", "-i", str(path), "-f", "s16le", "-ac", "1", "-ar",
                str(SAMPLE_RATE), "-"])  # fmt: skip
     signal = np.frombuffer(raw, dtype="<i2").astype(np.float32) / np.float32(32768)
     expected = 2 * path.stat().st_size
     if abs(len(signal) - expected) > SAMPLE_RATE // 10:
-        raise CorpusError(f"{path.name} decodes to {len(signal)} samples, expected {expected}")
+        raise CorpusError(f"{path.name} decodes to {len(signal)} samples; must be {expected}; check ffmpeg")
     return signal.astype(np.float32)

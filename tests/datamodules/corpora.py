@@ -1,6 +1,8 @@
 """Tiny corpora on disk for the tests of the data modules."""
 
+import io
 import json
+import tarfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,9 +12,13 @@ import pytest
 import soundfile
 
 from datamodules.audio_file import SAMPLE_RATE
+from datamodules.mini_corpus import MINI_FOLDER
 from qat.system.errors import UserError
 
 WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+MINI = MINI_FOLDER
+SPLITS = ("train", "dev", "test_seen", "test_unseen", "test_real")
+HELD_OUT = {"hibari-heart", "festival-ked"}
 
 
 def sine(duration_s: float, frequency_hz: float = 440.0, rate: int = SAMPLE_RATE) -> np.ndarray:
@@ -65,3 +71,27 @@ def error_of(call: Callable[..., Any], *arguments: Any, **keywords: Any) -> str:
         call(*arguments, **keywords)
     assert "\n" not in str(error.value)
     return str(error.value)
+
+
+def noise(index: int) -> np.ndarray:
+    """Seeded noise `(S,)` of about 0.2 to 0.4 s."""
+    return 0.1 * np.random.default_rng(index).standard_normal(3_000 + 200 * (index % 17))
+
+
+def wav_bytes(index: int) -> bytes:
+    """A WAV file of `noise`."""
+    file = io.BytesIO()
+    soundfile.write(file, noise(index), 16_000, format="WAV")
+    return file.getvalue()
+
+
+def add_member(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+    """Adds a file to an open tar file."""
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    archive.addfile(member, io.BytesIO(content))
+
+
+def every(rows: dict[str, list[dict]]) -> list[dict]:
+    """The lines of all manifests of the mini corpus."""
+    return [row for split in SPLITS for row in rows[split]]

@@ -61,18 +61,19 @@ def test_stereo_is_averaged_and_logged_once(tmp_path, caplog):
 
 def test_unusual_rate_is_refused(tmp_path):
     message = error_of(load_samples, write_audio(tmp_path / "a.wav", sine(0.1, rate=15_999), 15_999))
-    assert "a.wav: sample rate 15999 Hz; allowed are 8000, " in message
+    assert "a.wav: sample rate is 15999 Hz; must be one of 8000, " in message
 
 
 def test_missing_file_is_named(tmp_path):
     for call in (load_samples, read_duration):
-        assert error_of(call, tmp_path / "no.wav") == f"{tmp_path / 'no.wav'}: audio file not found"
+        message = error_of(call, tmp_path / "no.wav")
+        assert message == f"{tmp_path / 'no.wav'}: audio file not found; must be a file; check the path"
 
 
 def test_empty_file_is_named(tmp_path):
     (tmp_path / "a.flac").touch()
     for call in (load_samples, read_duration):
-        assert error_of(call, tmp_path / "a.flac").endswith("a.flac: audio file is empty (0 bytes)")
+        assert "a.flac: audio file is empty (0 bytes); must be a whole" in error_of(call, tmp_path / "a.flac")
 
 
 def test_text_file_is_not_audio(tmp_path):
@@ -104,7 +105,7 @@ def test_wav_with_a_chunk_before_its_data_is_whole(tmp_path):
 def test_zero_samples_are_refused(tmp_path):
     path = write_audio(tmp_path / "a.wav", np.zeros(0, np.float32))
     for call in (load_samples, read_duration):
-        assert error_of(call, path).endswith("a.wav: audio file holds zero samples")
+        assert error_of(call, path).endswith("a.wav: audio file holds zero samples; must be at least one")
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -112,12 +113,12 @@ def test_nan_and_infinity_are_refused(tmp_path, bad):
     samples = sine(0.1)
     samples[7] = bad
     path = write_audio(tmp_path / "a.wav", samples, subtype="FLOAT")
-    assert "a.wav: audio holds NaN or infinity; allowed are finite samples" in error_of(load_samples, path)
+    assert "a.wav: audio holds NaN or infinity; must be finite samples" in error_of(load_samples, path)
 
 
 def test_integers_stored_as_floats_are_refused_and_small_overshoot_is_clipped(tmp_path):
     path = write_audio(tmp_path / "a.wav", sine(0.1) * 32767, subtype="FLOAT")
-    assert "allowed are samples in [-1, 1]" in error_of(load_samples, path)
+    assert "must be samples in [-1, 1]" in error_of(load_samples, path)
     path = write_audio(tmp_path / "b.wav", sine(0.1) * 2.2, subtype="FLOAT")
     assert np.abs(load_samples(path)).max() == 1.0
 

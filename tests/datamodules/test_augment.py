@@ -57,10 +57,10 @@ def test_input_is_not_changed():
 def test_any_length_stays_in_range_finite_and_within_the_longest(samples):
     signal = torch.rand(samples, generator=keyed_generator(samples)) * 2 - 1
     for i in range(40):
-        heard = augment(signal, 0, 0, str(i))
-        assert heard.dtype == torch.float32 and heard.dim() == 1
-        assert 1 <= heard.numel() <= math.ceil(samples / SLOWEST)
-        assert heard.isfinite().all() and heard.abs().max() <= 1.0 + 1e-6  # one rounding of float32
+        varied = augment(signal, 0, 0, str(i))
+        assert varied.dtype == torch.float32 and varied.dim() == 1
+        assert 1 <= varied.numel() <= math.ceil(samples / SLOWEST)
+        assert varied.isfinite().all() and varied.abs().max() <= 1.0 + 1e-6  # one rounding of float32
 
 
 @pytest.mark.parametrize(
@@ -77,17 +77,17 @@ def test_strength_bounds_the_noise_and_zero_shares_leave_speed_and_gain_only():
     signal = torch.randn(16_000, generator=keyed_generator(1)) * 0.1
     still = Augmentation(room_share=0.0, noise_share=0.0)
     for i in range(30):
-        heard = augment(signal, 0, 0, str(i), still)
+        varied = augment(signal, 0, 0, str(i), still)
         plain = [change_speed(signal, speed) for speed in SPEEDS]
-        same = [p for p in plain if p.numel() == heard.numel()]
-        assert any(torch.allclose(heard / heard.norm(), p / p.norm(), atol=1e-6) for p in same)
+        same = [p for p in plain if p.numel() == varied.numel()]
+        assert any(torch.allclose(varied / varied.norm(), p / p.norm(), atol=1e-6) for p in same)
     always = Augmentation(room_share=0.0, noise_share=1.0, noise_snr_db=(20.0, 40.0))
     ratios = []
     for i in range(90):
-        heard = augment(signal, 0, 0, str(i), always)
-        if heard.numel() == signal.numel():
-            gain = (heard @ signal) / (signal @ signal)
-            ratios.append(20 * math.log10(float(signal.norm() * gain / (heard - gain * signal).norm())))
+        varied = augment(signal, 0, 0, str(i), always)
+        if varied.numel() == signal.numel():
+            gain = (varied @ signal) / (signal @ signal)
+            ratios.append(20 * math.log10(float(signal.norm() * gain / (varied - gain * signal).norm())))
     assert len(ratios) > 15 and 19.0 < min(ratios) < 27.0 and 33.0 < max(ratios) < 41.0
 
 

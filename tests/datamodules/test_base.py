@@ -54,14 +54,14 @@ def test_augmentation_reaches_training_only(manifests):
     [{"room_share": 0.0}, {"noise_share": 0.0}, {"noise_snr_db": (40.0, 50.0)}],
     ids=lambda s: next(iter(s)),
 )
-def test_every_strength_of_augmentation_changes_what_training_hears(manifests, strength):
+def test_every_strength_of_augmentation_changes_the_training_audio(manifests, strength):
     strong = {"room_share": 1.0, "noise_share": 1.0, "noise_snr_db": (0.0, 5.0)}
-    heard = []
+    signals = []
     for chosen in (strong, strong, {**strong, **strength}):
         data = ManifestDataModule(**manifests, max_batch_s=4.0, augment=True, **chosen)
-        heard.append([batch.signal for batch in data.train_dataloader()])
-    assert all(map(torch.equal, heard[0], heard[1]))
-    assert not any(map(torch.equal, heard[0], heard[2]))
+        signals.append([batch.signal for batch in data.train_dataloader()])
+    assert all(map(torch.equal, signals[0], signals[1]))
+    assert not any(map(torch.equal, signals[0], signals[2]))
 
 
 def _flat(loaders):
@@ -144,7 +144,7 @@ def test_cached_audio_survives_the_loss_of_the_files(manifests, tmp_path):
 
 
 def test_unknown_split_names_the_allowed_ones(data):
-    with pytest.raises(UserError, match="unknown split 'eval'; allowed are train, dev, test"):
+    with pytest.raises(UserError, match="unknown split 'eval'; must be one of train, dev, test"):
         data.utterances("eval")
 
 
@@ -154,7 +154,7 @@ def test_unknown_split_names_the_allowed_ones(data):
      ("max_train_utterances", 0), ("max_test_utterances", -3)],
 )  # fmt: skip
 def test_bad_arguments_name_field_and_value(manifests, field, value):
-    with pytest.raises(UserError, match=f"{field} is {value}; allowed are"):
+    with pytest.raises(UserError, match=f"{field} is {value}; must be a"):
         ManifestDataModule(**manifests, **{field: value})
 
 
@@ -177,16 +177,16 @@ def test_the_embedded_corpus_is_ready_to_use():
 
 @pytest.mark.parametrize("world", [2, 4, 6])
 def test_every_process_gets_some_of_dev_and_all_get_all_of_it(data, monkeypatch, world):
-    heard = []
+    seen = []
     for rank in range(world):
         for module in (base, sampler):
             monkeypatch.setattr(module, "rank_and_world", lambda rank=rank: (rank, world))
         shard = ids(data.val_dataloader())
         assert shard
-        heard += shard
-    assert sorted(heard) == [f"dev-{i}" for i in range(6)]
+        seen += shard
+    assert sorted(seen) == [f"dev-{i}" for i in range(6)]
     monkeypatch.setattr(base, "rank_and_world", lambda: (0, 7))
-    with pytest.raises(UserError, match="split 'dev' has 6 utterances; 7 processes need one each"):
+    with pytest.raises(UserError, match="split 'dev' has 6 utterances; must be at least one per process, 7"):
         data.val_dataloader()
 
 
@@ -203,5 +203,5 @@ def test_few_shapes_occur_where_training_batches_are_padded_to_a_step(manifests)
             assert not row[length:].any()
     assert any(batch.signal.shape[1] % 8_000 for batch in plain.train_dataloader())
     assert any(batch.signal.shape[1] % 8_000 for batch in padded.val_dataloader())
-    with pytest.raises(UserError, match="pad_to_s is -1.0; allowed are numbers from 0"):
+    with pytest.raises(UserError, match="pad_to_s is -1.0; must be a number from 0"):
         ManifestDataModule(**manifests, pad_to_s=-1.0)

@@ -2,7 +2,8 @@ from pathlib import Path
 
 import torch
 
-from datamodules.batch import Utterance, collate
+from datamodules.batch import collate
+from datamodules.utterance import Utterance
 
 
 def pair(name, count):

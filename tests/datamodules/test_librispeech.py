@@ -5,8 +5,7 @@ import pytest
 import torchaudio
 
 from datamodules.librispeech import LibriSpeechDataModule, download_subset
-from qat.system.errors import UserError
-from tests.datamodules.corpora import write_librispeech
+from tests.datamodules.corpora import error_of, write_librispeech
 
 NAMES = {"train_subsets": ["train-clean-100"], "dev_subset": "dev-clean", "test_subsets": ["test-clean"]}
 
@@ -17,13 +16,6 @@ def root(tmp_path):
     for subset in ["train-clean-100", "dev-clean", "test-clean"]:
         write_librispeech(tmp_path / "LibriSpeech", subset)
     return tmp_path
-
-
-def error_of(call, *arguments, **keywords):
-    with pytest.raises(UserError) as error:
-        call(*arguments, **keywords)
-    assert "\n" not in str(error.value)
-    return str(error.value)
 
 
 def test_official_layout_is_read_in_order_of_speakers(root):
@@ -61,22 +53,28 @@ def test_missing_folder_without_download_is_one_clear_line(tmp_path):
     data = LibriSpeechDataModule(str(tmp_path), **NAMES)
     for call in (data.prepare_data, lambda: data.utterances("train")):
         message = error_of(call)
-        assert "is missing; allowed is a folder with the official layout, or download: true" in message
+        assert "is missing; must be a folder with the official layout; or set download: true" in message
         assert f"root is {str(tmp_path)!r}" in message
 
 
 @pytest.mark.parametrize(
     "arguments, expected",
     [
-        ({"train_subsets": ["train-clean"]}, "train_subsets is 'train-clean'; allowed are train-clean-100, "),
+        (
+            {"train_subsets": ["train-clean"]},
+            "train_subsets is 'train-clean'; must be one of train-clean-100, ",
+        ),
         ({"train_subsets": []}, "train_subsets is []"),
         ({"train_subsets": ["test-clean"]}, "train_subsets is 'test-clean'"),
         ({"train_subsets": ["train-clean-100"] * 2}, "names a subset twice"),
         (
             {"dev_subset": "train-clean-100"},
-            "dev_subset is 'train-clean-100'; allowed are dev-clean, dev-other",
+            "dev_subset is 'train-clean-100'; must be one of dev-clean, dev-other",
         ),
-        ({"test_subsets": "test-clean"}, "test_subsets is 'test-clean'; allowed are test-clean, test-other"),
+        (
+            {"test_subsets": "test-clean"},
+            "test_subsets is 'test-clean'; must be a list of test-clean, test-other",
+        ),
     ],
 )
 def test_unknown_subsets_are_refused_before_anything_is_read(arguments, expected):

@@ -33,12 +33,12 @@ def make(manifests, **keywords):
     return ManifestDataModule(**manifests, **{"max_batch_s": 4.0, "augment": True, "seed": 3, **keywords})
 
 
-def heard(batch):
+def fingerprint(batch):
     """What must be equal for two batches to be the same."""
     return batch.ids, batch.signal.double().sum().item(), batch.signal.double().pow(2).sum().item()
 
 
-class Listener(LightningModule):
+class Recorder(LightningModule):
     """Learns nothing and remembers every batch that it is given."""
 
     def __init__(self, stop_at=None):
@@ -47,7 +47,7 @@ class Listener(LightningModule):
         self.batches, self.dev, self.stop_at = [], [], stop_at
 
     def training_step(self, batch, _):
-        self.batches.append((self.current_epoch, *heard(batch)))
+        self.batches.append((self.current_epoch, *fingerprint(batch)))
         return self.weight.sum()
 
     def validation_step(self, batch, _):
@@ -79,9 +79,9 @@ def fit(data, module, epochs=3, callbacks=(), ckpt_path=None):
     return module
 
 
-def test_every_epoch_hears_every_utterance_once_in_new_batches_and_new_variants(manifests):
+def test_every_epoch_yields_every_utterance_once_in_new_batches_and_new_variants(manifests):
     data = make(manifests)
-    module = fit(data, Listener())
+    module = fit(data, Recorder())
     epochs = [[b for b in module.batches if b[0] == epoch] for epoch in range(3)]
     assert len({len(e) for e in epochs}) == 1
     for epoch in epochs:
@@ -95,8 +95,8 @@ def test_every_epoch_hears_every_utterance_once_in_new_batches_and_new_variants(
 @pytest.mark.parametrize(
     "where", ["inside the first epoch", "inside a later epoch", "at the end of an epoch"]
 )
-def test_interrupted_training_hears_what_uninterrupted_training_hears(manifests, tmp_path, where):
-    whole = fit(make(manifests), Listener()).batches
+def test_interrupted_training_gets_the_batches_of_uninterrupted_training(manifests, tmp_path, where):
+    whole = fit(make(manifests), Recorder()).batches
     per_epoch = len(whole) // 3
     assert per_epoch >= 4, "the test needs room inside an epoch"
     step = {
@@ -104,7 +104,7 @@ def test_interrupted_training_hears_what_uninterrupted_training_hears(manifests,
         "inside a later epoch": per_epoch + 2,
         "at the end of an epoch": per_epoch,
     }[where]
-    before, after = Listener(), Listener()
+    before, after = Recorder(), Recorder()
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         fit(make(manifests), before, callbacks=[Crash(step, tmp_path / "last.ckpt")])
     fit(make(manifests), after, ckpt_path=tmp_path / "last.ckpt")
@@ -113,8 +113,8 @@ def test_interrupted_training_hears_what_uninterrupted_training_hears(manifests,
 
 def test_worker_processes_give_the_same_batches_and_the_same_epochs(manifests):
     assert (
-        fit(make(manifests), Listener(), 2).batches
-        == fit(make(manifests, num_workers=1), Listener(), 2).batches
+        fit(make(manifests), Recorder(), 2).batches
+        == fit(make(manifests, num_workers=1), Recorder(), 2).batches
     )
 
 
@@ -132,23 +132,23 @@ def test_bad_file_in_a_worker_process_is_one_line(manifests, tmp_path):
 
 def test_state_of_another_epoch_or_another_batching_is_not_skipped(manifests):
     loader = make(manifests).train_dataloader()
-    whole = [heard(batch) for batch in loader]
+    whole = [fingerprint(batch) for batch in loader]
     state = loader.state_dict()
     assert state == {"epoch": 0, "position": len(whole), "length": len(whole)}
     for other in ({**state, "epoch": 1, "position": 2}, {**state, "length": 1, "position": 2}):
         loader.load_state_dict(other)
-        assert [heard(batch) for batch in loader] == whole
+        assert [fingerprint(batch) for batch in loader] == whole
     loader.load_state_dict({**state, "position": 2})
-    assert [heard(batch) for batch in loader] == whole[2:]
-    assert [heard(batch) for batch in loader] == whole, "a state counts once"
+    assert [fingerprint(batch) for batch in loader] == whole[2:]
+    assert [fingerprint(batch) for batch in loader] == whole, "a state counts once"
 
 
 def load_and_die(pids: Any) -> None:
     """A process whose loader has workers, which is then killed."""
     loader = DataLoader([1, 2], num_workers=2, worker_init_fn=end_with_parent)
-    iterator = iter(loader)
+    iterator: Any = iter(loader)
     next(iterator)
-    pids.send([worker.pid for worker in iterator._workers])  # type: ignore[attr-defined]
+    pids.send([worker.pid for worker in iterator._workers])
     pids.close()
     os.kill(os.getpid(), signal.SIGKILL)
 

@@ -3,15 +3,7 @@ import json
 import pytest
 
 from datamodules.manifest import ManifestDataModule, read_manifest
-from qat.system.errors import UserError
-from tests.datamodules.corpora import sine, write_audio, write_jsonl, write_split
-
-
-def error_of(call, *arguments, **keywords):
-    with pytest.raises(UserError) as error:
-        call(*arguments, **keywords)
-    assert "\n" not in str(error.value)
-    return str(error.value)
+from tests.datamodules.corpora import error_of, sine, write_audio, write_jsonl, write_split
 
 
 @pytest.fixture
@@ -68,19 +60,16 @@ def test_blank_lines_are_skipped_and_order_is_kept(tmp_path, clip):
 
 
 def test_missing_and_empty_manifests_are_named(tmp_path):
-    assert error_of(read_manifest, tmp_path / "no.jsonl") == f"{tmp_path / 'no.jsonl'}: manifest not found"
+    message = error_of(read_manifest, tmp_path / "no.jsonl")
+    assert message == f"{tmp_path / 'no.jsonl'}: manifest not found; must be a .jsonl or .csv file"
     for name, content in [("a.jsonl", ""), ("b.jsonl", "\n\n"), ("c.csv", ""), ("d.csv", "id,audio,text\n")]:
         (tmp_path / name).write_text(content)
-        assert f"{name}: manifest is empty; allowed is at least one" in error_of(
-            read_manifest, tmp_path / name
-        )
+        assert f"{name}: manifest is empty; must be at least one" in error_of(read_manifest, tmp_path / name)
 
 
 def test_unknown_kind_of_manifest_is_refused(tmp_path):
     (tmp_path / "m.txt").write_text("x")
-    assert "m.txt: unknown kind of manifest; allowed are .jsonl" in error_of(
-        read_manifest, tmp_path / "m.txt"
-    )
+    assert "m.txt: unknown kind of manifest; must be .jsonl" in error_of(read_manifest, tmp_path / "m.txt")
 
 
 def test_latin_1_text_is_refused(tmp_path):
@@ -93,8 +82,11 @@ def test_latin_1_text_is_refused(tmp_path):
     [
         ("not json", "line 2: is not JSON"),
         ('{"id": "b", ', "line 2: is not JSON"),
-        ("[1, 2]", "line 2: is a JSON list; allowed is one JSON object per line"),
-        ('{"audio": "a.wav", "text": "b"}', "line 2: field 'id' is missing; its fields are audio, text"),
+        ("[1, 2]", "line 2: is a JSON list; must be one JSON object per line"),
+        (
+            '{"audio": "a.wav", "text": "b"}',
+            "field 'id' is missing; must be given; the line's fields are audio, text",
+        ),
         ('{"id": "b", "text": "b"}', "line 2, id 'b': field 'audio' or 'wav' or 'path' is missing"),
         ('{"id": "b", "audio": "a.wav"}', "line 2, id 'b': field 'text' or 'transcript' is missing"),
         ('{"id": "b", "audio": "a.wav", "text": null}', "field 'text' or 'transcript' is missing"),
@@ -104,7 +96,7 @@ def test_latin_1_text_is_refused(tmp_path):
         ('{"id": "b", "audio": "a.wav", "text": "  "}', "line 2, id 'b': text is empty"),
         (
             '{"id": "b", "audio": "a.wav", "text": "b", "duration_s": 0}',
-            "duration_s is 0; allowed are seconds",
+            "duration_s is 0; must be seconds",
         ),
         ('{"id": "b", "audio": "a.wav", "text": "b", "duration_s": "long"}', "duration_s is 'long'"),
         ('{"id": "b", "audio": "a.wav", "text": "b", "duration_s": NaN}', "duration_s is nan"),
@@ -122,7 +114,7 @@ def test_bad_jsonl_lines_are_named_by_file_and_line(tmp_path, clip, line, expect
     [
         (
             "id,audio\na,a.wav\n",
-            "line 2, id 'a': field 'text' or 'transcript' is missing; its fields are id, audio",
+            "line 2, id 'a': field 'text' or 'transcript' is missing; must be given; the line's fields are id, audio",
         ),
         ("id,audio,text\na,a.wav,yes, no\n", "line 2: has more fields than the header"),
         ("id,audio,text\na,a.wav\n", "line 2, id 'a': field 'text'"),
@@ -149,5 +141,5 @@ def test_data_module_takes_one_test_manifest_or_several_by_name(tmp_path):
 
 def test_test_splits_need_names_of_their_own():
     message = error_of(ManifestDataModule, "t", "d", {"dev": "x"})
-    assert message == "test split is named 'dev'; allowed is any name but train and dev"
+    assert message == "test: split 'dev' has a name that is taken; must be any name but train and dev"
     assert "test has no split" in error_of(ManifestDataModule, "t", "d", {})

@@ -1,4 +1,4 @@
-"""The shipped mini corpus: manifests, audio, splits, licences, and the grammar behind it."""
+"""The shipped mini corpus: manifests, audio, splits, licences, and further training utterances."""
 
 from __future__ import annotations
 
@@ -11,26 +11,12 @@ import pytest
 import torch
 
 from datamodules import audio
-from datamodules.mini import grammar, make_corpus
 from datamodules.mini_corpus import MiniDataModule
+from datamodules.text import ALPHABET
 from qat.system.errors import UserError
+from tests.datamodules.corpora import HELD_OUT, MINI, SPLITS, every
 
-MINI = Path(grammar.__file__).parent
-SPLITS = ("train", "dev", "test_seen", "test_unseen", "test_real")
 KEYS = ["id", "audio", "text", "speaker", "source", "license", "duration_s"]
-HELD_OUT = {"hibari-heart", "festival-ked"}
-
-
-@pytest.fixture(scope="module")
-def rows() -> dict[str, list[dict]]:
-    return {
-        split: [json.loads(line) for line in (MINI / f"{split}.jsonl").read_text("utf-8").splitlines()]
-        for split in SPLITS
-    }
-
-
-def every(rows: dict[str, list[dict]]) -> list[dict]:
-    return [row for split in SPLITS for row in rows[split]]
 
 
 def test_manifests_have_exactly_the_keys(rows):
@@ -51,7 +37,7 @@ def test_listed_audio_is_the_audio_present(rows):
 def test_texts_are_in_the_alphabet(rows):
     for row in every(rows):
         text = row["text"]
-        assert text and set(text) <= grammar.ALPHABET
+        assert text and set(text) <= set(ALPHABET)
         assert text == " ".join(text.split())
 
 
@@ -63,7 +49,7 @@ def test_no_sentence_is_in_two_splits(rows):
     assert [text for text, splits in where.items() if len(splits) > 1] == []
 
 
-def test_held_out_voices_speak_only_in_test_unseen(rows):
+def test_held_out_voices_occur_only_in_test_unseen(rows):
     assert {row["speaker"] for row in rows["test_unseen"]} == HELD_OUT
     for split in SPLITS:
         if split != "test_unseen":
@@ -105,96 +91,6 @@ def test_a_sample_of_the_audio_decodes(rows):
         assert float(abs(signal).max()) <= 1.0
 
 
-def test_grammar_is_deterministic_and_respects_its_limits():
-    first = grammar.generate(300, seed=5)
-    assert first == grammar.generate(300, seed=5)
-    assert first != grammar.generate(300, seed=6)
-    assert len(set(first)) == 300
-    for text in first:
-        assert set(text) <= grammar.ALPHABET
-        assert grammar.MIN_WORDS <= len(text.split()) <= grammar.MAX_WORDS
-    assert not set(grammar.generate(300, seed=5, exclude=first[:50])) & set(first[:50])
-
-
-def test_grammar_vocabulary_and_exhaustion(monkeypatch):
-    words = {word for text in grammar.generate(4000, seed=1) for word in text.split()}
-    assert 250 <= len(words) <= 400
-    monkeypatch.setattr(grammar, "TEMPLATES", {"only": (1.0, ("good morning",))})
-    with pytest.raises(ValueError, match="only 1 of 3"):
-        grammar.generate(3, seed=1)
-
-
-@pytest.mark.parametrize(
-    ("value", "spelled"),
-    [(0, "zero"), (14, "fourteen"), (42, "forty two"), (100, "one hundred"), (215, "two hundred fifteen")],
-)
-def test_number_words(value, spelled):
-    assert grammar.number_words(value) == spelled
-
-
-@pytest.mark.parametrize(("value", "spelled"), [(1, "first"), (20, "twentieth"), (31, "thirty first")])
-def test_ordinal_words(value, spelled):
-    assert grammar.ordinal_words(value) == spelled
-
-
-@pytest.mark.parametrize(
-    ("raw", "text"),
-    [
-        ("press 1 for help, or # to exit...", "press one for help or pound to exit"),
-        ("A.M.", "a m"),
-        ("slash [/]", "slash"),
-        ("3D audio enabled", "three d audio enabled"),
-        ("I'm sorry.", "i'm sorry"),
-        ("[ascending tones]", None),
-        ("dial 1234 now", None),
-        ("DAHDI", None),
-        ("(1 second of silence)", None),
-    ],
-)
-def test_prompt_normalisation(raw, text):
-    prompts = pytest.importorskip("datamodules.mini.prompts")
-    assert prompts.normalise(raw) == text
-
-
-def test_a_missing_program_is_one_clear_line():
-    audio = pytest.importorskip("datamodules.mini.audio")
-    with pytest.raises(audio.CorpusError, match="^missing program: no-such-program"):
-        audio.need_program("no-such-program", "some-package")
-    with pytest.raises(audio.CorpusError, match="^missing program: no-such-program$"):
-        audio.run(["no-such-program"])
-
-
-def test_the_plan_repeats_the_shipped_sentences(rows):
-    exclude = {row["text"] for row in every(rows) if row["speaker"] == "allison"}
-    planned = make_corpus.plan(17, exclude)
-    known = {(item.key, item.split) for item in planned}
-    shipped = [row for row in every(rows) if row["speaker"] != "allison"]
-    found = sum((row["id"], split) in known for split in SPLITS for row in rows[split])
-    assert found == len(shipped)
-
-
-def test_more_commands_are_new_and_spoken_by_voices_of_training(rows):
-    more = make_corpus.plan_more(17, 50, MINI)
-    assert more == make_corpus.plan_more(17, 50, MINI) and len({item.text for item in more}) == 50
-    assert not {item.text for item in more} & {row["text"] for row in every(rows)}
-    assert {item.split for item in more} == {"train"} and not {item.voice for item in more} & HELD_OUT
-
-
-def test_no_more_commands_is_one_clear_line_and_removes_nothing(tmp_path, monkeypatch, capsys):
-    (tmp_path / "audio").mkdir()
-    monkeypatch.setattr("sys.argv", ["make_corpus", "--out", str(tmp_path), "--more", "0"])
-    assert make_corpus.main() == 1 and (tmp_path / "audio").is_dir()
-    assert capsys.readouterr().err == "make_corpus: --more is 0; allowed are whole numbers from 1\n"
-
-
-def test_more_commands_do_not_replace_a_whole_corpus(tmp_path, monkeypatch, capsys):
-    (tmp_path / "audio").mkdir()
-    (tmp_path / "dev.jsonl").touch()
-    monkeypatch.setattr("sys.argv", ["make_corpus", "--out", str(tmp_path), "--more", "9"])
-    assert make_corpus.main() == 1 and (tmp_path / "audio").is_dir()
-    assert "holds a whole corpus; --more takes another folder" in capsys.readouterr().err
-
-
 def test_extra_training_utterances_join_train_and_nothing_else(rows, tmp_path):
     first, second = ({**row, "audio": str(MINI / row["audio"])} for row in rows["train"][:2])
     manifest = tmp_path / "more.jsonl"
@@ -222,7 +118,7 @@ def test_extra_utterances_that_clash_are_refused(rows, tmp_path, change, message
         MiniDataModule(extra_train=str(tmp_path / "more.jsonl")).utterances("train")
 
 
-def test_training_decodes_in_a_worker_and_what_is_read_again_where_it_is_kept(
+def test_training_decodes_in_a_worker_and_repeated_reading_where_the_cache_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     data = MiniDataModule(max_test_utterances=3)

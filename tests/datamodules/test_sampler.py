@@ -124,7 +124,7 @@ def test_fewer_utterances_than_ranks_are_repeated_so_that_no_rank_waits_forever(
 
 def test_bad_arguments_name_the_value():
     with pytest.raises(
-        UserError, match=r"max_batch_s is 5, but an utterance needs 6\.00 s; allowed is at least"
+        UserError, match=r"max_batch_s is 5, but an utterance needs 6\.00 s; must be at least"
     ):
         AudioBatchSampler([1.0, 6.0], 5.0)
     with pytest.raises(UserError, match="no utterance"):

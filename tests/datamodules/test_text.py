@@ -22,7 +22,7 @@ def test_character_outside_the_alphabet_is_named(character):
     with pytest.raises(UserError) as error:
         check_text(f"a{character}b", "train.jsonl, line 3")
     assert str(error.value).startswith("train.jsonl, line 3: ")
-    assert repr(character) in str(error.value) and "allowed are a-z" in str(error.value)
+    assert repr(character) in str(error.value) and "must be a-z" in str(error.value)
     assert "\n" not in str(error.value)
 
 

@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from datamodules.batch import Batch, Utterance, collate
+from datamodules.batch import Batch, collate
 from datamodules.mini_corpus import MiniDataModule
+from datamodules.utterance import Utterance
 from qat.evaluation.parity import check_parity, word_error_rate
 from qat.models.loading import load_module
 from qat.models.wav2vec2 import Wav2Vec2Module, masked_group_norm

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from datamodules.batch import Batch, Utterance, collate
+from datamodules.batch import Batch, collate
+from datamodules.utterance import Utterance
 from qat.models.ctc import CTCModule
 from qat.models.distillation import frame_divergence, splice
 from qat.models.loading import load_teacher_, save_module
