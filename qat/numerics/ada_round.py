@@ -1,12 +1,13 @@
-"""Choosing for each weight whether it is rounded up or down (AdaRound), on second moments of the layer's inputs.
+"""Choosing for each weight whether it is rounded up or down (AdaRound), from second moments of the layer's inputs.
 
-Each row `w` of a layer's weight matrix has an error of its own, a quadratic form in its change `d = w~ - w`:
+Each row `w` of a layer's weight matrix has its own error, a quadratic form in its change `d = w~ - w`:
 
     E (w~ x^ - w x)^2 = d A d' + 2 d r' + const,   A = E x^ x^',   r = w E[(x^ - x) x^']
 
-`x` is the layer's input in the float model and `x^` the one behind the layers already quantized. So no inputs are kept
-and no batches drawn: a step costs one product with `A` and sees every calibration frame. Nagel 2020 (arXiv 2004.10568);
-the polish by coordinate descent is that of CDQuant (Nair & Suggala 2024, arXiv 2406.17542), within {down, up}.
+`x` is the layer's input in the float model, `x^` its input after the layers that are already quantized. So no inputs
+are kept and no batches drawn: a step costs one product with `A` and uses every calibration frame. Nagel 2020 (arXiv
+2004.10568); the polish by coordinate descent is that of CDQuant (Nair & Suggala 2024, arXiv 2406.17542), within {down,
+up}.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ import torch
 from torch import Tensor
 
 ZETA, GAMMA = 1.1, -0.1  # stretch of the sigmoid: both ends of [0, 1] are reached
-# lambda; the error beside it is a row's per weight, over the noise of rounding it to nearest
+# lambda; weighed against a row's error per weight, relative to the noise of rounding it to nearest
 REGULARIZER = 2.0
 WARM_START = 0.2  # share of the steps without the regularizer
 BETA = (20.0, 2.0)
 LEARNING_RATE = 2e-2
-CHECK_EVERY = 100  # steps between two looks at whether all is settled, or the progress function wants to know
+CHECK_EVERY = 100  # steps between two checks whether every rounding is settled, and two calls of progress
 SWEEPS = 20
-# of a scale, over the one with the least weight error
+# factors on the scale that has the least weight error
 CANDIDATES = tuple(0.6 + 0.04 * step for step in range(23))
 
 
@@ -54,7 +55,7 @@ class Problem:
 
     @property
     def share(self) -> Tensor:
-        """`w / s` less the offset: the weight between its whole levels."""
+        """`w / s` minus the offset: the weight in steps, whose fraction rounding decides."""
         share = self.weight / self.scale
         return share.sub_(self.offset) if self.offset else share
 
@@ -72,7 +73,7 @@ class Problem:
         return self.change_to(self.lower + up)
 
     def change_to(self, levels: Tensor) -> Tensor:
-        """`w~ - w` at whole levels that are clamped in place and used up."""
+        """`w~ - w` at whole levels; overwrites `levels`."""
         levels.clamp_(self.quant_min, self.quant_max)
         levels = levels.add_(self.offset) if self.offset else levels
         return levels.mul_(self.scale).sub_(self.weight)
@@ -96,10 +97,10 @@ class Problem:
 
 @dataclass
 class State:
-    """A rounding half-way: continuing from it gives the same bits as never stopping.
+    """An unfinished AdaRound: continuing from it gives the same bits as never stopping.
 
     Args:
-        variable: `V`, `(G, O, I)`; hardened it says up where it is at least 0.
+        variable: `V`, `(G, O, I)`; hardened, a weight goes up where it is at least 0.
         first: Adam's mean of gradients.
         second: Adam's mean of squares.
         step: steps done.
@@ -161,12 +162,12 @@ def regularizer(h: Tensor, beta: float) -> Tensor:
 
 @torch.no_grad()
 def search_scale(problem: Problem, widths: Sequence[int], sweeps: int = 1) -> Tensor:
-    """Factors for the scales that give each row the least error at its output, rounded about as well as it will be.
+    """Factors for the scales that give each row the least error at its output, rounded about as well as in the end.
 
     Args:
         problem: with the scales to start from.
         widths: columns that share a scale within a row, side by side; they sum to I.
-        sweeps: of coordinate descent behind each candidate; 0 compares roundings to nearest.
+        sweeps: of coordinate descent after each candidate; 0 compares roundings to nearest.
 
     Returns:
         `(G, O, len(widths))`, from `CANDIDATES`.
@@ -197,13 +198,13 @@ def spread(factors: Tensor, widths: Sequence[int]) -> Tensor:
 def optimise(
     problem: Problem, state: State, steps: int, progress: Callable[[State], None] | None = None
 ) -> Tensor:
-    """Run AdaRound to its end, or until every rounding is settled, then harden and polish.
+    """Run AdaRound to the end of its schedule, or until every rounding is settled; then harden and polish.
 
     Args:
         problem: what is rounded.
         state: where to start; changed in place.
         steps: of the whole schedule, those done included.
-        progress: called now and then between two steps; what it raises stops the work, and `state` can go on.
+        progress: called every `CHECK_EVERY` steps; what it raises stops the work, which `state` can resume.
 
     Returns:
         True where a weight is rounded up, bool `(G, O, I)`.
@@ -219,7 +220,7 @@ def optimise(
 
 
 def descend_(problem: Problem, state: State, steps: int, progress: Callable[[State], None] | None) -> None:
-    """Adam on `V`, in place. The gradient is written out: autograd would keep ten tensors of this size alive."""
+    """Adam on `V`, in place. The gradient is explicit: autograd would keep ten tensors of this size alive."""
     scale, lower = problem.scale, problem.lower
     start = problem.noise(problem.change(problem.nearest().float()))
     unit = start.clamp(min=1e-9 * float(start.max()) + 1e-30) / problem.weight.shape[-1]

@@ -103,7 +103,7 @@ def along(values: Tensor, ndim: int, axis: int | None) -> Tensor:
 
 
 class _FakeQuantize(torch.autograd.Function):
-    """Masked straight-through estimator; with the gradient of the scale where it is learned."""
+    """Masked straight-through estimator; with a gradient of the scale if that is learned."""
 
     @staticmethod
     def forward(
@@ -142,7 +142,7 @@ class _FakeQuantize(torch.autograd.Function):
 def _fused(
     x: Tensor, scale: Tensor, zero_point: Tensor | None, low: int, high: int, axis: int | None
 ) -> Tensor:
-    """PyTorch's kernel: one launch and a byte of mask an element."""
+    """PyTorch's kernel: one launch, and one byte of mask per element."""
     if zero_point is None:
         zero_point = torch.zeros_like(scale, dtype=torch.int32)
     if axis is None or scale.numel() == 1:
@@ -155,7 +155,15 @@ def _fused(
 def dynamic_range(low: Tensor, high: Tensor, levels: int = U8_LEVELS) -> tuple[Tensor, Tensor]:
     """Scale and zero point (as float) of a dynamic unsigned quantization of values in [low, high].
 
-    The range is stretched to hold zero; a range of nothing but zero gets scale 1.
+    The range is stretched to hold zero; a range of zero alone gets scale 1.
+
+    Args:
+        low: smallest value, any shape.
+        high: largest value, of the same shape.
+        levels: number of steps, so that levels lie in [0, levels].
+
+    >>> dynamic_range(torch.tensor([-1.0]), torch.tensor([1.55]))
+    (tensor([0.0100]), tensor([100.]))
     """
     low = low.clamp(max=0.0)
     scale = (high.clamp(min=0.0) - low) / levels
@@ -166,5 +174,9 @@ def dynamic_range(low: Tensor, high: Tensor, levels: int = U8_LEVELS) -> tuple[T
 def centred_levels(
     x: Tensor, scale: Tensor, zero_point: Tensor, quant_min: int = 0, quant_max: int = U8_LEVELS
 ) -> Tensor:
-    """`clip(round(x / s) + z, n, p) - z` as floats; divides as `QuantizeLinear` does."""
+    """`clip(round(x / s) + z, n, p) - z` as floats; divides as ONNX's `QuantizeLinear` does.
+
+    >>> centred_levels(torch.tensor([-9.0, 0.26, 9.0]), torch.tensor([0.5]), torch.tensor([3.0]), 0, 15)
+    tensor([-3.,  1., 12.])
+    """
     return (x / scale).round_().add_(zero_point).clamp_(quant_min, quant_max).sub_(zero_point)

@@ -1,4 +1,4 @@
-"""BatchNorm folding."""
+"""BatchNorm folding: one layer that equals a layer and its BatchNorm."""
 
 from __future__ import annotations
 

@@ -18,17 +18,17 @@ from qat.numerics.kernel import memory_axes
 
 BINS = 4096  # over both signs: 2048 for magnitudes
 EMPTY_EXPONENT = -100  # log2 of the smallest bin width: far below any activation
-CHUNK = 1 << 16  # values binned at a time: they stay in the cache
+CHUNK = 1 << 16  # values binned at a time, so that they stay in the cache
 
 
 @dataclass
 class Histogram:
-    """Counts of values per bin, with exact extremes; one row a channel.
+    """Counts of values per bin, with exact extremes; one row per channel.
 
     Args:
         counts: int64 `(C, bins)`; bin `i` holds values in `[(i - bins/2) w, (i + 1 - bins/2) w)`.
         exponent: int32 `(C,)`, `w = 2^exponent`.
-        minimum: float32 `(C,)`, +inf while empty; NaN or inf once a value was.
+        minimum: float32 `(C,)`, +inf while empty; NaN or inf if a value was.
         maximum: float32 `(C,)`, -inf while empty.
     """
 
@@ -39,7 +39,7 @@ class Histogram:
 
     @classmethod
     def empty(cls, channels: int = 1, bins: int = BINS, device: torch.device | str = "cpu") -> Histogram:
-        """A histogram of nothing; with `bins=0` it keeps the extremes only."""
+        """An empty histogram; with `bins=0` it keeps the extremes only."""
         return cls(
             torch.zeros(channels, bins, dtype=torch.int64, device=device),
             torch.full((channels,), EMPTY_EXPONENT, dtype=torch.int32, device=device),
@@ -65,7 +65,7 @@ class Histogram:
             self.add_(measure(values, self.counts.shape[0], self.counts.shape[1], mine), mine)
 
     def add_(self, part: Measured, mine: list[int]) -> None:
-        """Add what `measure` made of some values, in place.
+        """Add the result of `measure`, in place.
 
         Args:
             part: with bins at least as wide as these.
@@ -125,8 +125,8 @@ class Measured:
         high: largest.
         needed: exponents of the narrowest bins that hold the values.
         exponents: of `counts`.
-        counts: int64 `(C, bins)`; None where only the extremes count, or a value is not finite.
-        repeat: how often each count counts.
+        counts: int64 `(C, bins)`; None where only the extremes are wanted, or a value is not finite.
+        repeat: factor on every count.
     """
 
     low: Tensor
@@ -147,7 +147,7 @@ def measure(
         channels: `C`.
         bins: a power of two, or 0 for the extremes only.
         at_least: smallest exponents to count at.
-        limit: of one channel with more values than this every k-th is counted, k-fold; None counts all. The
+        limit: if one channel has more values than this, every k-th is counted k times; None counts all. The
             extremes are exact either way.
     """
     values = values.detach()
@@ -199,7 +199,7 @@ def exponent_for(magnitude: float, bins: int) -> int:
 
 
 def halved(counts: Tensor, times: int) -> Tensor:
-    """Counts `(bins,)` after merging pairs of bins `times` times: they gather around the middle."""
+    """Counts `(bins,)` after merging pairs of bins `times` times, around the middle."""
     half = counts.numel() // 2
     block = min(1 << times, half)
     merged = torch.zeros_like(counts)

@@ -1,22 +1,40 @@
-"""The arithmetic of fake quantization as vectorised operations on pieces that stay in the cache.
+"""Fake quantization as vectorised operations on chunks that stay in the cache.
 
-PyTorch's own CPU kernel for it is scalar code. Comparing into a float and casting that to int8 is several times
-faster than a boolean comparison there, and so is multiplying by an int8 mask in the backward pass.
+PyTorch's own CPU kernel for it is scalar code. On a CPU, comparing into a float and casting that to int8 is several
+times faster than a boolean comparison, and so is multiplying by an int8 mask in the backward pass.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from qat.numerics.rounding import NOISE_STEP
 
-PIECE = 1 << 16  # values worked on at a time
+CHUNK_SIZE = 1 << 16  # values quantized at a time
 
-Piece = tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor, Tensor | None]
+
+class Chunk(NamedTuple):
+    """Views of the inputs and outputs of `quantize_dequantize` that belong together.
+
+    Attributes:
+        x: values to quantize.
+        scale: broadcastable to `x`.
+        zero_point: like `scale`; None is zero.
+        noise: like `x`; None rounds to nearest.
+        out: receives the fake-quantized values.
+        mask: receives int8 1 where `x` was inside the range; None if not wanted.
+    """
+
+    x: Tensor
+    scale: Tensor
+    zero_point: Tensor | None
+    noise: Tensor | None
+    out: Tensor
+    mask: Tensor | None
 
 
 def quantize_dequantize(
@@ -28,29 +46,32 @@ def quantize_dequantize(
     noise: Tensor | None = None,
     masked: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """Fake-quantized `x` in float32, and which values were inside the range.
+    """Fake-quantizes `x`.
 
     Args:
         x: float32, any shape.
-        scale: broadcastable to `x`: one value, one a row, or any other.
+        scale: broadcastable to `x`: one value, one per row, or any other.
         zero_point: like `scale`; None is zero.
         low: smallest level.
         high: largest level.
         noise: like `x`, float in [0, 1) or the int16 of `noise_bits`; None rounds to nearest.
-        masked: make the mask (int8, 1 inside); else it is None.
+        masked: also return the mask (int8, 1 inside the range); otherwise it is None.
+
+    Returns:
+        The fake-quantized values, float32, and which were inside the range.
     """
     if not x.permute(memory_axes(x)).is_contiguous():
         x = x.contiguous()
     out = torch.empty_like(x)
     mask = torch.empty_like(x, dtype=torch.int8) if masked else None
-    for piece in pieces(x, scale, zero_point, noise, out, mask):
-        work(piece, low, high)
+    for chunk in chunks(Chunk(x, scale, zero_point, noise, out, mask)):
+        quantize_chunk_(chunk, low, high)
     return out, mask
 
 
-def work(piece: Piece, low: int, high: int) -> None:
-    """Fill the output and mask of one piece."""
-    x, scale, zero_point, noise, out, mask = piece
+def quantize_chunk_(chunk: Chunk, low: int, high: int) -> None:
+    """Fills `out` and `mask` of a chunk, in place."""
+    x, scale, zero_point, noise, out, mask = chunk
     levels = out if mask is None else torch.empty_like(out)
     torch.mul(x, scale.reciprocal(), out=levels)
     if noise is None:
@@ -71,36 +92,29 @@ def work(piece: Piece, low: int, high: int) -> None:
     out.mul_(scale)
 
 
-def pieces(
-    x: Tensor,
-    scale: Tensor,
-    zero_point: Tensor | None,
-    noise: Tensor | None,
-    out: Tensor,
-    mask: Tensor | None,
-) -> Iterator[Piece]:
-    """Views of all arguments that go together, of about `PIECE` values each; everything at once where small."""
-    if x.numel() <= PIECE or x.is_cuda:
-        yield x, scale, zero_point, noise, out, mask
-        return
-    if scale.numel() == 1:
+def chunks(whole: Chunk) -> Iterator[Chunk]:
+    """Chunks of about `CHUNK_SIZE` values each that make up the whole; the whole itself where it is small."""
+    x, scale, zero_point, noise, out, mask = whole
+    if x.numel() <= CHUNK_SIZE or x.is_cuda:
+        yield whole
+    elif scale.numel() == 1:
         axes, total = memory_axes(x), x.numel()
         scale, zero_point = scale.reshape(1), None if zero_point is None else zero_point.reshape(1)
         flat = [None if item is None else item.permute(axes).reshape(-1) for item in (x, noise, out, mask)]
         for x_part, noise_part, out_part, mask_part in zip(
-            *(split(item, PIECE, total) for item in flat), strict=True
+            *(split(item, CHUNK_SIZE, total) for item in flat), strict=True
         ):
-            yield x_part, scale, zero_point, noise_part, out_part, mask_part
+            yield Chunk(x_part, scale, zero_point, noise_part, out_part, mask_part)
     elif scale.numel() == x.shape[0] == scale.shape[0]:
-        rows = max(1, PIECE // x[0].numel())
-        items = (x, scale, zero_point, noise, out, mask)
-        yield from zip(*(split(item, rows, x.shape[0]) for item in items), strict=True)
+        rows = max(1, CHUNK_SIZE // x[0].numel())
+        for parts in zip(*(split(item, rows, x.shape[0]) for item in whole), strict=True):
+            yield Chunk(*parts)
     else:
-        yield x, scale, zero_point, noise, out, mask
+        yield whole
 
 
 def split(item: Tensor | None, size: int, total: int) -> tuple[Any, ...]:
-    """`item.split(size)`; as many Nones for None."""
+    """`item.split(size)`; for None, as many times None."""
     return (None,) * -(-total // size) if item is None else item.split(size)
 
 

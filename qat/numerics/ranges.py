@@ -9,13 +9,13 @@ from qat.numerics.affine import SCALE_FLOOR
 from qat.numerics.histogram import Histogram
 
 CANDIDATES = 100  # clips tried by the MSE search: 1 % to 100 % of the largest magnitude
-BLOCK = 1 << 17  # weights searched at a time: they stay in the cache
+BLOCK = 1 << 17  # weights searched at a time, so that they stay in the cache
 
 
 def symmetric_range(magnitude: Tensor, quant_max: float) -> tuple[Tensor, Tensor]:
     """Scale float32 and zero point int32 (all zero) for values in [-magnitude, magnitude].
 
-    `quant_max` is the largest level; a whole number and a half where levels lie between the whole steps.
+    `quant_max` is the largest level; an integer plus a half where levels lie between the whole steps.
     """
     scale = (magnitude.double() / quant_max).float().clamp(min=SCALE_FLOOR)
     return scale, torch.zeros_like(scale, dtype=torch.int32)
@@ -43,12 +43,12 @@ def histogram_range(
     symmetric: bool,
     percentile: float = 99.99,
 ) -> tuple[Tensor, Tensor]:
-    """Scale float32 `(C,)` and zero point int32 `(C,)` from the values that a histogram has seen.
+    """Scale float32 `(C,)` and zero point int32 `(C,)` for the values in a histogram.
 
     Args:
-        histogram: of at least one value a channel, all finite.
+        histogram: of at least one value per channel, all finite.
         observer: `max` covers everything; `mse` clips where the mean squared error over the whole histogram is
-            least; `percentile` leaves out `100 - percentile` percent (half of it at either end if asymmetric);
+            least; `percentile` leaves out `100 - percentile` percent (half of it at each end if asymmetric);
             `entropy` clips magnitudes where the Kullback-Leibler divergence is least.
         quant_min: smallest level.
         quant_max: largest level.
@@ -90,8 +90,8 @@ def mse_limits(
 ) -> tuple[Tensor, Tensor]:
     """(low, high) with the least mean squared quantization error over a histogram.
 
-    100 clips are tried on both ends together; an asymmetric range then tries 100 upper ends and 100 lower ends
-    alone, since the two tails differ (GELU: a dense negative end, a sparse positive one).
+    First 100 clips are tried on both ends at once. An asymmetric range then tries 100 upper ends and 100 lower ends
+    by themselves, since the two tails differ (GELU has a dense negative tail and a sparse positive one).
     """
     seen = counts > 0
     values, weights = centres[seen], counts[seen]
@@ -162,7 +162,7 @@ MOST_OUTLIERS = 0.5  # share of values that the entropy observer may clip
 
 
 def entropy_clip(counts: Tensor, width: Tensor, levels: int, candidates: int = 128) -> Tensor:
-    """Clip for magnitudes that loses least information: minimum KL(P || Q) over `candidates` clips.
+    """Clip for magnitudes that loses the least information: minimum KL(P || Q) over `candidates` clips.
 
     P is the histogram up to the clip with all outliers folded into its last bin; Q merges the same bins, without
     the outliers, into `levels` and spreads each level evenly over its occupied bins (TensorRT, "8-bit inference",
@@ -172,7 +172,7 @@ def entropy_clip(counts: Tensor, width: Tensor, levels: int, candidates: int = 1
         counts: of magnitudes, float64 `(N,)`, from zero up.
         width: of a bin.
         levels: magnitudes that the quantizer can tell apart: 2^(b-1), or 2^b for non-negative data.
-        candidates: at most so many clips are tried, evenly spaced; the whole range is always one.
+        candidates: number of clips tried at most, evenly spaced; the whole range is always one.
     """
     used = int(counts.nonzero().max()) + 1
     if used <= levels:
@@ -191,7 +191,7 @@ def entropy_clip(counts: Tensor, width: Tensor, levels: int, candidates: int = 1
     q = mean.gather(1, group) * occupied
     p, q = p / p.sum(1, keepdim=True), (q / q.sum(1, keepdim=True)).clamp(min=1e-12)
     divergence = torch.where(p > 0, p * (p / q).log(), 0.0).sum(1)
-    # Where nearly all mass lies outside, P and Q are the same single spike: no divergence, and no use.
+    # If nearly all mass lies outside, P and Q are the same single spike: zero divergence, but a useless clip.
     divergence = divergence.masked_fill(outliers > MOST_OUTLIERS * counts.sum(), torch.inf)
     return width * clips[divergence.argmin(), 0]
 

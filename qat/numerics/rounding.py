@@ -7,9 +7,8 @@ from torch import Tensor
 
 from qat.system.seeds import counter_seed
 
-NOISE_STEP = (
-    2.0**-16
-)  # resolution of the noise: the mean of stochastic rounding is exact to this share of a step
+# Resolution of the noise: the mean of stochastic rounding is exact to this share of a step.
+NOISE_STEP = 2.0**-16
 
 
 def round_nearest(x: Tensor) -> Tensor:
@@ -37,8 +36,7 @@ def round_stochastic(x: Tensor, noise: Tensor) -> Tensor:
 def noise_bits(shape: torch.Size, key: tuple[int, ...], device: torch.device) -> Tensor:
     """Uniform 16-bit noise of `shape` that depends on `key` and the device type only.
 
-    Four values are cut from each 64-bit draw: about four times cheaper than uniform floats, and exact to
-    2^-16 of a step.
+    Each 64-bit draw gives four values: about four times cheaper than uniform floats, and exact to 2^-16 of a step.
 
     Returns:
         int16 `r` in [-2^15, 2^15); the noise in [0, 1) is `(r + 2^15) / 2^16`.

@@ -1,4 +1,4 @@
-"""Mean and variance over frames, merged exactly from parts."""
+"""Mean and variance over frames, merged from parts."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class Statistics:
 
     @classmethod
     def of(cls, frames: Tensor) -> Statistics:
-        """Of `(N, C)`."""
+        """The statistics of frames `(N, C)`."""
         frames = frames.double()
         mean = frames.mean(0)
         return cls(len(frames), mean, (frames - mean).square().sum(0))
 
     def merge(self, other: Statistics) -> Statistics:
-        """Of both parts together: `M2 = M2a + M2b + d^2 na nb / n` (Chan 1979); averaging variances would lose `d`.
+        """Both parts together: `M2 = M2a + M2b + d^2 na nb / n` (Chan 1979); averaging variances would lose `d`.
 
         >>> import torch
         >>> a, b = Statistics.of(torch.tensor([[0.0]])), Statistics.of(torch.tensor([[2.0], [4.0]]))

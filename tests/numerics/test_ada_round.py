@@ -1,4 +1,4 @@
-"""AdaRound on the quadratic form of a row: against all roundings of tiny problems, and its pieces one by one."""
+"""AdaRound on the quadratic form of a row: against all roundings of tiny problems, and its parts one by one."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def test_roundings_settle_along_the_schedule_and_then_it_stops_early() -> None:
     assert not bool(undecided(state.variable).any())
 
 
-def test_going_on_half_way_gives_the_same_bits() -> None:
+def test_resuming_half_way_gives_the_same_bits() -> None:
     problem = make(4, 16, 3, 4)
     whole = State(problem.first_variable())
     expected = optimise(problem, whole, 450)

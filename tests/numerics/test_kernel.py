@@ -1,4 +1,4 @@
-"""Working in pieces changes no bit, whatever the layout."""
+"""Working in chunks changes no bit, whatever the layout."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def values() -> Tensor:
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("noise", ["none", "floats", "bits"])
 @pytest.mark.parametrize("scales", ["tensor", "rows", "columns"])
-def test_pieces_equal_the_whole(
+def test_chunks_equal_the_whole(
     layout: str, noise: str, scales: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     x = LAYOUTS[layout](values())
@@ -42,8 +42,8 @@ def test_pieces_equal_the_whole(
         "bits": noise_bits(x.shape, (1,), CPU),
     }[noise]
     found = []
-    for piece in (1 << 30, 64, 700):
-        monkeypatch.setattr(module, "PIECE", piece)
+    for size in (1 << 30, 64, 700):
+        monkeypatch.setattr(module, "CHUNK_SIZE", size)
         leaf = x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
         out = fake_quantize(leaf, scale, zero, 0, 15, axis, drawn)
         out.backward(torch.ones_like(out))
@@ -56,8 +56,8 @@ def test_pieces_equal_the_whole(
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "transposed", "strided"])
-def test_pieces_equal_pytorch(layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PIECE", 100)
+def test_chunks_equal_pytorch(layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CHUNK_SIZE", 100)
     x = LAYOUTS[layout](values())
     scale, zero = torch.tensor([0.07]), torch.tensor([9], dtype=torch.int32)
     expected = torch.fake_quantize_per_tensor_affine(x, scale, zero, 0, 15)
@@ -79,7 +79,7 @@ def test_the_input_stays_untouched() -> None:
 def test_any_shape_that_broadcasts_will_do_for_the_scale(
     shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "PIECE", 100)
+    monkeypatch.setattr(module, "CHUNK_SIZE", 100)
     x, scale = values(), torch.rand(shape) * 0.1 + 0.05
     expected = ((x / scale).round().add(3).clamp(0, 15) - 3) * scale
     out = fake_quantize(x, scale, torch.full(shape, 3.0), 0, 15)
