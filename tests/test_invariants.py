@@ -151,6 +151,6 @@ def test_two_processes_calibrate_as_one_and_report_once(tiny: Path, tmp_path: Pa
         assert done.returncode == 0, done.stderr[-2000:]
         assert done.stdout.count("run folder:") == processes
         rows = load_report(folder / "report.json")
-        assert [row["method"] for row in rows] == ["float", "ptq", "stochastic"] * 2
+        assert [row.method for row in rows] == ["float", "ptq", "stochastic"] * 2
     one, two = (torch.load(tmp_path / f"on{n}" / "ptq.ckpt", weights_only=True) for n in (1, 2))
     assert_equal(one["state_dict"], two["state_dict"])

@@ -9,7 +9,7 @@ import onnx
 import pytest
 import torch
 
-from qat.evaluation.guards import GuardError, Measured, check_recipes_take_effect, initializers_sha256
+from qat.evaluation.guards import GuardError, IntegerFile, check_recipes_take_effect, initializers_sha256
 from qat.layers.state import calibrate_weights_, finish_calibration_, set_enabled_, set_observing_
 from qat.layers.swap import quant_layers
 from qat.models.ctc import CTCModule
@@ -90,9 +90,9 @@ def test_ranges_by_frame_are_trained_exported_and_counted(tiny: Path, tmp_path: 
     run = tmp_path / "run"
     args = ["--config", str(tiny), "--run", str(run), "--wandb.enabled", "false", "--qat", "low_bit"]
     train([*args, "--qat.weight_bits", "4", "--qat.rounding", "stochastic", "--qat.rules", rules])
-    row = next(row for row in load_report(run / "report.json") if row["method"] == "low_bit")
-    assert row["coverage"]["weights"] == 1.0 and not row["coverage"]["skipped"]
-    assert row["parity"]["max_abs_logit"] < 0.05
+    row = next(row for row in load_report(run / "report.json") if row.method == "low_bit")
+    assert row.coverage and row.coverage.weights == 1.0 and not row.coverage.skipped
+    assert row.parity and row.parity.max_abs_logit is not None and row.parity.max_abs_logit < 0.05
     nodes = [node.op_type for node in onnx.load(run / "model.onnx").graph.node]
     convs = len(build("wav2vec2", Recipe()).hf.wav2vec2.feature_extractor.conv_layers)  # type: ignore[union-attr, arg-type]
     assert nodes.count("MatMulIntegerToFloat") >= convs
@@ -114,7 +114,7 @@ def test_planted_fault_rules_that_do_nothing_are_caught(
             path = tmp_path / f"{fault}-{index}.onnx"
             module = calibrated("crdnn", recipe)
             export_onnx(module, path, "integer")
-            measured.append(Measured(path.name, "CRDNN", initializers_sha256(path), recipe.to_dict()))
+            measured.append(IntegerFile(path.name, "CRDNN", initializers_sha256(path), recipe.to_dict()))
         if fault:
             with pytest.raises(GuardError, match="hold the same weights although `rules`"):
                 check_recipes_take_effect(measured)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from datamodules.base import SpeechDataModule
-from qat.evaluation.error_rates import load_worst
 from qat.evaluation.options import EvaluationOptions
 from qat.methods.re_estimate import re_estimate_batch_norm_
 from qat.models.checkpoint import read_checkpoint
@@ -18,8 +16,10 @@ from qat.models.ctc import CTCModule
 from qat.models.loading import save_module
 from qat.report.build import report_checkpoint
 from qat.report.row import Row
-from qat.runs import MODEL_FILE, read_config
-from qat.tracking.wandb_log import REPORT_FILES, log_report
+from qat.report.utterance_files import load_worst
+from qat.runs import CONFIG_FILE, MODEL_FILE, WORST_FILE, read_config
+from qat.tracking.wandb_names import REPORT_FILES
+from qat.tracking.wandb_report import log_report
 
 
 class FinalEvaluation(Callback):
@@ -40,14 +40,14 @@ class FinalEvaluation(Callback):
         best = self.run_folder / "best.ckpt"
         if best.is_file():
             pl_module.load_state_dict(read_checkpoint(best)["state_dict"])
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        data = getattr(trainer, "datamodule", None)
         assert isinstance(data, SpeechDataModule)
         if pl_module.recipe.re_estimate_batch_norm:
             rank_zero_info(re_estimate_batch_norm_(pl_module, data))
         if trainer.is_global_zero:
             save_module(pl_module, self.run_folder / MODEL_FILE)
         trainer.strategy.barrier()
-        config = read_config(self.run_folder / "config.yaml")
+        config = read_config(self.run_folder / CONFIG_FILE)
         rows = report_checkpoint(self.run_folder / MODEL_FILE, self.run_folder, data, config, self.options)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
@@ -55,12 +55,12 @@ class FinalEvaluation(Callback):
 
     def log_to_wandb(self, logger: WandbLogger, rows: list[Row], data: SpeechDataModule) -> None:
         """Summary, worst utterances, pictures and exported files."""
-        heard = [item for split in data.test_splits for item in data.utterances(split)]
-        audio = {item.id: item.audio for item in heard if isinstance(item.audio, Path)}
+        utterances = [item for split in data.test_splits for item in data.utterances(split)]
+        audio = {item.id: item.audio for item in utterances if isinstance(item.audio, Path)}
         log_report(
             logger.experiment,
             rows,
-            load_worst(self.run_folder / "worst.json"),
+            load_worst(self.run_folder / WORST_FILE),
             audio,
             sorted(self.run_folder.glob("*.png")),
             sorted(self.run_folder.glob("*.onnx")),

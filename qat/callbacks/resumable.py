@@ -184,7 +184,7 @@ def announce(trainer: Trainer) -> None:
     connector, loop = trainer._logger_connector, trainer.fit_loop
     if connector.should_update_logs and not loop._should_accumulate() and (row := connector.metrics["log"]):
         for log in metrics_logs(trainer):
-            log.announce({**row, "epoch": trainer.current_epoch}, loop.epoch_loop._batches_that_stepped)
+            log.expect({**row, "epoch": trainer.current_epoch}, loop.epoch_loop._batches_that_stepped)
 
 
 def take(handler: Any) -> dict[int, Any]:

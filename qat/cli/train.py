@@ -43,7 +43,8 @@ from qat.system.errors import UserError
 from qat.system.files import write_text
 from qat.system.ranks import launched_rank
 from qat.tracking.csv_log import MetricsLog, replay, rows_before
-from qat.tracking.wandb_log import PROJECT, group_of, wandb_logger
+from qat.tracking.wandb_log import wandb_logger
+from qat.tracking.wandb_names import PROJECT, group_of
 
 SHARDING = ("fsdp", "deepspeed", "model_parallel", "modelparallel")
 

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-import jiwer
-
 from qat.evaluation.significance import paired_difference, wer_interval
-from qat.system.files import write_text
 
 DURATION_BUCKETS: tuple[tuple[str, float, float], ...] = (
     ("0-2s", 0.0, 2.0),
@@ -64,7 +59,7 @@ class ErrorCounts:
 
 @dataclass(frozen=True)
 class UtteranceErrors:
-    """What one utterance was heard as, and the errors in it."""
+    """The transcript of one utterance and the errors in it."""
 
     id: str
     reference: str
@@ -91,6 +86,8 @@ class UtteranceErrors:
 
 def count_errors(reference: str, hypothesis: str) -> ErrorCounts:
     """Minimum edit counts of one utterance; either text may be empty (all deletions or all insertions)."""
+    import jiwer  # here, as stored results are compared without it
+
     words = jiwer.process_words(reference, hypothesis)
     characters = jiwer.process_characters(reference, hypothesis)
     return ErrorCounts(
@@ -117,8 +114,10 @@ def count_utterances(
         twice = next(name for position, name in enumerate(ids) if name in ids[:position])
         raise ValueError(f"utterance {twice!r} is counted twice; every utterance may count once")
     return [
-        UtteranceErrors(name, said, heard, float(duration), count_errors(said, heard))
-        for name, said, heard, duration in zip(ids, references, hypotheses, durations_s, strict=True)
+        UtteranceErrors(name, reference, hypothesis, float(duration), count_errors(reference, hypothesis))
+        for name, reference, hypothesis, duration in zip(
+            ids, references, hypotheses, durations_s, strict=True
+        )
     ]
 
 
@@ -164,7 +163,7 @@ def error_fields(
         baseline: errors of the float system on the same utterances in the same order; None: no difference.
 
     Raises:
-        ValueError: the baseline heard other utterances or another order.
+        ValueError: the baseline has other utterances or another order.
     """
     counts = total(utterances)
     errors = [item.counts.errors for item in utterances]
@@ -172,7 +171,7 @@ def error_fields(
     difference = None
     if baseline is not None:
         if [(u.id, u.reference) for u in utterances] != [(u.id, u.reference) for u in baseline]:
-            raise ValueError("paired bootstrap: both systems must hear the same utterances in the same order")
+            raise ValueError("paired bootstrap: both systems must have the same utterances in the same order")
         difference = paired_difference(errors, [item.counts.errors for item in baseline], words, seed)
     return {
         "utterances": counts.utterances,
@@ -192,14 +191,3 @@ def worst_utterances(utterances: Sequence[UtteranceErrors], count: int = 50) -> 
     """The `count` utterances with most word errors, most first, ties by WER, then id; only wrong ones."""
     wrong = [item for item in utterances if item.counts.errors]
     return sorted(wrong, key=lambda u: (-u.counts.errors, -(u.counts.wer or float("inf")), u.id))[:count]
-
-
-def save_worst(path: Path, worst: dict[str, Sequence[UtteranceErrors]]) -> None:
-    """Write the worst utterances of each split beside the report (JSON: split -> list)."""
-    content = {split: [item.to_dict() for item in items] for split, items in worst.items()}
-    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-
-
-def load_worst(path: Path) -> dict[str, list[dict[str, Any]]]:
-    """Read what `save_worst` wrote; {} when there is no such file."""
-    return json.loads(path.read_text()) if path.exists() else {}

@@ -14,14 +14,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from qat.report.row import Row
+from qat.evaluation.measurement import Measurement
+from qat.runtime.graph import constants, count_nodes
 
-FLOAT_COMPUTE = frozenset(
-    ("MatMul", "Gemm", "FusedMatMul", "FusedGemm", "Conv", "FusedConv", "ConvTranspose", "LSTM", "GRU", "RNN")
-)
-FLOAT_TYPES = frozenset(
-    getattr(onnx.TensorProto, name) for name in ("FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE")
-)
 UNTOUCHED = ("preset", "seed")  # fields of a recipe that need not change a weight
 
 
@@ -30,14 +25,14 @@ class GuardError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Measured:
-    """One measured integer file, for comparison with the others.
+class IntegerFile:
+    """One integer file, for comparison with the others.
 
     Attributes:
-        name: run and file, for the message.
+        name: of the file, for the message.
         model: name of the model; files of different models are not compared.
+        digest: of its constants (`initializers_sha256`), or of the checkpoint that it comes from.
         recipe: the resolved recipe as builtins.
-        digest: `initializers_sha256` of the integer file, or a hash of the quantized state.
     """
 
     name: str
@@ -68,7 +63,7 @@ def check_logits_differ(
         )
 
 
-def check_recipes_take_effect(files: Sequence[Measured], ignore: Iterable[str] = UNTOUCHED) -> None:
+def check_recipes_take_effect(files: Sequence[IntegerFile], ignore: Iterable[str] = UNTOUCHED) -> None:
     """Different recipes for one model must give different numbers.
 
     Raises:
@@ -88,22 +83,22 @@ def check_recipes_take_effect(files: Sequence[Measured], ignore: Iterable[str] =
             )
 
 
-def check_rows_differ(rows: Sequence[Row]) -> None:
-    """Integer rows of one model with different bits must come from different checkpoints.
+def check_bits_differ(measurements: Sequence[Measurement]) -> None:
+    """Integer models with different bits must come from different checkpoints.
 
     Raises:
-        GuardError: two rows with different bits name one checkpoint.
+        GuardError: two measurements with different bits name one checkpoint.
     """
-    integer = [row for row in rows if row["precision"] == "integer" and row["checkpoint_sha256"]]
     check_recipes_take_effect(
         [
-            Measured(
-                name=f"{row['run']} ({row['method']}, {row['split']})",
-                model=row["model"],
-                digest=row["checkpoint_sha256"],
-                recipe={key: row[key] for key in ("weight_bits", "activation_bits")},
+            IntegerFile(
+                name=f"{item.name} ({item.method})",
+                model=item.model,
+                digest=item.checkpoint_sha256,
+                recipe={"weight_bits": item.weight_bits, "activation_bits": item.activation_bits},
             )
-            for row in integer
+            for item in measurements
+            if item.is_integer
         ]
     )
 
@@ -118,34 +113,27 @@ def initializers_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def check_integer_nodes(row: Row) -> None:
-    """An integer row must have integer nodes in the graph that ran.
+def check_integer_nodes(measurement: Measurement) -> None:
+    """An integer model must have integer nodes in the graph that ran.
 
     Raises:
-        GuardError: the row says `integer` and its optimised graph has none, or nobody counted.
+        GuardError: the measurement says `integer` and its optimised graph has none.
     """
-    if row["precision"] == "integer" and not row["integer_nodes"]:
+    if measurement.is_integer and not measurement.nodes.integer:
         raise GuardError(
-            f"{row['run']} ({row['split']}): precision is 'integer' but the optimised graph holds "
-            f"{row['integer_nodes'] or 0} integer nodes: it computes in float"
+            f"{measurement.name} ({measurement.method}): precision is 'integer' but the optimised graph holds "
+            "0 integer nodes: it computes in float"
         )
 
 
-def float_compute_weights(path: Path) -> dict[str, str]:
-    """Nodes of an (optimised) ONNX graph that multiply by a float weight: node name -> weight name.
+def float_compute_weights(graph: onnx.ModelProto) -> dict[str, str]:
+    """Nodes of an (optimised) graph that compute in float with a constant weight: node name -> weight name.
 
     Constant scalars and vectors (scales, biases) are no weights; matrices and kernels are.
     """
-    graph = onnx.load(str(path), load_external_data=False).graph
-    weights = {
-        item.name for item in graph.initializer if item.data_type in FLOAT_TYPES and len(item.dims) >= 2
-    }
-    found = {}
-    for position, node in enumerate(graph.node):
-        used = [name for name in node.input if name in weights]
-        if used and node.op_type in FLOAT_COMPUTE:
-            found[node.name or f"{node.op_type}_{position}"] = used[0]
-    return found
+    weights, in_float = constants(graph.graph), count_nodes(graph).float_compute
+    nodes = {node.name or f"{node.op_type}_{index}": node for index, node in enumerate(graph.graph.node)}
+    return {name: next(item for item in nodes[name].input if item in weights) for name in in_float}
 
 
 def check_float_compute(

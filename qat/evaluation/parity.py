@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-import jiwer
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from datamodules.batch import Batch
+from qat.decoding.recogniser import Recogniser
 from qat.models.ctc import CTCModule
-from qat.runtime.session import Session
 from qat.system.errors import UserError
 from qat.system.ranks import interleaved
 
 
 @dataclass
 class Parity:
-    """Both sides' output on the same utterances.
+    """Both sides' output on the same utterances, added one by one.
 
     Args:
         max_abs_logit: largest difference of a logit over all valid frames.
@@ -36,6 +37,20 @@ class Parity:
     fake: list[str] = field(default_factory=list)
     integer: list[str] = field(default_factory=list)
 
+    def add(self, module: CTCModule, recogniser: Recogniser, batch: Batch) -> None:
+        """Run both on one utterance; the module must be in eval mode.
+
+        Raises:
+            UserError: a batch of several utterances.
+        """
+        fake, integer = module_logits(module, batch), recogniser.logits(signal_of(batch))
+        self.max_abs_logit = max(self.max_abs_logit, float(np.abs(fake - integer).max()))
+        self.differing_frames += int((fake.argmax(-1) != integer.argmax(-1)).sum())
+        self.frames += len(fake)
+        self.references += batch.texts
+        self.fake.append(recogniser.decode(fake))
+        self.integer.append(recogniser.decode(integer))
+
     def to_dict(self) -> dict[str, float]:
         """The report's fields: `max_abs_logit`, `argmax_disagreement` in [0, 1], and both error rates in percent."""
         return {
@@ -46,22 +61,8 @@ class Parity:
         }
 
 
-def check_parity(module: CTCModule, session: Session, batches: Iterable[Batch]) -> dict[str, float]:
-    """Compare module and file; see `compare`."""
-    return compare(module, session, batches).to_dict()
-
-
-@torch.no_grad()
-def compare(module: CTCModule, session: Session, batches: Iterable[Batch]) -> Parity:
-    """Run both over the same utterances, one at a time.
-
-    The kernels of some layers take their range over a whole padded batch, the module over each utterance, so only
-    batches of one can agree.
-
-    Args:
-        module: fake-quantized, as it was exported.
-        session: of the exported file.
-        batches: of one utterance each.
+def check_parity(module: CTCModule, recogniser: Recogniser, batches: Iterable[Batch]) -> dict[str, float]:
+    """Compare a fake-quantized module with its exported file over batches of one utterance each.
 
     Raises:
         UserError: a batch of several utterances.
@@ -69,23 +70,33 @@ def compare(module: CTCModule, session: Session, batches: Iterable[Batch]) -> Pa
     was_training, parity = module.training, Parity()
     module.eval()
     for batch in batches:
-        if len(batch) != 1:
-            raise UserError(f"parity: a batch of {len(batch)} utterances; take batches of one")
-        logits, frames = module(batch.signal.to(module.device), batch.lengths.to(module.device))
-        fake = logits[0, : int(frames[0])].float().cpu().numpy()
-        integer = session.logits(batch.signal[0, : int(batch.lengths[0])].numpy())
-        parity.max_abs_logit = max(parity.max_abs_logit, float(np.abs(fake - integer).max()))
-        best_fake, best_integer = fake.argmax(-1), integer.argmax(-1)
-        parity.differing_frames += int((best_fake != best_integer).sum())
-        parity.frames += len(fake)
-        parity.references += batch.texts
-        parity.fake.append(session.decode(best_fake))
-        parity.integer.append(session.decode(best_integer))
+        parity.add(module, recogniser, batch)
     module.train(was_training)
-    return parity
+    return parity.to_dict()
 
 
-def together(parts: Sequence[Parity]) -> Parity:
+@torch.no_grad()
+def module_logits(module: CTCModule, batch: Batch) -> NDArray[Any]:
+    """Logits `(T, V)` of the valid frames of a batch of one utterance.
+
+    The kernels of some layers take their range over a whole padded batch, the module over each utterance, so only
+    batches of one can agree with the file.
+
+    Raises:
+        UserError: a batch of several utterances.
+    """
+    if len(batch) != 1:
+        raise UserError(f"parity: a batch of {len(batch)} utterances, must be one; take batches of one")
+    logits, frames = module(batch.signal.to(module.device), batch.lengths.to(module.device))
+    return logits[0, : int(frames[0])].float().cpu().numpy()
+
+
+def signal_of(batch: Batch) -> NDArray[Any]:
+    """Samples `(S,)` of a batch of one utterance."""
+    return batch.signal[0, : int(batch.lengths[0])].numpy()
+
+
+def merge_ranks(parts: Sequence[Parity]) -> Parity:
     """The parity of ranks that took every n-th utterance each, utterances in their first order."""
     return Parity(
         max_abs_logit=max(part.max_abs_logit for part in parts),
@@ -99,8 +110,10 @@ def together(parts: Sequence[Parity]) -> Parity:
 
 def word_error_rate(references: list[str], hypotheses: list[str]) -> float:
     """Corpus-level word error rate in percent; 0 without any reference word."""
-    pairs = [(said, heard) for said, heard in zip(references, hypotheses, strict=True) if said.split()]
+    import jiwer
+
+    pairs = [pair for pair in zip(references, hypotheses, strict=True) if pair[0].split()]
     if not pairs:
         return 0.0
-    said, heard = zip(*pairs, strict=True)
-    return 100.0 * float(jiwer.wer(list(said), list(heard)))
+    spoken, transcribed = zip(*pairs, strict=True)
+    return 100.0 * float(jiwer.wer(list(spoken), list(transcribed)))

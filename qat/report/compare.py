@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from qat.evaluation.significance import Difference, paired_difference
+from qat.report.cells import p50
 from qat.report.row import Row, load_report
-from qat.runs import UTTERANCES_FILE, read_config
+from qat.report.utterance_files import Transcript, load_transcripts
+from qat.runs import CONFIG_FILE, REPORT_FILE, UTTERANCES_FILE, read_config
 from qat.system.errors import UserError
 
 CHANGED = 10  # utterances shown for each run and split
@@ -26,13 +27,13 @@ class Run:
         name: of the folder.
         config: `config.yaml`, flat, keys with dots.
         rows: split -> report row of the run's own model.
-        texts: split -> (reference, hypothesis, errors, reference words) of each utterance by its id.
+        transcripts: split -> what the run made of each utterance, by its id.
     """
 
     name: str
     config: Mapping[str, Any]
     rows: Mapping[str, Row]
-    texts: Mapping[str, Mapping[str, tuple[str, str, int, int]]]
+    transcripts: Mapping[str, Mapping[str, Transcript]]
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Line:
         run: name.
         row: its report row.
         difference: of WER to the first run over the same utterances, paired; None for the first run itself, and
-            where the two heard other utterances.
+            where the two have other utterances.
         note: why there is no difference.
     """
 
@@ -55,7 +56,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Change:
-    """An utterance that two runs heard with another number of errors."""
+    """An utterance that two runs transcribed with another number of errors."""
 
     run: str
     split: str
@@ -90,33 +91,11 @@ def read_run(folder: Path) -> Run:
     Raises:
         UserError: a file is missing or is not what it should be.
     """
-    rows = load_report(folder / "report.json")
-    path = folder / UTTERANCES_FILE
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        own = list(stored["files"])[-1]
-        texts = {
-            split: {
-                name: (reference, heard, errors, words)
-                for name, reference, words, heard, errors in zip(
-                    items["ids"],
-                    items["references"],
-                    items["words"],
-                    stored["files"][own][split]["hypotheses"],
-                    stored["files"][own][split]["errors"],
-                    strict=True,
-                )
-            }
-            for split, items in stored["splits"].items()
-        }
-    except OSError:
-        raise UserError(
-            f"{path}: is missing; measure the run again with `python evaluate.py report {folder}`"
-        ) from None
-    except (ValueError, KeyError, IndexError, TypeError):
-        raise UserError(f"{path}: not the texts of a run") from None
-    own_rows = {row["split"]: row for row in rows}  # the last row of a split is the run's own model
-    return Run(folder.name, flat(read_config(folder / "config.yaml")), own_rows, texts)
+    own_rows = {
+        row.split: row for row in load_report(folder / REPORT_FILE)
+    }  # the last row is the run's own model
+    transcripts = load_transcripts(folder / UTTERANCES_FILE)
+    return Run(folder.name, flat(read_config(folder / CONFIG_FILE)), own_rows, transcripts)
 
 
 def flat(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -147,9 +126,9 @@ def compare(runs: Sequence[Run], sort: str = "wer", seed: int = 0) -> Comparison
     """
     names = [run.name for run in runs]
     if len(runs) < 2:
-        raise UserError(f"compare: {len(runs)} run ({', '.join(names)}); at least two are needed")
+        raise UserError(f"compare: {len(runs)} run ({', '.join(names)}), must be at least two")
     if twice := next((name for name in names if names.count(name) > 1), None):
-        raise UserError(f"compare: two runs are named {twice}")
+        raise UserError(f"compare: two runs are named {twice}, must be of different names; rename one folder")
     splits = [split for split in runs[0].rows if all(split in run.rows for run in runs)]
     if not splits:
         have = "; ".join(f"{run.name}: {', '.join(run.rows)}" for run in runs)
@@ -176,38 +155,51 @@ def line_of(run: Run, baseline: Run, split: str, seed: int) -> Line:
     """One run beside the first."""
     if run is baseline:
         return Line(run.name, run.rows[split], None, "the first run")
-    mine, theirs = run.texts[split], baseline.texts[split]
-    if {name: item[0] for name, item in mine.items()} != {name: item[0] for name, item in theirs.items()}:
+    mine, theirs = run.transcripts[split], baseline.transcripts[split]
+    if references(mine) != references(theirs):
         return Line(run.name, run.rows[split], None, "other utterances than the first run's")
     names = list(theirs)
     difference = paired_difference(
-        [mine[name][2] for name in names],
-        [theirs[name][2] for name in names],
-        [theirs[name][3] for name in names],
+        [mine[name].errors for name in names],
+        [theirs[name].errors for name in names],
+        [theirs[name].words for name in names],
         seed,
     )
     return Line(run.name, run.rows[split], difference, "" if difference else "fewer than two utterances")
 
 
+def references(transcripts: Mapping[str, Transcript]) -> dict[str, str]:
+    """Reference of each utterance."""
+    return {name: item.reference for name, item in transcripts.items()}
+
+
 def rank(line: Line, sort: str) -> tuple[bool, float, str]:
     """Sort key: best first, unmeasured last, ties by name."""
     row = line.row
-    value = {
-        "wer": row["wer"],
-        "latency": (row["latency_ms"] or {}).get("p50"),
-        "size": row["size_mb"],
-        "speedup": row["speedup"],
-    }[sort]
+    value = {"wer": row.wer, "latency": p50(row), "size": row.size_mb, "speedup": row.speedup}[sort]
     sign = 1.0 if LOWER_IS_BETTER[sort] else -1.0
     return value is None, sign * (value or 0.0), line.run
 
 
 def most_changed(run: Run, baseline: Run, split: str, count: int = CHANGED) -> list[Change]:
     """The utterances whose errors changed most, greatest change first, ties by id."""
-    mine, theirs = run.texts[split], baseline.texts[split]
+    pairs = [
+        (name, baseline.transcripts[split][name], after)
+        for name, after in run.transcripts[split].items()
+        if name in baseline.transcripts[split]
+    ]
     changed = [
-        Change(run.name, split, name, item[0], theirs[name][1], item[1], theirs[name][2], item[2])
-        for name, item in mine.items()
-        if name in theirs and theirs[name][0] == item[0] and theirs[name][2] != item[2]
+        Change(
+            run=run.name,
+            split=split,
+            id=name,
+            reference=after.reference,
+            before=before.hypothesis,
+            after=after.hypothesis,
+            errors_before=before.errors,
+            errors_after=after.errors,
+        )
+        for name, before, after in pairs
+        if before.reference == after.reference and before.errors != after.errors
     ]
     return sorted(changed, key=lambda item: (-abs(item.errors_after - item.errors_before), item.id))[:count]

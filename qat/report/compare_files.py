@@ -6,18 +6,20 @@ import csv
 import io
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from qat.report.cells import bits, number, p50, p_text, percentiles, value_at, with_interval
 from qat.report.compare import Comparison, Line
-from qat.report.figures import draw_tradeoff, draw_wer
-from qat.report.tables import bits, markdown_lines, number, percentiles, with_interval
+from qat.report.points import point_of
+from qat.report.tables import markdown_lines, markdown_table
 from qat.system.files import write_text
 
 SAME_PLACE = ("engine", "device", "threads", "batch_size")
 COLUMNS: list[tuple[str, Callable[[Line], str]]] = [
     ("run", lambda line: line.run),
-    ("method", lambda line: line.row["method"]),
+    ("method", lambda line: line.row.method),
     ("bits", lambda line: bits(line.row)),
     ("WER % [95 % CI]", lambda line: with_interval(line.row, "wer", "wer_ci95", "{:.2f}")),
     ("- first [95 % CI] (p)", lambda line: difference_text(line)),
@@ -28,11 +30,11 @@ COLUMNS: list[tuple[str, Callable[[Line], str]]] = [
 
 
 def difference_text(line: Line) -> str:
-    """ "+0.31 [-0.02, 0.65] (p 0.0641)"."""
+    """ "+0.31 [-0.02, 0.65] (p = 0.064)"."""
     if line.difference is None:
         return f"n/a ({line.note})"
     low, high = line.difference.ci95
-    return f"{line.difference.mean:+.2f} [{low:+.2f}, {high:+.2f}] (p {line.difference.p_value:.4f})"
+    return f"{line.difference.mean:+.2f} [{low:+.2f}, {high:+.2f}] ({p_text(line.difference.p_value)})"
 
 
 def markdown(found: Comparison, figures: Sequence[Path] = ()) -> str:
@@ -45,10 +47,7 @@ def markdown(found: Comparison, figures: Sequence[Path] = ()) -> str:
         "is hardly chance.\n",
     ]
     for split, lines in found.lines.items():
-        table = markdown_lines(
-            [title for title, _ in COLUMNS], [[cell(line) for _, cell in COLUMNS] for line in lines]
-        )
-        parts.append(f"## {split}\n\n{table}")
+        parts.append(f"## {split}\n\n{markdown_table(lines, COLUMNS)}")
     if warning := place_warning(found):
         parts.append(f"{warning}\n")
     settings = [
@@ -67,7 +66,7 @@ def markdown(found: Comparison, figures: Sequence[Path] = ()) -> str:
             ]
             for item in found.changes
         ]
-        titles = ["run", "split", "id", "reference", found.baseline, "run heard", "errors"]
+        titles = ["run", "split", "id", "reference", found.baseline, "transcript of the run", "errors"]
         parts.append("## Utterances that changed most\n\n" + markdown_lines(titles, cells))
     if figures:
         parts.append("".join(f"![{path.stem}]({path.name})\n" for path in figures))
@@ -77,12 +76,14 @@ def markdown(found: Comparison, figures: Sequence[Path] = ()) -> str:
 def place_warning(found: Comparison) -> str:
     """A sentence where latencies were not taken in one place; "" where they were."""
     rows = [line.row for lines in found.lines.values() for line in lines]
-    differ = [key for key in SAME_PLACE if len({row[key] for row in rows}) > 1]
+    differ = [key for key in SAME_PLACE if len({value_at(row, key) for row in rows}) > 1]
     if not differ:
         return (
             "Each run was timed in turns with its own float file, not with the other runs: compare speedups."
         )
-    values = "; ".join(f"{key}: {', '.join(sorted({str(row[key]) for row in rows}))}" for key in differ)
+    values = "; ".join(
+        f"{key}: {', '.join(sorted({str(value_at(row, key)) for row in rows}))}" for key in differ
+    )
     return f"Latencies were taken in different places and cannot be compared ({values})."
 
 
@@ -97,7 +98,7 @@ def builtins(found: Comparison) -> dict[str, Any]:
                     "run": line.run,
                     "difference": line.difference.to_dict() if line.difference else None,
                     "note": line.note,
-                    "row": line.row,
+                    "row": line.row.to_dict(),
                 }
                 for line in lines
             ]
@@ -108,7 +109,7 @@ def builtins(found: Comparison) -> dict[str, Any]:
 
 
 def table(found: Comparison) -> tuple[list[str], list[list[Any]]]:
-    """Columns and lines of a flat table with numbers, one line a run and split."""
+    """Columns and lines of a flat table with numbers, one line per run and split."""
     titles = ["split", "run", "method", "bits", "wer", "wer_low", "wer_high"]
     titles += ["difference", "difference_low", "difference_high", "p_value"]
     titles += ["latency_p50_ms", "latency_p95_ms", "speedup", "size_mb"]
@@ -116,13 +117,12 @@ def table(found: Comparison) -> tuple[list[str], list[list[Any]]]:
     for split, members in found.lines.items():
         for line in members:
             row, gap = line.row, line.difference
-            latency = row["latency_ms"] or {}
             lines.append(
                 [
-                    *(split, line.run, row["method"], bits(row), row["wer"]),
-                    *(row["wer_ci95"] or (None, None)),
+                    *(split, line.run, row.method, bits(row), row.wer),
+                    *(row.wer_ci95 or (None, None)),
                     *((gap.mean, *gap.ci95, gap.p_value) if gap else (None,) * 4),
-                    *(latency.get("p50"), latency.get("p95"), row["speedup"], row["size_mb"]),
+                    *(p50(row), value_at(row, "latency_ms.p95"), row.speedup, row.size_mb),
                 ]
             )
     return titles, lines
@@ -152,22 +152,17 @@ def write_comparison(found: Comparison, folder: Path) -> dict[str, str]:
 
 def draw(found: Comparison, folder: Path) -> list[Path]:
     """WER of all runs and splits; WER of the first split against size and latency."""
-    named = [{**line.row, "method": line.run} for lines in found.lines.values() for line in lines]
+    from qat.report.figures import draw_tradeoff, draw_wer  # here, as Matplotlib takes half a second
+
+    named = [replace(line.row, method=line.run) for lines in found.lines.values() for line in lines]
     drawn = [draw_wer(folder / "wer.png", named)]
     first, lines = next(iter(found.lines.items()))
     points = {
-        line.run: [
-            {
-                "bits": bits(line.row),
-                "wer": line.row["wer"],
-                "size_mb": line.row["size_mb"],
-                "latency_ms": (line.row["latency_ms"] or {}).get("p50"),
-            }
-        ]
+        line.run: [point_of(line.row, line.row.wer, None)]
         for line in lines
-        if line.row["wer"]  # the axis is logarithmic
+        if line.row.wer  # the axis is logarithmic
     }
     for key in ("size_mb", "latency_ms"):
-        if any(point[key] is not None for line in points.values() for point in line):
+        if any(getattr(point, key) is not None for line in points.values() for point in line):
             drawn.append(draw_tradeoff(folder / f"wer_{key.partition('_')[0]}.png", points, key, first))
     return [path for path in drawn if path is not None]

@@ -1,25 +1,33 @@
-"""Pictures of a run, drawn from its rows and its CSV log: error rates, latency, noise per layer, training."""
+"""Pictures drawn from rows and the CSV log: error rates, latency, noise per layer, training, methods by bits."""
 
 from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.lines import Line2D
 
-from qat.report.row import Row
-from qat.report.tables import bits
+from qat.report.cells import bits
+from qat.report.drawing import (
+    COLOURS,
+    FLOAT_COLOUR,
+    INTEGER_COLOUR,
+    canvas,
+    colour_of,
+    decorate,
+    finish,
+    logarithmic_wer,
+    save,
+)  # fmt: skip
+from qat.report.points import Point, Points, bits_value
+from qat.report.row import Bits, Latency, Row
 
-# Okabe & Ito's palette: told apart by readers with any colour vision
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#666666", "#000000")
-FLOAT_COLOUR, INTEGER_COLOUR = "#666666", "#0072B2"
-DPI = 130
+WORST_SHOWN = 100.0  # percent; a model that is broken altogether would flatten all others
+LINE_STYLES = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "D"))  # by activation bits, most bits first
 
 
 def draw_all(
@@ -37,27 +45,27 @@ def draw_all(
 
 def label(row: Row) -> str:
     """Method and bits of a row: "deterministic W8 A8"."""
-    return row["method"] if bits(row) == row["method"] else f"{row['method']} {bits(row)}"
+    return row.method if bits(row) == row.method else f"{row.method} {bits(row)}"
 
 
 def draw_wer(path: Path, rows: Sequence[Row]) -> Path | None:
     """WER with 95 % intervals, grouped by split, one colour per method; None when no row has a WER."""
-    measured = [row for row in rows if row["wer"] is not None]
+    measured = [(row, row.wer) for row in rows if row.wer is not None]
     if not measured:
         return None
-    splits = list(dict.fromkeys(row["split"] for row in measured))
-    methods = list(dict.fromkeys(label(row) for row in measured))
+    splits = list(dict.fromkeys(row.split for row, _ in measured))
+    methods = list(dict.fromkeys(label(row) for row, _ in measured))
     step = 0.8 / len(methods)
     figure, axes = canvas(max(6.0, 1.6 + 0.55 * len(splits) * len(methods)), 4.2)
-    for row in measured:
+    for row, wer in measured:
         number = methods.index(label(row))
-        x = splits.index(row["split"]) + (number - (len(methods) - 1) / 2) * step
-        low, high = row["wer_ci95"] or (row["wer"], row["wer"])
-        axes.bar(x, row["wer"], 0.9 * step, color=COLOURS[number % len(COLOURS)])
+        x = splits.index(row.split) + (number - (len(methods) - 1) / 2) * step
+        low, high = row.wer_ci95 or (wer, wer)
+        axes.bar(x, wer, 0.9 * step, color=colour_of(number))
         axes.vlines(x, low, high, color="black", linewidth=1.2)
-        axes.text(x, high, f"{row['wer']:.1f}", ha="center", va="bottom", fontsize=8)
+        axes.text(x, high, f"{wer:.1f}", ha="center", va="bottom", fontsize=8)
     for number, name in enumerate(methods):
-        axes.bar(0, 0, color=COLOURS[number % len(COLOURS)], label=name)
+        axes.bar(0, 0, color=colour_of(number), label=name)
     axes.set_xticks(range(len(splits)), splits)
     axes.set_ylabel("word error rate (%)")
     axes.set_title("Word error rate, 95 % bootstrap interval over utterances")
@@ -66,28 +74,46 @@ def draw_wer(path: Path, rows: Sequence[Row]) -> Path | None:
 
 
 def draw_latency(path: Path, rows: Sequence[Row]) -> Path | None:
-    """Float against integer file: bars to p50, whiskers to p95; None when no row was timed against float."""
-    timed = [row for row in rows if _is_timed(row, "latency_ms") and _is_timed(row, "float_latency_ms")]
+    """Float against integer file, one pair per file: bars to p50, whiskers to p95; None when nothing was timed so."""
+    timed = timed_files(rows)
     if not timed:
         return None
     figure, axes = canvas(8.0, 1.6 + 0.75 * len(timed))
     for place, row in enumerate(timed):
-        pairs = (("float_latency_ms", FLOAT_COLOUR, -0.2), ("latency_ms", INTEGER_COLOUR, 0.2))
-        for key, colour, shift in pairs:
-            p50, p95 = row[key]["p50"], row[key]["p95"]
-            axes.barh(place + shift, p50, 0.36, color=colour)
-            axes.hlines(place + shift, p50, p95, color="black", linewidth=1.2)
-            gain = f"  ({row['speedup']:.2f}x)" if key == "latency_ms" and row["speedup"] else ""
-            axes.text(p95, place + shift, f" {p50:.1f}{gain}", va="center", fontsize=8)
+        draw_bar(axes, place - 0.2, row.float_latency_ms, FLOAT_COLOUR)
+        gain = f"  ({row.speedup:.2f}x)" if row.speedup else ""
+        draw_bar(axes, place + 0.2, row.latency_ms, INTEGER_COLOUR, gain)
     axes.barh(0, 0, color=FLOAT_COLOUR, label="float file")
     axes.barh(0, 0, color=INTEGER_COLOUR, label="integer file")
-    axes.set_yticks(range(len(timed)), [f"{label(row)}\n{row['split']}" for row in timed], fontsize=8)
+    axes.set_yticks(range(len(timed)), [label(row) for row in timed], fontsize=8)
     axes.set_ylim(len(timed) - 0.5, -0.5)
     axes.set_xlabel("latency of one utterance (ms): bar = p50, line = p95")
     first = timed[0]
-    axes.set_title(f"Latency, {first['engine']} on {first['device']}, {first['threads']} thread(s)")
+    axes.set_title(f"Latency, {first.engine} on {first.device}, {first.threads} thread(s)")
     axes.margins(x=0.18)
     return finish(figure, axes, path, legend=True, grid="x")
+
+
+def timed_files(rows: Sequence[Row]) -> list[Row]:
+    """The first row of each file that was timed beside its float file."""
+    found: dict[tuple[str, Latency | None, Latency | None], Row] = {}
+    for row in rows:
+        if _is_whole(row.latency_ms) and _is_whole(row.float_latency_ms):
+            found.setdefault((label(row), row.latency_ms, row.float_latency_ms), row)
+    return list(found.values())
+
+
+def draw_bar(axes: Axes, place: float, latency: Latency | None, colour: str, gain: str = "") -> None:
+    """One bar to p50 with a line to p95 and its number."""
+    if latency is None or latency.p50 is None or latency.p95 is None:
+        return
+    axes.barh(place, latency.p50, 0.36, color=colour)
+    axes.hlines(place, latency.p50, latency.p95, color="black", linewidth=1.2)
+    axes.text(latency.p95, place, f" {latency.p50:.1f}{gain}", va="center", fontsize=8)
+
+
+def _is_whole(latency: Latency | None) -> bool:
+    return latency is not None and latency.p50 is not None and latency.p95 is not None
 
 
 def draw_sqnr(path: Path, sqnr_db: Mapping[str, float]) -> Path | None:
@@ -143,56 +169,72 @@ def draw_training(path: Path, metrics_csv: Path) -> Path | None:
     return save(figure, path)
 
 
-Points = Mapping[str, Sequence[Mapping[str, Any]]]
-WORST_SHOWN = 100.0  # percent; a model that is broken altogether would flatten all others
-
-
 def draw_bits(path: Path, points: Points, float_wer: float, title: str) -> Path:
-    """WER against bits, a line with its 95 % band a method; `points` as `curve_points` gives."""
-    widths = list(dict.fromkeys(point["bits"] for line in points.values() for point in line))
+    """WER against weight bits; a colour per method, a line style per activation bits, 95 % bands or whiskers."""
+    every = [point for line in points.values() for point in line]
+    widths = sorted({point.weight_bits for point in every}, key=bits_value, reverse=True)
+    activations = sorted({point.activation_bits for point in every}, key=bits_value, reverse=True)
     figure, axes = canvas(8.0, 4.4)
-    axes.axhline(float_wer, color=FLOAT_COLOUR, linestyle="--", linewidth=1.0, label="float")
-    for number, (method, line) in enumerate(points.items()):
-        if not line:
-            continue
-        x = [widths.index(point["bits"]) for point in line]
-        colour = COLOURS[number % len(COLOURS)]
-        axes.plot(x, [point["wer"] for point in line], marker="o", color=colour, label=method)
-        low, high = zip(*(point["interval"] for point in line), strict=True)
-        axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
-    axes.set_xticks(range(len(widths)), widths)
+    axes.axhline(float_wer, color=FLOAT_COLOUR, linestyle=(0, (1, 1)), linewidth=1.2)
+    for number, activation, line in lines_by_activation(points):
+        shift = 0.03 * (number - (len(points) - 1) / 2)  # what has the same weight bits stays apart
+        shift += 0.2 * activations.index(activation)
+        x = [widths.index(point.weight_bits) + shift for point in line]
+        style, marker = LINE_STYLES[activations.index(activation) % len(LINE_STYLES)]
+        low, high = zip(*(point.interval for point in line), strict=True)
+        axes.plot(x, [point.wer for point in line], color=colour_of(number), linestyle=style, marker=marker)
+        if len(line) > 1:
+            axes.fill_between(x, low, high, color=colour_of(number), alpha=0.12, linewidth=0)
+        else:
+            axes.vlines(x, low, high, color=colour_of(number), linewidth=1.2)
+    axes.set_xticks(range(len(widths)), [f"{width or 'float'}" for width in widths])
+    axes.set_xlabel("bits of the weights")
     logarithmic_wer(axes)
     axes.set_ylim(top=min(axes.get_ylim()[1], 1.2 * WORST_SHOWN))
-    axes.set_title(f"{title}: word error rate by bits, 95 % bands")
-    return finish(figure, axes, path, legend=True)
+    axes.set_title(f"{title}: word error rate by bits, 95 % intervals")
+    decorate(axes, "y")
+    handles = legend_of_bits([name for name, line in points.items() if line], list(points), activations)
+    axes.legend(handles=handles, frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return save(figure, path)
+
+
+def lines_by_activation(points: Points) -> Iterator[tuple[int, Bits, list[Point]]]:
+    """(number of the method, activation bits, points by falling weight bits) of every line."""
+    for number, line in enumerate(points.values()):
+        for activation in dict.fromkeys(point.activation_bits for point in line):
+            same = [point for point in line if point.activation_bits == activation]
+            yield number, activation, sorted(same, key=lambda point: -bits_value(point.weight_bits))
+
+
+def legend_of_bits(shown: Sequence[str], methods: Sequence[str], activations: Sequence[Bits]) -> list[Line2D]:
+    """Colours of the methods, then line styles of the activation bits."""
+    handles = [Line2D([], [], color=FLOAT_COLOUR, linestyle=(0, (1, 1)), label="float")]
+    handles += [
+        Line2D([], [], color=colour_of(methods.index(name)), linewidth=3, label=name) for name in shown
+    ]
+    for number, width in enumerate(activations):
+        style, marker = LINE_STYLES[number % len(LINE_STYLES)]
+        name = f"{width}-bit activations" if width else "float activations"
+        handles.append(Line2D([], [], color="black", linestyle=style, marker=marker, label=name))
+    return handles
 
 
 def draw_tradeoff(path: Path, points: Points, key: str, title: str) -> Path:
-    """WER against size or latency, a mark a row with its bits."""
+    """WER against `size_mb` or `latency_ms`, one mark per model with its bits."""
     names = {"size_mb": "size of the file (MB)", "latency_ms": "latency p50 (ms)"}
     figure, axes = canvas(8.0, 4.4)
     for number, (method, line) in enumerate(points.items()):
-        known = [point for point in line if point[key] is not None]
-        colour = COLOURS[number % len(COLOURS)]
+        known = [(getattr(point, key), point) for point in line if getattr(point, key) is not None]
         if known:
-            x, y = [point[key] for point in known], [point["wer"] for point in known]
-            axes.scatter(x, y, color=colour, label=method, s=28)
-        for point in known:
-            place = (point[key], point["wer"])
-            axes.annotate(point["bits"], place, xytext=(4, 3), textcoords="offset points", fontsize=7)
+            x, y = [value for value, _ in known], [point.wer for _, point in known]
+            axes.scatter(x, y, color=colour_of(number), label=method, s=28)
+        for value, point in known:
+            place = (value, point.wer)
+            axes.annotate(point.label, place, xytext=(4, 3), textcoords="offset points", fontsize=7)
     logarithmic_wer(axes)
     axes.set_xlabel(names[key])
     axes.set_title(f"{title}: word error rate against {names[key].partition(' (')[0]}")
     return finish(figure, axes, path, legend=True, grid="both")
-
-
-def logarithmic_wer(axes: Axes) -> None:
-    """Error rates from a few percent to a hundred on one axis, with plain numbers at its ticks."""
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0, 7.0), numticks=99))
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.set_ylabel("word error rate (%), logarithmic")
 
 
 def read_metrics(path: Path, names: Sequence[str]) -> dict[str, list[tuple[int, float]]]:
@@ -207,36 +249,3 @@ def read_metrics(path: Path, names: Sequence[str]) -> dict[str, list[tuple[int, 
                 if text and line.get("step") and math.isfinite(float(text)):
                     found[name].append((int(line["step"]), float(text)))
     return found
-
-
-def canvas(width: float, height: float) -> tuple[Figure, Axes]:
-    """A figure of the given size in inches, without the global state of pyplot."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots()
-
-
-def decorate(axes: Axes, grid: str) -> None:
-    """Thin grid behind the data, no box."""
-    axes.grid(axis=grid, color="#DDDDDD", linewidth=0.6)  # type: ignore[arg-type]
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def finish(figure: Figure, axes: Axes, path: Path, legend: bool = False, grid: str = "y") -> Path:
-    """Grid, legend beside the data, file."""
-    decorate(axes, grid)
-    if legend:
-        axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    return save(figure, path)
-
-
-def save(figure: Figure, path: Path) -> Path:
-    """Write a PNG; returns its path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    FigureCanvasAgg(figure)
-    figure.savefig(path, dpi=DPI)
-    return path
-
-
-def _is_timed(row: Row, key: str) -> bool:
-    return row[key] is not None and None not in row[key].values()

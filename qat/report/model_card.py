@@ -6,10 +6,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from qat.report.cells import number, share
 from qat.report.row import Row
-from qat.report.tables import NAMES, SPEED, WER, markdown_table, number, share
+from qat.report.tables import NAMES, SPEED, WER, file_table, markdown_table
 from qat.system.files import write_text
 
+LICENCES = {
+    "mini": "trained on the mini corpus, see datamodules/mini/licenses/LICENSES.md for its sources",
+    "librispeech": "trained on LibriSpeech (CC-BY-4.0)",
+}
 TASK = "English speech recognition (16 kHz mono audio to lower-case text, greedy CTC)"
 LIMITS = (
     "Error rates hold for recordings like those of the splits above; other accents, microphones, noise and "
@@ -23,7 +28,7 @@ def model_card(
     folder_name: str,
     rows: Sequence[Row],
     config: Mapping[str, Any],
-    license_text: str = "not stated",
+    licence: str = "not stated",
     files: Mapping[str, float] | None = None,
 ) -> str:
     """Markdown: task, data, licence, sizes, error rates with intervals, how to load, limits.
@@ -32,17 +37,17 @@ def model_card(
         folder_name: name of the checkpoint folder.
         rows: the run's report rows; may be empty for a model that was not measured.
         config: the run's whole configuration as nested builtins.
-        license_text: licence of weights and training data in words.
+        licence: of weights and training data in words.
         files: file name -> size in MB.
     """
     head = rows[-1] if rows else None
     parts = [
         f"# {folder_name}\n",
-        "\n".join(f"- {line}" for line in facts(head, config, license_text)) + "\n",
+        "\n".join(f"- {line}" for line in facts(head, config, licence)) + "\n",
     ]
     parts.append(f"## Error rates\n\n{_measured(rows)}")
     if rows:
-        parts.append(f"## Speed and size\n\n{markdown_table(rows, NAMES + SPEED)}")
+        parts.append(f"## Speed and size\n\n{file_table(rows, SPEED)}")
     if files:
         lines = [f"- `{name}`: {size:.2f} MB\n" for name, size in files.items()]
         parts.append(f"## Files\n\n{''.join(lines)}")
@@ -51,27 +56,27 @@ def model_card(
     return "\n".join(parts)
 
 
-def facts(row: Row | None, config: Mapping[str, Any], license_text: str) -> list[str]:
+def facts(row: Row | None, config: Mapping[str, Any], licence: str) -> list[str]:
     """The list at the top of the card."""
     model, data = _class_name(config.get("model")), _class_name(config.get("data"))
     recipe = _init_args(config.get("model")).get("recipe") or config.get("qat") or {}
-    lines = [f"Task: {TASK}", f"Model: {row['model'] if row else model}"]
-    lines.append(f"Data: {row['dataset']} (`{data}`)" if row else f"Data: {data}")
-    lines.append(f"Licence: {license_text}")
+    lines = [f"Task: {TASK}", f"Model: {row.model if row else model}"]
+    lines.append(f"Data: {row.dataset} (`{data}`)" if row else f"Data: {data}")
+    lines.append(f"Licence: {licence}")
     lines.append(
         f"Quantization: preset `{recipe.get('preset', 'off')}`, weight_bits {recipe.get('weight_bits')}, "
         f"activation_bits {recipe.get('activation_bits')}, rounding {recipe.get('rounding')}"
         if recipe.get("preset", "off") != "off"
         else "Quantization: none (float)"
     )
-    if row and row["coverage"]:
+    if row and row.coverage:
         lines.append(
             f"Coverage: {share(row, 'coverage.weights')} of the weights and {share(row, 'coverage.macs')} "
             "of the multiply-adds are quantized"
         )
     if row:
         lines.append(f"Size: {number(row, 'size_mb')} MB (float: {number(row, 'float_size_mb')} MB)")
-        lines.append(f"Measured with: `{row['command']}` (seed {row['seed']}, commit {row['git_commit']})")
+        lines.append(f"Measured with: `{row.command}` (seed {row.seed}, commit {row.git_commit})")
     return lines
 
 
@@ -85,14 +90,13 @@ def how_to_load(folder_name: str) -> str:
     )
 
 
-def write_model_card(
-    folder: Path, rows: Sequence[Row], config: Mapping[str, Any], license_text: str = "not stated"
-) -> Path:
+def write_model_card(folder: Path, rows: Sequence[Row], config: Mapping[str, Any]) -> Path:
     """Write `folder/README.md`, with the sizes of the checkpoints and ONNX files there; returns its path."""
+    licence = LICENCES.get(rows[0].dataset, "not stated") if rows else "not stated"
     kept = sorted(path for path in folder.iterdir() if path.suffix in (".ckpt", ".onnx", ".data"))
     files = {path.name: path.stat().st_size / 1e6 for path in kept}
     path = folder / "README.md"
-    write_text(path, model_card(folder.name, rows, config, license_text, files))
+    write_text(path, model_card(folder.name, rows, config, licence, files))
     return path
 
 

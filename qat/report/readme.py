@@ -10,8 +10,9 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from qat.report.cells import share, short
 from qat.report.row import load_report
-from qat.report.tables import TERMINAL, Column, markdown_table, share, short
+from qat.report.tables import TERMINAL, Column, markdown_table
 from qat.system.errors import UserError
 from qat.system.files import write_text
 
@@ -61,9 +62,9 @@ def rows_table(path: Path, words: str) -> str:
     if not words:
         return markdown_table(rows, COLUMNS)
     key, _, split = words.partition("=")
-    chosen = [row for row in rows if row["split"] == split]
+    chosen = [row for row in rows if row.split == split]
     if key != "split" or not chosen:
-        allowed = ", ".join(dict.fromkeys(f"split={row['split']}" for row in rows))
+        allowed = ", ".join(dict.fromkeys(f"split={row.split}" for row in rows))
         raise UserError(f"{path.name}: rows of {words!r} are not there; allowed: {allowed}")
     return markdown_table(chosen, [column for column in TERMINAL if column[0] != "split"])
 

@@ -1,4 +1,4 @@
-"""The runs of a suite: their commands, their folders, and what is left of a killed one."""
+"""The runs of a suite: their commands, their folders, and the clean-up after a killed one."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Job:
     """One run of one row.
 
     Args:
-        row: what.
-        seed: of it.
+        row: of the suite.
+        seed: one of the row's.
         command: of the child process, without the interpreter.
         folder: run folder.
         sha256: of everything that decides the result; a stored run with the same one is not run again.
@@ -67,7 +67,7 @@ def jobs_of(suite: Suite, folder: Path, quick: bool, only: Sequence[str] = ()) -
 
 
 def inputs_of(config: Path) -> dict[str, Any]:
-    """What every run of a model begins with: its configuration, and the digest of its float start, if that is here."""
+    """What every run of a model starts from: its configuration, and the digest of its float start, if that is here."""
     settings = read_config(config)
     start = start_of(settings)
     return {"config": settings} | ({"start": sha256_path(start)} if start and Path(start).exists() else {})
@@ -82,12 +82,12 @@ def make_job(
     flags = [
         *("--config", str(config), *row.args, "--run", str(place)),
         *("--seed_everything", str(seed), "--qat.seed", str(seed)),
-        *("--data.seed", str(seed - 1)),  # the first seed hears the batches that a run by hand hears
+        *("--data.seed", str(seed - 1)),  # the first seed has the batches of a run by hand
         *("--wandb.enabled", "false", "--evaluation.twin", "false"),
         *(suite.quick if quick else ()),
     ]
     described = {**inputs, "flags": [flag for flag in flags if flag != str(place)]}
-    command = ("train.py", *flags, "--evaluation.cache", str(folder / "heard"))
+    command = ("train.py", *flags, "--evaluation.cache", str(folder / "float_cache"))
     return Job(row, seed, command, place, config_sha256(described))
 
 
@@ -125,7 +125,7 @@ def end_orphan(job: Job) -> None:
 
 
 def clean_folder(folder: Path) -> None:
-    """Remove what can be made again: the float file, and checkpoints for resuming."""
+    """Remove what can be made again: the float file, and the checkpoints for resuming."""
     for path in [*folder.glob("*.ckpt"), *folder.glob("*.onnx")]:
         if path.name not in KEPT:
             path.unlink()

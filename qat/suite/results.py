@@ -4,25 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from qat.report.figures import draw_bits, draw_tradeoff
+from qat.report.cells import bits, p_text
+from qat.report.points import Point, point_of
 from qat.report.row import Row
-from qat.report.tables import bits, libraries, machine, markdown_lines
-from qat.suite.spec import FLOAT, Aim, Published, Suite, SuiteTable
+from qat.report.tables import libraries, machine, markdown_lines, markdown_list
+from qat.suite.aims import SIGNIFICANT, acceptance, relative_loss
+from qat.suite.spec import FLOAT, Published, Suite, SuiteTable
 from qat.suite.store import Results
 from qat.suite.view import Cell, View
 from qat.system.files import write_text
 
-SIGNIFICANT = 0.05
 HOW_TO_READ = (
-    "Every cell is written by `{command}` from stored rows ([rows]({rows}), [word errors by utterance]({errors}), "
-    "[state of each run]({runs})). Published numbers are those of another model on other speech, beside ours to "
-    "compare the *differences*, not the levels. WER and latency belong to the exported file of the row; latency is "
-    "p50 of one utterance, float and integer file taking turns on one thread. Rows with several seeds show the mean, "
-    "the standard deviation between seeds, and an interval from the paired bootstrap over utterances, seeds pooled; "
+    "`{command}` writes every cell from stored rows ([rows]({rows}), [word errors per utterance]({errors}), "
+    "[state of each run]({runs})). The published numbers come from other models and other speech: compare the "
+    "*differences*, not the levels. WER and latency of a row belong to the same exported file; latency is the p50 of "
+    "one utterance, float and integer file taking turns on one thread. A row with several seeds shows the mean, the "
+    "standard deviation between seeds, and an interval from the paired bootstrap over utterances, seeds pooled. "
     "p < 0.05 means that a difference is hardly chance."
 )
+LINKS = {"rows": "", "errors": "_errors", "runs": "_runs"}
 
 
 def render(view: View, command: str, links: Mapping[str, str], figures: Sequence[Path] = ()) -> str:
@@ -31,28 +32,24 @@ def render(view: View, command: str, links: Mapping[str, str], figures: Sequence
     parts = [f"# {suite.title}\n", HOW_TO_READ.format(command=command, **links) + "\n"]
     parts += [f"![{path.stem}]({path.as_posix()})\n" for path in figures]
     if suite.aims:
-        parts.append("## What was to be shown\n\n" + acceptance(view))
+        parts.append("## Aims\n\n" + acceptance(view))
     for table in suite.tables:
         parts.append(f"## {table.heading}\n\n{table_markdown(view, table)}")
     for model in suite.configs:
         parts.append(f"## {model}: error rate by bits and method\n\n{curve_markdown(view, model)}")
-    parts.append("## Conditions\n\n" + "".join(f"- {line}\n" for line in short_conditions(view.results.rows)))
+    parts.append("## Conditions\n\n" + markdown_list(short_conditions(view.results.rows)))
     missing = [row.id for row in suite.rows if view.first(row.id) is None]
     if missing:
-        lines = "".join(f"- `{row_id}`: {view.failure(row_id)}\n" for row_id in missing)
-        parts.append(f"## Rows that are missing\n\n{lines}")
+        lines = markdown_list([f"`{row_id}`: {view.failure(row_id)}" for row_id in missing])
+        parts.append(f"## Missing rows\n\n{lines}")
     return "\n".join(parts)
 
 
 def table_markdown(view: View, table: SuiteTable) -> str:
-    """One published table: each published row with ours behind it."""
+    """One published table: each published row with ours after it."""
     titles = ["published row", "published WER / s", "ours", "bits"]
-    titles += [f"WER % {split}" for split in view.splits] + [
-        "p50 ms: float / file",
-        "MB",
-        "weights",
-        "verdict",
-    ]
+    titles += [f"WER % {split}" for split in view.splits]
+    titles += ["p50 ms: float / file", "MB", "weights", "verdict"]
     lines = []
     base = table.rows[0].wer
     for line in table.rows:
@@ -87,32 +84,32 @@ def our_cells(view: View, row_id: str) -> list[str]:
         bits(row),
         *(cell_text(view.cell(row_id, split)) for split in view.splits),
         latency_text(row),
-        "n/a" if row["size_mb"] is None else f"{row['size_mb']:.2f}",
-        f"{100 * row['coverage']['weights']:.1f} %" if row["coverage"] else "float",
+        "n/a" if row.size_mb is None else f"{row.size_mb:.2f}",
+        "float" if row.coverage is None else f"{100 * (row.coverage.weights or 0):.1f} %",
         verdict(view, row_id),
     ]
 
 
 def cell_text(cell: Cell | None) -> str:
-    """ "4.79 ± 0.10 [3.8, 5.8], +0.11 (p 0.63)"."""
+    """ "4.79 ± 0.10 [3.8, 5.8], +0.11 (p = 0.630)"."""
     if cell is None:
         return ""
     spread = "" if cell.spread is None else f" ± {cell.spread:.2f}"
     interval = "" if cell.interval is None else f" [{cell.interval[0]:.1f}, {cell.interval[1]:.1f}]"
     difference = ""
     if cell.difference is not None:
-        difference = f", {cell.difference.mean:+.2f} (p {cell.difference.p_value:.3f})"
+        difference = f", {cell.difference.mean:+.2f} ({p_text(cell.difference.p_value)})"
     return f"{cell.wer:.2f}{spread}{interval}{difference}"
 
 
 def latency_text(row: Row) -> str:
     """ "31.7 / 24.3 (1.30x)"."""
-    if row["latency_ms"] is None:
+    if row.latency_ms is None:
         return "n/a"
-    own = f"{row['latency_ms']['p50']:.1f}"
-    if row["float_latency_ms"] is None:
+    own = f"{row.latency_ms.p50:.1f}"
+    if row.float_latency_ms is None:
         return own
-    return f"{row['float_latency_ms']['p50']:.1f} / {own} ({row['speedup']:.2f}x)"
+    return f"{row.float_latency_ms.p50:.1f} / {own} ({row.speedup:.2f}x)"
 
 
 def verdict(view: View, row_id: str) -> str:
@@ -126,15 +123,7 @@ def verdict(view: View, row_id: str) -> str:
         return "no significant difference to float"
     if cell.difference.mean < 0:
         return f"better than float by {-cell.difference.mean:.2f}"
-    return f"loses {cell.difference.mean:.2f} points ({100 * relative(view, row_id):+.0f} %)"
-
-
-def relative(view: View, row_id: str) -> float:
-    """Loss over the float error rate, on the first split."""
-    split = view.splits[0]
-    cell, base = view.cell(row_id, split), view.cell(f"{row_id.partition('/')[0]}/{FLOAT}", split)
-    assert cell is not None and base is not None
-    return (cell.wer - base.wer) / base.wer
+    return f"loses {cell.difference.mean:.2f} points ({100 * relative_loss(view, row_id):+.0f} %)"
 
 
 def curve_markdown(view: View, model: str) -> str:
@@ -159,60 +148,11 @@ def names_of_bits(curves: Mapping[str, Sequence[str]], place: int) -> str:
     return next((names[place] for names in curves.values() if place < len(names)), "")
 
 
-def acceptance(view: View) -> str:
-    """The aims, met or not, for each model, and why where not; on the first split."""
-    lines, reasons = [], []
-    for aim in view.suite.aims:
-        for model in view.suite.configs:
-            measured, met = judge(view, aim, model)
-            lines.append(
-                [aim.text, model, measured, {True: "yes", False: "**no**", None: "not measured"}[met]]
-            )
-            if met is False and model in aim.missed:
-                reasons.append(f"- {aim.text} ({model}): {aim.missed[model].strip()}\n")
-    table = markdown_lines(["aim", "model", "measured", "met"], lines)
-    return table + ("\nWhy aims were missed:\n\n" + "".join(reasons) if reasons else "")
-
-
-def judge(view: View, aim: Aim, model: str) -> tuple[str, bool | None]:
-    """What was measured, and whether that meets the aim (None: not measured)."""
-    split = view.splits[0] if view.splits else ""
-    known_rows = {row.id for row in view.suite.rows}
-    found = {
-        name: view.cell(f"{model}/{name}", split) if f"{model}/{name}" in known_rows else None
-        for name in aim.rows
-    }
-    known = {name: cell for name, cell in found.items() if cell is not None and cell.difference is not None}
-    if not known or (aim.kind == "recovers" and len(known) < 2):
-        return "", None
-    if aim.kind == "insignificant":
-        gaps = {name: cell.difference for name, cell in known.items() if cell.difference is not None}
-        texts = {name: f"{gap.mean:+.2f} (p {gap.p_value:.3f})" for name, gap in gaps.items()}
-        titled = "; ".join(
-            f"{view.suite.row(f'{model}/{name}').title} {text}" for name, text in texts.items()
-        )
-        met = any(gap.p_value >= SIGNIFICANT or gap.mean < 0 for gap in gaps.values())
-        return titled if len(texts) > 1 else "".join(texts.values()), met
-    if aim.kind == "recovers":
-        ours, theirs = (known[name].difference for name in aim.rows)
-        assert ours is not None and theirs is not None
-        if theirs.p_value >= SIGNIFICANT:
-            return f"nearest loses nothing significant ({theirs.mean:+.2f}); AdaRound {ours.mean:+.2f}", None
-        share = 1.0 - ours.mean / theirs.mean
-        return f"{100 * share:.0f} % ({theirs.mean:+.2f} -> {ours.mean:+.2f})", share >= aim.limit
-    shares = {name: relative(view, f"{model}/{name}") for name in known}
-    best = min(shares, key=lambda name: shares[name])
-    text = "; ".join(
-        f"{view.suite.row(f'{model}/{name}').title} {100 * value:+.1f} %" for name, value in shares.items()
-    )
-    return text, shares[best] <= aim.limit
-
-
 def short_conditions(rows: Sequence[Row]) -> list[str]:
     """Machines and versions, each different set once, with the commits of its rows in place of their commands."""
     commits: dict[str, dict[str, None]] = {}
     for row in rows:
-        commit = str(row["git_commit"] or "unknown")
+        commit = str(row.git_commit or "unknown")
         commits.setdefault(f"{machine(row)}; {libraries(row)}", {})[commit[:8] + commit[40:]] = None
     return [
         f"{conditions}; {'commit' if len(names) == 1 else 'commits'} {', '.join(names)}"
@@ -221,7 +161,9 @@ def short_conditions(rows: Sequence[Row]) -> list[str]:
 
 
 def write_results(suite: Suite, results: Results, path: Path, command: str) -> list[Path]:
-    """Draw the figures beside the rows, and write the markdown; the files written."""
+    """Draw the figures beside the rows, and write the Markdown; the files written."""
+    from qat.report.figures import draw_bits, draw_tradeoff  # here, as Matplotlib takes half a second
+
     view = View(suite, results)
     files = figure_files(view)
     for model, (bits_file, size_file, latency_file) in files.items():
@@ -256,31 +198,20 @@ def results_markdown(view: View, here: Path, command: str) -> str:
     return render(view, command, links, [Path(relative_path(item, here)) for item in files])
 
 
-LINKS = {"rows": "", "errors": "_errors", "runs": "_runs"}
-
-
 def relative_path(path: Path, start: Path) -> str:
     """`path` as a link from a file in `start`, or as it is where it lies elsewhere."""
     path, start = path.resolve(), start.resolve()
     return (path.relative_to(start) if path.is_relative_to(start) else path).as_posix()
 
 
-def curve_points(view: View, model: str) -> dict[str, list[dict[str, Any]]]:
-    """For figures: method -> points with bits, WER, interval, size and latency."""
-    points: dict[str, list[dict[str, Any]]] = {}
+def curve_points(view: View, model: str) -> dict[str, list[Point]]:
+    """For figures: method -> its models on the first split."""
+    points: dict[str, list[Point]] = {}
     for method, names in view.curves(model).items():
         points[method] = []
         for name in names:
             row = view.first(f"{model}/{name}")
             cell = view.cell(f"{model}/{name}", view.splits[0]) if row else None
             if row is not None and cell is not None:
-                points[method].append(
-                    {
-                        "bits": bits(row),
-                        "wer": cell.wer,
-                        "interval": cell.interval or (cell.wer, cell.wer),
-                        "size_mb": row["size_mb"],
-                        "latency_ms": (row["latency_ms"] or {}).get("p50"),
-                    }
-                )
+                points[method].append(point_of(row, cell.wer, cell.interval))
     return points

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
+from qat.report.cells import number
 from qat.suite.jobs import Job, clean_folder, last_line, pid_file, prepare_folder
 from qat.suite.spec import ROOT
 from qat.suite.store import Results
@@ -55,11 +56,11 @@ class Runner:
                         print(f"[{finished}/{len(missing)}] {line}; about {left:.0f} min left", flush=True)
             except KeyboardInterrupt:
                 self.stop(waiting)
-                raise UserError("suite: stopped; run it again to go on where it was") from None
+                raise UserError("suite: stopped; run it again to resume") from None
         return failures
 
     def stop(self, waiting: Iterable[Future[str]]) -> None:
-        """End children and what was not begun."""
+        """End children and what was not started."""
         self.stopping = True
         for item in waiting:
             item.cancel()
@@ -67,14 +68,14 @@ class Runner:
             child.terminate()
 
     def run_job(self, job: Job) -> str:
-        """Run one job in a process of its own and store what came of it; one line about it."""
+        """Run one job in a process of its own and store its result; one line about it."""
         if self.stopping:
-            return f"{job.id}: not begun"
+            return f"{job.id}: not started"
         started = time.time()
         log = job.folder.with_suffix(".log")
         flags = prepare_folder(job)
         code = self.run_child(job, flags, log)
-        if code == REFUSED and flags and not self.stopping:  # an older version left it half-made: begin anew
+        if code == REFUSED and flags and not self.stopping:  # an older version left it half-made: start again
             shutil.rmtree(job.folder)
             code = self.run_child(job, [], log)
         minutes = (time.time() - started) / 60
@@ -92,10 +93,8 @@ class Runner:
             self.results.save()
         clean_folder(job.folder)
         first = rows[0]
-        return (
-            f"{job.id}: {first['split']} WER {first['wer']:.2f} % "
-            f"({first['delta_wer_vs_float']['mean']:+.2f}), {minutes:.1f} min"
-        )
+        wer, gap = number(first, "wer"), number(first, "delta_wer_vs_float.mean", "{:+.2f}")
+        return f"{job.id}: {first.split} WER {wer} % ({gap}), {minutes:.1f} min"
 
     def run_child(self, job: Job, flags: Sequence[str], log: Path) -> int:
         """Run the command of a job in a process of its own; its exit status."""

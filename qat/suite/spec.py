@@ -1,4 +1,4 @@
-"""What a suite file says: rows to run, tables that they fill, aims that they are held against."""
+"""What a suite file says: rows to run, tables that they fill, aims that they are judged by."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ AIM_KINDS = ("insignificant", "relative", "recovers")
 
 @dataclass(frozen=True)
 class SuiteRow:
-    """One row: a training command, run once a seed.
+    """One row: a training command, run once per seed.
 
     Args:
         model: of the suite.
         name: unique in the model.
         title: what the tables call it.
-        args: flags of train.py behind `--config`.
+        args: flags of train.py after `--config`.
         seeds: of training and calibration.
     """
 
@@ -44,7 +44,7 @@ class SuiteRow:
 
 @dataclass(frozen=True)
 class Published:
-    """One row of a published table, and the rows of ours that answer it.
+    """One row of a published table, and our rows that correspond to it.
 
     Args:
         name: as published; empty for a row that only we have.
@@ -84,7 +84,7 @@ class Aim:
         kind: `insignificant` (difference to float), `relative` (loss over float at most `limit`), or `recovers` (the
             first row at least the share `limit` of what the second loses).
         limit: a share.
-        missed: model -> why it missed this aim; told where it does.
+        missed: model -> why it missed this aim; shown where it does.
     """
 
     text: str
@@ -104,9 +104,9 @@ class Suite:
         configs: model -> configuration file.
         rows: all rows, models in turn.
         tables: which rows fill them.
-        curves: method -> row names by falling bits, for figures and the table of bits; a name may lack in a model,
-            or be empty where a method has no row of these bits.
-        aims: what the results are held against.
+        curves: method -> row names by falling bits, for figures and the table of bits; a name may be missing in a
+            model, or be empty where a method has no row of these bits.
+        aims: what the results are judged by.
         quick: flags that make every run small.
     """
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from qat.report.row import Row, load_report, save_report, validate_row
+from qat.report.row import Row, load_report, save_report
+from qat.runs import REPORT_FILE, UTTERANCES_FILE
 from qat.suite.jobs import Job
 from qat.suite.spec import FLOAT
 from qat.system.errors import UserError
@@ -67,13 +68,13 @@ class Results:
             del self.runs[job.id]
             self.errors.pop(job.id, None)
             gone = (job.row.id, job.folder.name)
-            self.rows = [row for row in self.rows if (row["suite_row"], row["run"]) != gone]
+            self.rows = [row for row in self.rows if (row.suite_row, row.run) != gone]
         for model in {job.row.model for job in stale}:
             if not any(
                 job.id in self.runs for job in jobs if job.row.model == model
             ):  # the float row was theirs
                 self.errors.pop(f"{model}/{FLOAT}", None)
-                self.rows = [row for row in self.rows if row["suite_row"] != f"{model}/{FLOAT}"]
+                self.rows = [row for row in self.rows if row.suite_row != f"{model}/{FLOAT}"]
         return len(stale)
 
     def done(self, job: Job) -> bool:
@@ -83,20 +84,14 @@ class Results:
 
     def add(self, job: Job, minutes: float) -> list[Row]:
         """Take over a finished run from its folder; its rows."""
-        report = load_report(job.folder / "report.json")
-        texts = json.loads((job.folder / "utterances.json").read_text())
-        mine = [dict(row) for row in report if row["method"] not in (FLOAT, "ptq")]
-        for row in mine:
-            row["suite_row"] = job.row.id
-        kept = [
-            row for row in self.rows if not (row["suite_row"] == job.row.id and row["run"] == mine[0]["run"])
-        ]
+        report = load_report(job.folder / REPORT_FILE)
+        texts = json.loads((job.folder / UTTERANCES_FILE).read_text())
+        mine = [replace(row, suite_row=job.row.id) for row in report if row.method not in (FLOAT, "ptq")]
+        kept = [row for row in self.rows if (row.suite_row, row.run) != (job.row.id, mine[0].run)]
         base = f"{job.row.model}/{FLOAT}"
-        if not any(row["suite_row"] == base for row in kept):
-            kept += [{**row, "suite_row": base} for row in report if row["method"] == FLOAT]
+        if not any(row.suite_row == base for row in kept):
+            kept += [replace(row, suite_row=base) for row in report if row.method == FLOAT]
         self.rows = [*kept, *mine]
-        for row in self.rows:
-            validate_row(row, job.id)
         errors = {
             name: {split: values["errors"] for split, values in splits.items()}
             for name, splits in texts["files"].items()

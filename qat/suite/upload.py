@@ -6,11 +6,13 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from qat.report.row import FIELDS, Row
+from qat.report.cells import value_at
+from qat.report.row import FLAT_FIELDS, Row
 from qat.suite.spec import Suite
 from qat.suite.store import Results
-from qat.tracking.wandb_log import PROJECT, START_TIMEOUT_S, plain_cell, say, summary
 from qat.tracking.wandb_mode import choose_mode
+from qat.tracking.wandb_names import PROJECT, START_TIMEOUT_S, print_notice
+from qat.tracking.wandb_report import plain_cell, summary
 
 
 def upload_suite(suite: Suite, results: Results, folder: Path) -> int:
@@ -25,34 +27,38 @@ def upload_suite(suite: Suite, results: Results, folder: Path) -> int:
     """
     mode, why = choose_mode(None)
     if mode == "disabled":
-        say(f"W&B: not used ({why}); {results.path('')} has everything")
+        print_notice(f"W&B: not used ({why}); {results.path('')} has everything")
         return 0
     import wandb
 
     fixed: dict[str, Any] = {
-        **{"project": PROJECT, "group": suite.name, "dir": str(folder), "mode": mode, "resume": "allow"},
-        **{
-            "reinit": "finish_previous",
-            "settings": wandb.Settings(init_timeout=START_TIMEOUT_S, silent=True),
-        },
+        "project": PROJECT,
+        "group": suite.name,
+        "dir": str(folder),
+        "mode": mode,
+        "resume": "allow",
+        "reinit": "finish_previous",
+        "settings": wandb.Settings(init_timeout=START_TIMEOUT_S, silent=True),
     }
     groups: dict[str, list[Row]] = {}
     for row in results.rows:
-        groups.setdefault(f"{row['suite_row']} {Path(row['run']).name}", []).append(row)
+        groups.setdefault(f"{row.suite_row} {Path(row.run).name}", []).append(row)
     folder.mkdir(parents=True, exist_ok=True)
     for name, rows in groups.items():
-        config = {key: rows[0][key] for key in ("suite_row", "model", "method", "seed", "command")}
+        config = {key: value_at(rows[0], key) for key in ("suite_row", "model", "method", "seed", "command")}
         with wandb.init(id=suite_run_id(suite, name), name=name, config=config, **fixed) as run:
             run.summary.update(summary(rows))
-    columns: list[str | int] = [key for key, field in FIELDS.items() if not field.keys]
+    stored = [row.to_dict() for row in results.rows]
     table = wandb.Table(
-        columns=columns,
-        data=[[plain_cell(row[str(key)]) for key in columns] for row in results.rows],
+        columns=list(FLAT_FIELDS),
+        data=[[plain_cell(row[key]) for key in FLAT_FIELDS] for row in stored],
         allow_mixed_types=True,  # bits are numbers, or text where groups have their own
     )
     with wandb.init(id=suite_run_id(suite, "summary"), name=f"{suite.name} summary", **fixed) as run:
         run.log({"rows": table})
-    say(f"W&B: {mode} ({why}), {len(groups)} rows and a summary in group {suite.name}, files in {folder}")
+    print_notice(
+        f"W&B: {mode} ({why}), {len(groups)} rows and a summary in group {suite.name}, files in {folder}"
+    )
     return len(groups) + 1
 
 

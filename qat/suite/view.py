@@ -14,7 +14,7 @@ from qat.suite.store import Results
 
 @dataclass(frozen=True)
 class Cell:
-    """What a row came to on one split, its seeds together.
+    """The result of a row on one split, its seeds pooled.
 
     Args:
         wer: mean over seeds, percent.
@@ -41,12 +41,12 @@ class View:
 
     def __init__(self, suite: Suite, results: Results) -> None:
         self.suite, self.results = suite, results
-        self.splits = list(dict.fromkeys(row["split"] for row in results.rows))
+        self.splits = list(dict.fromkeys(row.split for row in results.rows))
         self.cells: dict[tuple[str, str], Cell | None] = {}
 
     def rows(self, row_id: str, split: str) -> list[Row]:
-        """Stored rows, one a seed."""
-        return [row for row in self.results.rows if row["suite_row"] == row_id and row["split"] == split]
+        """Stored rows, one per seed."""
+        return [row for row in self.results.rows if row.suite_row == row_id and row.split == split]
 
     def curves(self, model: str) -> dict[str, tuple[str, ...]]:
         """Method -> row names by falling bits, for the methods of which the model has a row."""
@@ -55,10 +55,10 @@ class View:
 
     def first(self, row_id: str) -> Row | None:
         """Any row: bits, size and latency do not depend on the split."""
-        return next((row for row in self.results.rows if row["suite_row"] == row_id), None)
+        return next((row for row in self.results.rows if row.suite_row == row_id), None)
 
     def errors(self, row_id: str) -> list[dict[str, list[int]]]:
-        """Word errors of each utterance, split -> counts, one a seed."""
+        """Word errors of each utterance, split -> counts, one per seed."""
         if row_id.endswith(f"/{FLOAT}"):
             return [self.results.errors[row_id]] if row_id in self.results.errors else []
         seeds = self.suite.row(row_id).seeds
@@ -73,7 +73,7 @@ class View:
         return self.cells[row_id, split]
 
     def _cell(self, row_id: str, split: str) -> Cell | None:
-        measured = [row["wer"] for row in self.rows(row_id, split) if row["wer"] is not None]
+        measured = [row.wer for row in self.rows(row_id, split) if row.wer is not None]
         counts = [np.asarray(item[split]) for item in self.errors(row_id)]
         if not measured or not counts:
             return None

@@ -10,7 +10,7 @@ from typing import Any
 from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-Row = dict[str, Any]  # name of a metric -> its value; `step`: optimiser steps made before
+MetricRow = dict[str, Any]  # name of a metric -> its value; `step`: optimiser steps made before
 
 
 class MetricsLog(CSVLogger):
@@ -24,34 +24,34 @@ class MetricsLog(CSVLogger):
         rows: of the checkpoint to resume from.
     """
 
-    def __init__(self, run_folder: Path, rows: Sequence[Row] = ()) -> None:
+    def __init__(self, run_folder: Path, rows: Sequence[MetricRow] = ()) -> None:
         super().__init__(str(run_folder.parent), name=run_folder.name, version="")
-        self.rows: list[Row] = []
-        self.coming: Row | None = None
+        self.rows: list[MetricRow] = []
+        self.expected: MetricRow | None = None
         replay(self, rows)
         if rows:
             self.save()
 
     @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:  # type: ignore[override]
+    def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
         """As `CSVLogger`, and remembered; `step`: optimiser steps made before."""
         step = len(self.rows) if step is None else step
-        super().log_metrics(dict(metrics), step)
-        self.coming = None
+        super().log_metrics(metrics, step)
+        self.expected = None
         self.rows.append({**metrics, "step": step})
 
     @rank_zero_only
-    def announce(self, metrics: Mapping[str, Any], step: int) -> None:
-        """The row that is logged next, for a checkpoint that is written before it."""
-        self.coming = {**metrics, "step": step}
+    def expect(self, metrics: Mapping[str, Any], step: int) -> None:
+        """Note the row that will be logged next, for a checkpoint that is written before it."""
+        self.expected = {**metrics, "step": step}
 
-    def state(self) -> list[Row]:
+    def state(self) -> list[MetricRow]:
         """All rows up to now, in builtins that any checkpoint can hold."""
-        rows = self.rows if self.coming is None else [*self.rows, self.coming]
+        rows = self.rows if self.expected is None else [*self.rows, self.expected]
         return [{key: plain(value) for key, value in row.items()} for row in rows]
 
 
-def rows_before(path: Path, step: int) -> list[Row]:
+def rows_before(path: Path, step: int) -> list[MetricRow]:
     """Rows of a metrics file of optimiser steps before `step`: the log of a checkpoint that does not carry it yet."""
     if not path.is_file():
         return []
@@ -61,11 +61,11 @@ def rows_before(path: Path, step: int) -> list[Row]:
 
 
 def number(text: str) -> float:
-    """A number as it was written."""
+    """The number that a cell holds, an int where it was one."""
     return int(text) if text.isdigit() else float(text)
 
 
-def replay(logger: Logger, rows: Sequence[Row]) -> None:
+def replay(logger: Logger, rows: Sequence[MetricRow]) -> None:
     """Log rows as they were logged at first."""
     for row in rows:
         logger.log_metrics({key: value for key, value in row.items() if key != "step"}, row["step"])

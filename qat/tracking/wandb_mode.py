@@ -1,24 +1,29 @@
-"""Whether Weights & Biases can be had: online, offline or not at all; never asks, never waits long."""
+"""Whether Weights & Biases is available: online, offline or not at all; never asks, never waits long."""
 
 from __future__ import annotations
 
 import netrc
 import os
 import socket
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit
 
+Mode = Literal["online", "offline", "disabled"]
 NETWORK_TIMEOUT_S = 3.0
 
 
-def choose_mode(offline: bool | None) -> tuple[str, str]:
-    """("online" | "offline" | "disabled", why), without a prompt and without waiting long."""
+def choose_mode(offline: bool | None) -> tuple[Mode, str]:
+    """The mode and why, without a prompt and without waiting long."""
     if not installed():
         return "disabled", "wandb is not installed"
     wanted = os.environ.get("WANDB_MODE", "").lower()
     wanted = {"dryrun": "offline", "run": "online", "shared": "online"}.get(wanted, wanted)
-    if wanted in ("offline", "disabled"):
-        return wanted, f"WANDB_MODE={wanted}"
+    if wanted == "offline":
+        return "offline", "WANDB_MODE=offline"
+    if wanted == "disabled":
+        return "disabled", "WANDB_MODE=disabled"
     if offline:
         return "offline", "as asked"
     if not has_key():
@@ -31,10 +36,9 @@ def choose_mode(offline: bool | None) -> tuple[str, str]:
 def installed() -> bool:
     """Whether wandb can be imported."""
     try:
-        import wandb  # noqa: F401
-    except ImportError:
+        return find_spec("wandb") is not None
+    except ValueError:  # what stands for it in sys.modules is no module
         return False
-    return True
 
 
 def has_key() -> bool:

@@ -8,10 +8,10 @@ from typing import Any
 
 from qat.report.compare import Comparison
 from qat.report.compare_files import table
-from qat.runs import CHECKPOINTS, read_config
+from qat.runs import CHECKPOINTS, CONFIG_FILE, REPORT_FILE, read_config
 from qat.system.errors import UserError
-from qat.tracking.wandb_log import ID_FILE, PROJECT, REPORT_TYPE, START_TIMEOUT_S, group_of, say
 from qat.tracking.wandb_mode import choose_mode
+from qat.tracking.wandb_names import ID_FILE, PROJECT, REPORT_TYPE, START_TIMEOUT_S, group_of, print_notice
 
 
 def find_runs(targets: Sequence[str]) -> list[Path]:
@@ -34,7 +34,7 @@ def folders_of(target: str) -> list[Path]:
     """Folders that one target means."""
     folder = Path(target) if Path(target).is_dir() else CHECKPOINTS / target
     if folder.is_dir():
-        if not (folder / "report.json").is_file():
+        if not (folder / REPORT_FILE).is_file():
             raise UserError(
                 f"{folder}: holds no report.json (the run has not finished, or was not measured: `python evaluate.py "
                 f"report {target}`)"
@@ -54,9 +54,9 @@ def folders_of(target: str) -> list[Path]:
 
 def local_runs(target: str) -> list[Path]:
     """Finished runs of this machine whose W&B id or group is `target`, by name."""
-    finished = sorted(path.parent for path in CHECKPOINTS.glob("*/report.json"))
+    finished = sorted(path.parent for path in CHECKPOINTS.glob(f"*/{REPORT_FILE}"))
     ids = [folder for folder in finished if (folder / ID_FILE).is_file() and wandb_id(folder) == target]
-    configs = {folder: folder / "config.yaml" for folder in finished}
+    configs = {folder: folder / CONFIG_FILE for folder in finished}
     return ids or [
         folder
         for folder, config in configs.items()
@@ -97,7 +97,7 @@ def fetch(run: Any) -> Path | None:
     """The newest report of one W&B run, in a folder of its own; None where it has none."""
     reports = [item for item in run.logged_artifacts() if item.type == REPORT_TYPE]
     if not reports:
-        say(f"W&B: run {run.name} holds no report and is left out")
+        print_notice(f"W&B: run {run.name} holds no report and is left out")
         return None
     folder = CHECKPOINTS / "wandb" / f"{run.name}-{run.id}"
     reports[-1].download(root=str(folder))
@@ -108,7 +108,7 @@ def log_comparison(found: Comparison, folder: Path) -> None:
     """Log the table of a comparison, with its figures, as a run of its own; offline without a key."""
     mode, why = choose_mode(None)
     if mode == "disabled":
-        say(f"W&B: not used ({why}); {folder} has everything")
+        print_notice(f"W&B: not used ({why}); {folder} has everything")
         return
     import wandb
 
@@ -119,13 +119,13 @@ def log_comparison(found: Comparison, folder: Path) -> None:
             job_type="compare",
             name=folder.name,
             dir=str(folder),
-            mode=mode,  # type: ignore[arg-type]
+            mode=mode,
             reinit="finish_previous",
             settings=wandb.Settings(init_timeout=START_TIMEOUT_S, silent=True),
         ) as run:
             run.log({"comparison": wandb.Table(columns=list(titles), data=lines, allow_mixed_types=True)})
             run.log({f"figures/{path.stem}": wandb.Image(str(path)) for path in sorted(folder.glob("*.png"))})
     except Exception as error:  # the comparison is on disk already
-        say(f"W&B: the comparison was not logged ({type(error).__name__}: {error})")
+        print_notice(f"W&B: the comparison was not logged ({type(error).__name__}: {error})")
         return
-    say(f"W&B: {mode} ({why}), comparison in {folder / 'wandb'}")
+    print_notice(f"W&B: {mode} ({why}), comparison in {folder / 'wandb'}")

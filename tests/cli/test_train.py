@@ -154,14 +154,15 @@ def test_a_stochastic_run_reports_float_ptq_and_trained_integer_files(
     run = tmp_path / "run"
     train(["--config", str(tiny), "--qat", "stochastic", "--run", str(run), "--model.learning_rate", "0.05"])
     rows = load_report(run / "report.json")
-    assert [(row["split"], row["method"]) for row in rows] == [
+    assert [(row.split, row.method) for row in rows] == [
         (split, method) for split in ("test_a", "test_b") for method in ("float", "ptq", "stochastic")
     ]
     for row in rows:
-        assert row["precision"] == ("float" if row["method"] == "float" else "integer")
-        if row["precision"] == "integer":
-            assert row["integer_nodes"] > 0 and row["coverage"]["weights"] == 1.0
-            assert row["parity"]["argmax_disagreement"] <= 0.5
+        assert row.precision == ("float" if row.method == "float" else "integer")
+        if row.precision == "integer":
+            assert row.integer_nodes and row.coverage and row.coverage.weights == 1.0
+            assert row.parity and row.parity.argmax_disagreement is not None
+            assert row.parity.argmax_disagreement <= 0.5
     names = {path.name for path in run.iterdir()}
     expected = {
         "report.json",
@@ -196,11 +197,11 @@ def test_evaluate_rebuilds_the_report_and_transcribes(
     run = tmp_path / "run"
     train(["--config", str(tiny), "--qat", "ptq_mse", "--run", str(run), "--wandb.enabled", "false"])
     before = load_report(run / "report.json")
-    assert [row["method"] for row in before] == ["float", "ptq_mse"] * 2
+    assert [row.method for row in before] == ["float", "ptq_mse"] * 2
     (run / "report.json").unlink()
     evaluate(["report", str(run)])
     after = load_report(run / "report.json")
-    assert [row["wer"] for row in after] == [row["wer"] for row in before]
+    assert [row.wer for row in after] == [row.wer for row in before]
     line = json.loads(tiny_manifests["test_a"].read_text().splitlines()[0])
     audio = tiny_manifests["test_a"].parent / line["audio"]
     capsys.readouterr()

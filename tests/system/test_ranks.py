@@ -137,7 +137,7 @@ def test_every_utterance_counts_once_in_the_report(config: Path, tmp_path: Path)
     rows = [load_report(folder / "report.json") for folder in (one, two)]
     for first, second in zip(*rows, strict=True):
         for key in ("wer", "substitutions", "deletions", "insertions", "utterances", "parity", "wer_ci95"):
-            assert first[key] == second[key], key
+            assert getattr(first, key) == getattr(second, key), key
 
 
 @pytest.mark.slow
