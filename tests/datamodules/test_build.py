@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+import datamodules
+from datamodules.base import SpeechDataModule
 from datamodules.build import build_data
 from datamodules.mini_corpus import MiniDataModule
 from tests.datamodules.corpora import error_of
@@ -30,3 +32,7 @@ def test_what_is_no_data_module_is_named(path: object) -> None:
     message = f"data.class_path is {path!r}; must be a data module"
     assert error_of(build_data, {"data": {"class_path": path}}).startswith(message)
     assert error_of(build_data, {}).startswith("data.class_path is None; must be a data module")
+
+
+def test_every_data_module_that_a_configuration_may_name_is_there() -> None:
+    assert all(issubclass(getattr(datamodules, name), SpeechDataModule) for name in datamodules.__all__)
