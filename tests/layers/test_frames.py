@@ -6,14 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qat.layer_recipe import LayerRecipe
 from qat.layers.frames import FrameQuantizer
 from qat.layers.state import calibrate_weights_, finish_calibration_, set_enabled_
 from qat.layers.swap import swap_
-from qat.layers.windows import matrix_of, windows_of
 from qat.methods.reconstruction import linear_maps
 from qat.recipe import Recipe, Rule
 from qat.system.errors import UserError
@@ -117,15 +115,6 @@ def test_off_is_the_plain_layer_and_on_is_near(name: str) -> None:
     fake = model(x)  # with a gradient: products of rounded values
     torch.testing.assert_close(fake, whole, rtol=0, atol=1e-5)
     assert 0 < (whole - plain).abs().max() < 0.05
-
-
-@pytest.mark.parametrize("name", [name for name in LAYERS if name != "linear"])
-def test_windows_times_the_matrix_are_the_convolution(name: str) -> None:
-    build, shape = LAYERS[name]
-    torch.manual_seed(0)
-    layer, x = build(), torch.randn(shape)
-    product = F.linear(windows_of(layer, x), matrix_of(layer.weight), layer.bias).transpose(1, 2)
-    torch.testing.assert_close(product, layer(x))
 
 
 @pytest.mark.parametrize("name", LAYERS)

@@ -10,10 +10,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from qat.layers.lstm import QuantLSTM
-from qat.layers.recording import execution_order, record_inputs
 from qat.layers.state import calibrate_weights_, set_enabled_
 from qat.layers.swap import swap_
-from qat.layers.windows import sampled_windows
 from qat.methods.reconstruction import QUIET, LinearMap, Moments, linear_maps
 from qat.recipe import Recipe
 
@@ -66,17 +64,6 @@ def test_scatter_inverts_gather(name: str) -> None:
     item = LinearMap("0", layer)
     for weight, _, share in item.scatter(item.weight):
         assert torch.equal(weight, share)
-
-
-def test_positions_are_drawn_where_there_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same generator state draws the same positions on both sides."""
-    monkeypatch.setattr("qat.layers.sampling.ROWS", 5)
-    layer = nn.Conv1d(2, 3, 3)
-    x = torch.randn(1, 2, 50)
-    some, again = sampled_windows(layer, x, generator()), sampled_windows(layer, x, generator())
-    assert some.shape == (1, 5, 6) and torch.equal(some, again)
-    every = {tuple(row.tolist()) for row in x.unfold(2, 3, 1)[0].movedim(1, 0).reshape(-1, 6)}
-    assert all(tuple(row.tolist()) in every for row in some[0])
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
@@ -182,38 +169,3 @@ def test_a_layer_without_bias_is_left_alone() -> None:
     moments = Moments()
     moments.add(torch.randn(1, 9, 6), torch.randn(1, 9, 6))
     assert not LinearMap("0", layer).correct_bias_(moments)
-
-
-def test_layers_that_read_the_same_tensor_come_together_in_order_of_their_calls() -> None:
-    class Branches(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.last, self.one, self.two = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.last(self.one(x) + self.two(x))
-
-    model = Branches()
-    swap_(model, Recipe(preset="x"))
-    assert execution_order(model, lambda: model(torch.randn(2, 4))) == [["one", "two"], ["last"]]
-
-
-def test_a_layer_called_twice_is_refused() -> None:
-    inner = nn.Linear(4, 4)
-    model = nn.Sequential(inner, nn.ReLU(), inner)
-    swap_(model, Recipe(preset="x"))
-    with pytest.raises(RuntimeError, match="more than once"):
-        execution_order(model, lambda: model(torch.randn(2, 4)))
-
-
-def test_recording_leaves_the_forward_once_all_inputs_are_there() -> None:
-    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))
-    reached: list[int] = []
-    model[2].register_forward_pre_hook(lambda layer, inputs: reached.append(1))
-    x = torch.randn(2, 4)
-    with torch.no_grad(), record_inputs(model, ["0", "1"]) as recorded:
-        model(x)
-    assert [name for name, _ in recorded.calls] == ["0", "1"] and not reached
-    assert recorded.calls[0][1] is x
-    model(x)
-    assert reached  # the hooks are gone

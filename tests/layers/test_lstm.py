@@ -12,7 +12,6 @@ from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from qat.layers.lstm import QuantLSTM
-from qat.layers.ragged_lstm import packed_lstm
 from qat.layers.state import calibrate_weights_, finish_calibration_, set_enabled_, set_observing_
 from qat.layers.swap import swap_
 from qat.recipe import Recipe
@@ -193,35 +192,3 @@ def test_evaluation_equals_the_integer_kernel_of_onnx_runtime(shape: dict[str, i
             data = np.ascontiguousarray(out.transpose(0, 2, 1, 3)).reshape(length, 1, -1)
         expected = torch.from_numpy(data).transpose(0, 1)
         torch.testing.assert_close(layer(alone)[0], expected, atol=1e-3, rtol=0)
-
-
-@shapes
-@pytest.mark.parametrize("enabled", [None, False, True], ids=["plain", "disabled", "enabled"])
-def test_training_on_padded_input_equals_the_packed_kernel(
-    shape: dict[str, int], enabled: bool | None
-) -> None:
-    layer: nn.LSTM = lstm(shape).train()
-    if enabled is None:
-        plain = nn.LSTM(6, 8, batch_first=True, **shape)
-        plain.load_state_dict(dict(layer.named_parameters()))
-        layer = plain
-    else:
-        set_enabled_(layer, enabled)
-    results = []
-    for run in (lambda x: layer(pack(x))[0], lambda x: packed_lstm(layer, pack(x))):
-        x = batch().requires_grad_()
-        output = run(x)
-        weights = [value for _, value in layer.named_parameters() if value.requires_grad]
-        loss = (output.data * torch.arange(output.data.numel()).view_as(output.data)).sum()
-        results.append((output.data, *torch.autograd.grad(loss, [x, *weights], allow_unused=True)))
-        assert torch.equal(output.batch_sizes, pack(x).batch_sizes)
-    for packed, padded in zip(*results, strict=True):
-        if packed is None:
-            assert padded is None
-            continue
-        torch.testing.assert_close(padded, packed, rtol=1e-4, atol=1e-4 * float(packed.detach().abs().max()))
-
-
-def test_evaluation_runs_the_layer_itself() -> None:
-    layer = lstm({"num_layers": 2, "bidirectional": True}).eval()
-    assert torch.equal(packed_lstm(layer, pack(batch())).data, layer(pack(batch()))[0].data)

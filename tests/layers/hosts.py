@@ -1,0 +1,74 @@
+"""A model of one layer of each kind, calibrated and switched on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from qat.layers.base import QuantLayer
+from qat.layers.conv import QuantConv1d, QuantConv2d
+from qat.layers.linear import QuantLinear
+from qat.layers.lstm import QuantLSTM
+from qat.layers.state import (
+    calibrate_weights_,
+    finish_calibration_,
+    set_enabled_,
+    set_observing_,
+)
+from qat.layers.swap import swap_
+from qat.recipe import Recipe
+
+KINDS: dict[str, tuple[type[QuantLayer], Callable[[], nn.Module], tuple[int, ...]]] = {
+    "linear": (QuantLinear, lambda: nn.Linear(12, 6), (3, 7, 12)),
+    "conv1d": (QuantConv1d, lambda: nn.Conv1d(6, 8, 3, padding=1), (3, 6, 20)),
+    "grouped": (QuantConv1d, lambda: nn.Conv1d(6, 6, 4, groups=3, bias=False), (3, 6, 20)),
+    "conv2d": (QuantConv2d, lambda: nn.Conv2d(2, 4, 3, stride=2), (2, 2, 9, 11)),
+    "lstm": (QuantLSTM, lambda: nn.LSTM(5, 6, 2, batch_first=True, bidirectional=True), (3, 9, 5)),
+}
+
+
+kinds = pytest.mark.parametrize("layer_kind", KINDS)
+
+
+class Host(nn.Module):
+    """A model of one layer."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = self.layer(x)
+        return out[0] if isinstance(out, tuple) else out
+
+
+def host(layer_kind: str) -> tuple[Host, torch.Tensor]:
+    torch.manual_seed(0)
+    _, build, shape = KINDS[layer_kind]
+    return Host(build()).eval(), torch.randn(shape)
+
+
+def recipe(bits: int = 8, **fields: object) -> Recipe:
+    values = {"reduce_range": False, "weight_bits": bits, "activation_bits": bits, **fields}
+    return Recipe(preset="test", **values)  # type: ignore[arg-type]
+
+
+@torch.no_grad()
+def calibrated(model: nn.Module, x: torch.Tensor) -> nn.Module:
+    calibrate_weights_(model)
+    set_observing_(model, True)
+    model(x)
+    set_observing_(model, False)
+    finish_calibration_(model)
+    return model
+
+
+def enabled(layer_kind: str, bits: int = 8, **fields: object) -> tuple[Host, torch.Tensor]:
+    model, x = host(layer_kind)
+    swap_(model, recipe(bits, **fields))
+    calibrated(model, x)
+    set_enabled_(model, True)
+    return model, x

@@ -1,0 +1,70 @@
+"""The swap: shared Parameters, what is left out and why."""
+
+from __future__ import annotations
+
+import pytest
+from torch import nn
+
+from qat.layers.conv import QuantConv1d
+from qat.layers.coverage import coverage
+from qat.layers.swap import swap_
+from qat.recipe import Recipe, Rule
+from qat.system.errors import UserError
+from tests.layers.hosts import host, kinds, recipe
+
+
+@kinds
+def test_swapping_shares_the_parameters_of_the_layer(layer_kind: str) -> None:
+    model, _ = host(layer_kind)
+    before = dict(model.named_parameters())
+    swap_(model, recipe())
+    after = dict(model.named_parameters())
+    assert before.keys() == after.keys()
+    assert all(before[name] is after[name] for name in before)
+
+
+class Zoo(nn.Module):
+    """Layers of many kinds, of which not all can be quantized."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(4, 4, 3)
+        self.up = nn.ConvTranspose1d(4, 4, 3)
+        self.gru = nn.GRU(4, 4)
+        self.projected = nn.LSTM(4, 4, proj_size=2)
+        self.head = nn.Linear(4, 4)
+        self.shared = self.conv
+        self.norm = nn.LayerNorm(4)
+
+
+def test_the_report_names_the_layers_left_out_with_reasons() -> None:
+    model = Zoo()
+    report = swap_(model, recipe(rules=[Rule("head", quantize=False)]))
+    assert report.swapped == ["conv"]
+    assert dict(report.skipped) == {
+        "up": "no quantized ConvTranspose1d",
+        "gru": "no quantized GRU",
+        "projected": "no quantized LSTM with a projection",
+        "head": "excluded by the recipe",
+    }
+    assert "`head`: excluded by the recipe" in str(report)
+    assert model.shared is model.conv and isinstance(model.conv, QuantConv1d)
+    assert type(model.head) is nn.Linear
+    again = swap_(model, recipe())
+    assert again.swapped == ["head"] and ("conv", "is quantized already") in again.skipped
+    assert coverage(model)["skipped"] == ["up", "gru", "projected"]
+
+
+def test_groups_reach_swap_and_a_rule_for_nothing_is_refused() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    with pytest.raises(UserError, match="'cnn' matches no layer"):
+        swap_(model, recipe(rules=[Rule("cnn")]))
+    assert type(model[0]) is nn.Linear
+    swap_(model, recipe(rules=[Rule("last", weight_bits=4)]), {"last": ["1"]})
+    assert [layer.layer_recipe.weight_bits for layer in model] == [8, 4]
+
+
+def test_the_off_recipe_swaps_nothing() -> None:
+    model, _ = host("linear")
+    assert swap_(model, Recipe()).skipped == [("layer", "the recipe is off")]
+    assert type(model.layer) is nn.Linear
