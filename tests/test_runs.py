@@ -1,4 +1,4 @@
-"""What a run is held against: the float model that its configuration starts from."""
+"""Float models that a run starts from or learns from: files, folders and hub names."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ import pytest
 import torch
 from transformers.utils import hub
 
-from qat.evaluation.candidates import candidates_of
-from qat.models.loading import find_float, load_float, load_teacher_, save_module
+from qat.models.loading import find_float, load_float, load_teacher_
 from qat.models.wav2vec2 import Wav2Vec2Module
-from qat.recipe import Recipe
 from qat.system.errors import UserError
 from qat.system.files import sha256_path
 from tests.conftest import noise, write_hugging_face
@@ -23,35 +21,6 @@ def pretrained(tmp_path: Path) -> Path:
     """A Hugging Face folder."""
     write_hugging_face(tmp_path / "hub")
     return tmp_path / "hub"
-
-
-def moved(pretrained: Path, path: Path, preset: str) -> Path:
-    """The checkpoint of a run from that folder whose weights have moved."""
-    model = Wav2Vec2Module(recipe=Recipe(preset=preset), pretrained=str(pretrained))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.01)
-    save_module(model, path)
-    return path
-
-
-def test_fine_tuning_a_pretrained_model_is_held_against_the_pretrained_one(
-    pretrained: Path, tmp_path: Path
-) -> None:
-    config = {"model": {"init_args": {"init_from": None, "pretrained": str(pretrained)}}}
-    signal, lengths = noise(1, 0.5), torch.tensor([8_000])
-    start = Wav2Vec2Module(pretrained=str(pretrained)).eval()
-    for preset, method, name in (
-        ("off", "float control", "control"),
-        ("deterministic", "deterministic", "model"),
-    ):
-        checkpoint = moved(pretrained, tmp_path / f"{preset}.ckpt", preset)
-        first, second = candidates_of(checkpoint, config)
-        assert (first.method, second.method, second.name) == ("float", method, name)
-        with torch.no_grad():
-            assert torch.equal(first.module(signal, lengths)[0], start(signal, lengths)[0])
-            assert not torch.equal(second.module(signal, lengths)[0], start(signal, lengths)[0])
-    assert sha256_path(first.checkpoint) != sha256_path(second.checkpoint)
 
 
 def test_a_pretrained_model_may_teach(pretrained: Path) -> None:

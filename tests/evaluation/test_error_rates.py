@@ -1,3 +1,7 @@
+"""Error counts against an edit distance of our own, their sums, buckets and worst cases."""
+
+from __future__ import annotations
+
 from dataclasses import asdict
 
 import pytest
@@ -10,8 +14,6 @@ from qat.evaluation.error_rates import (
     count_utterances,
     duration_bucket,
     error_fields,
-    load_worst,
-    save_worst,
     total,
     wer_by_duration,
     worst_utterances,
@@ -72,21 +74,17 @@ def test_an_utterance_may_not_count_twice() -> None:
 
 def test_durations_fall_in_their_buckets() -> None:
     assert [duration_bucket(s) for s in (0.0, 1.99, 2.0, 4.0, 8.0)] == ["0-2s", "0-2s", "2-4s", "4-8s", "8s+"]
-    heard = count_utterances(["a", "b"], ["one two", "three"], ["one", "three four"], [1.0, 3.0])
-    buckets = wer_by_duration(heard)
+    errors = count_utterances(["a", "b"], ["one two", "three"], ["one", "three four"], [1.0, 3.0])
+    buckets = wer_by_duration(errors)
     assert list(buckets) == ["0-2s", "2-4s"]
     counted = {"utterances": 1, "reference_words": 2, "substitutions": 0, "deletions": 1, "insertions": 0}
     assert buckets["0-2s"] == counted | {"wer": 50.0}
-    assert sum(bucket["reference_words"] for bucket in buckets.values()) == total(heard).reference_words
+    assert sum(bucket["reference_words"] for bucket in buckets.values()) == total(errors).reference_words
 
 
-def test_worst_come_first_and_faultless_not_at_all(tmp_path) -> None:
-    heard = count_utterances(["a", "b", "c"], ["x y", "x y z", "x"], ["x q", "", "x"], [1, 1, 1])
-    worst = worst_utterances(heard)
-    assert [item.id for item in worst] == ["b", "a"]
-    save_worst(tmp_path / "worst.json", {"dev": worst})
-    assert load_worst(tmp_path / "worst.json")["dev"][0]["deletions"] == 3
-    assert load_worst(tmp_path / "none.json") == {}
+def test_worst_come_first_and_faultless_not_at_all() -> None:
+    errors = count_utterances(["a", "b", "c"], ["x y", "x y z", "x"], ["x q", "", "x"], [1, 1, 1])
+    assert [item.id for item in worst_utterances(errors)] == ["b", "a"]
 
 
 def test_paired_fields_need_the_same_utterances() -> None:

@@ -1,3 +1,7 @@
+"""Every guard fails the run on its planted fault, and lets the rest pass."""
+
+from __future__ import annotations
+
 from pathlib import Path
 
 import numpy as np
@@ -7,17 +11,20 @@ from onnx import TensorProto, helper, numpy_helper
 
 from qat.evaluation.guards import (
     GuardError,
-    Measured,
+    IntegerFile,
+    check_bits_differ,
     check_float_compute,
     check_integer_nodes,
     check_logits_differ,
     check_no_leak,
     check_recipes_take_effect,
-    check_rows_differ,
     float_compute_weights,
     initializers_sha256,
 )
-from qat.report.row import Row
+from qat.evaluation.measurement import Nodes
+from qat.runtime.graph import optimised_graph
+from tests.evaluation.measurements import float_measurement, integer_measurement
+from tests.runtime.conftest import Exported
 
 
 def write_graph(path: Path, head: np.ndarray, encoder_scale: float = 0.1) -> Path:
@@ -58,25 +65,27 @@ def test_equal_logits_are_caught() -> None:
 
 
 def test_recipes_without_effect_are_caught() -> None:
-    eight = Measured("a.onnx", "CRDNN", "h", {"weight_bits": 8, "preset": "x", "seed": 0})
-    four = Measured("b.onnx", "CRDNN", "h", {"weight_bits": 4, "preset": "y", "seed": 1})
+    eight = IntegerFile("a.onnx", "CRDNN", "h", {"weight_bits": 8, "preset": "x", "seed": 0})
+    four = IntegerFile("b.onnx", "CRDNN", "h", {"weight_bits": 4, "preset": "y", "seed": 1})
     with pytest.raises(
         GuardError, match="a.onnx and b.onnx hold the same weights although `weight_bits` is 8"
     ):
         check_recipes_take_effect([eight, four])
-    check_recipes_take_effect([eight, Measured("b.onnx", "CRDNN", "other", four.recipe)])
-    check_recipes_take_effect([eight, Measured("b.onnx", "Wav2Vec2", "h", four.recipe)])
+    check_recipes_take_effect([eight, IntegerFile("b.onnx", "CRDNN", "other", four.recipe)])
+    check_recipes_take_effect([eight, IntegerFile("b.onnx", "Wav2Vec2", "h", four.recipe)])
     check_recipes_take_effect(
-        [eight, Measured("b.onnx", "CRDNN", "h", eight.recipe | {"preset": "y", "seed": 1})]
+        [eight, IntegerFile("b.onnx", "CRDNN", "h", eight.recipe | {"preset": "y", "seed": 1})]
     )
 
 
-def test_rows_with_other_bits_and_the_same_checkpoint_are_caught(row: Row, float_row: Row) -> None:
-    with pytest.raises(GuardError, match=r"demo \(deterministic, test_seen\) and demo .* same weights"):
-        check_rows_differ([row, row | {"weight_bits": 4}])
-    check_rows_differ([row, row | {"split": "test_real"}])
-    check_rows_differ([row, row | {"weight_bits": 4, "checkpoint_sha256": "e" * 64}])
-    check_rows_differ([row, float_row | {"checkpoint_sha256": row["checkpoint_sha256"]}])
+def test_other_bits_from_the_same_checkpoint_are_caught() -> None:
+    eight, twin = integer_measurement(), integer_measurement(name="ptq", method="ptq")
+    four = integer_measurement(name="ptq", method="ptq", weight_bits=4)
+    with pytest.raises(GuardError, match=r"model \(deterministic\) and ptq \(ptq\) .* same weights"):
+        check_bits_differ([eight, four])
+    check_bits_differ([eight, twin])
+    check_bits_differ([eight, integer_measurement(weight_bits=4, checkpoint_sha256="f" * 64)])
+    check_bits_differ([eight, float_measurement(checkpoint_sha256=eight.checkpoint_sha256)])
 
 
 def test_hash_sees_weights_scales_and_nothing_else(tmp_path: Path) -> None:
@@ -86,21 +95,35 @@ def test_hash_sees_weights_scales_and_nothing_else(tmp_path: Path) -> None:
     assert base != initializers_sha256(write_graph(tmp_path / "d.onnx", np.eye(4), encoder_scale=0.2))
 
 
-def test_integer_row_without_integer_nodes_is_caught(row: Row, float_row: Row) -> None:
-    check_integer_nodes(row)
-    check_integer_nodes(float_row)
-    for count in (0, None):
-        with pytest.raises(GuardError, match="holds 0 integer nodes: it computes in float"):
-            check_integer_nodes(row | {"integer_nodes": count})
+def test_an_integer_model_without_integer_nodes_is_caught() -> None:
+    check_integer_nodes(integer_measurement())
+    check_integer_nodes(float_measurement())
+    with pytest.raises(GuardError, match="holds 0 integer nodes: it computes in float"):
+        check_integer_nodes(integer_measurement(nodes=Nodes({}, {"rnn/LSTM": "LSTM"}, {})))
 
 
 def test_float_weights_in_the_integer_graph_are_caught(tmp_path: Path) -> None:
-    found = float_compute_weights(write_graph(tmp_path / "a.onnx", np.eye(4)))
+    found = float_compute_weights(onnx.load(str(write_graph(tmp_path / "a.onnx", np.eye(4)))))
     assert found == {"project": "head.weight"}
     with pytest.raises(GuardError, match="node 'project' computes in float with weight 'head.weight'"):
         check_float_compute(found, ["encoder"])
     for excluded in (["head"], ["head.*"], ["project"], ["encoder", "*weight"]):
         check_float_compute(found, excluded)
+
+
+def test_planted_fault_a_float_layer_in_an_integer_file_is_named_with_its_weight(crdnn: Exported) -> None:
+    """The float file in place of the integer one: the sentence names node and weight, not the operator."""
+    assert crdnn.float is not None
+    check_float_compute(float_compute_weights(optimised_graph(crdnn.integer.path)), [], "model.onnx")
+    found = float_compute_weights(optimised_graph(crdnn.float.path))
+    recurrent = {node: weight for node, weight in found.items() if "LSTM" in node}
+    with pytest.raises(GuardError) as caught:
+        check_float_compute(recurrent, ["head"], "model.onnx")
+    assert str(caught.value) == (
+        "model.onnx: node 'crdnn.RNN.rnn.layers.0/LSTM' computes in float with weight "
+        "'crdnn.RNN.rnn.layers.0.weight.weight', which the recipe does not exclude"
+    )
+    check_float_compute(found, ["crdnn.*", "head"], "model.onnx")
 
 
 def test_a_layer_name_does_not_excuse_its_namesake() -> None:
