@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from qat.models.checkpoint import keep_as, read_checkpoint
-from qat.models.ctc import CTCModule, model_path
+from qat.models.checkpoint import keep_as, model_path, read_checkpoint
+from qat.models.ctc import CTCModule
 from qat.recipe import Recipe
 from qat.runs import BEFORE_LAST_FILE
 from qat.system.errors import UserError

@@ -1,4 +1,4 @@
-"""Reading checkpoints from disk without running code from them."""
+"""Checkpoint files: read without running code from them, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
+from torch import nn
 
+from qat.recipe import Recipe
 from qat.runs import BEFORE_LAST_FILE, LAST_FILE
 from qat.system.errors import UserError
 from qat.system.files import replacing
@@ -35,6 +37,36 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if missing:
         raise UserError(f"{path}: not a checkpoint of speech-qat (it lacks {missing[0]!r})")
     return checkpoint
+
+
+def model_path(module: nn.Module) -> str:
+    """Import path of a module's class, as a checkpoint and a configuration name it."""
+    return f"qat.models.{type(module).__name__}"
+
+
+def load_float_weights_(module: nn.Module, path: str) -> None:
+    """Copy the weights of a float checkpoint of the same model (`init_from`).
+
+    Raises:
+        UserError: the file is not a checkpoint, or one of another model or of a quantized run.
+    """
+    checkpoint = read_checkpoint(path)
+    if checkpoint["model"] != model_path(module):
+        raise UserError(
+            f"{path}: init_from holds a {checkpoint['model']}, and this run builds a {model_path(module)}"
+        )
+    if Recipe.from_dict(checkpoint["hyper_parameters"]["recipe"]).active:
+        raise UserError(f"{path}: init_from is a quantized checkpoint; it must be a float one (`--qat off`)")
+    try:
+        module.load_state_dict(checkpoint["state_dict"])
+    except RuntimeError as error:
+        raise UserError(f"{path}: init_from does not fit this model: {first_problem(error)}") from None
+
+
+def first_problem(error: RuntimeError) -> str:
+    """The first key that PyTorch's message about a state dict names."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[1] if len(lines) > 1 else lines[0]
 
 
 def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,14 +18,15 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from qat.layers.masking import frame_mask, valid_lengths
 from qat.layers.ragged_lstm import packed_lstm
 from qat.models.ctc import CTCModule
+from qat.models.options import Options, TrainingOptions
 from qat.recipe import Recipe
-from qat.system.errors import UserError
 
 HOP_LENGTH = 160  # samples: 10 ms at 16 kHz
 
 
-class CRDNNModule(CTCModule):
-    """CNN blocks, bidirectional LSTMs and DNN blocks on log-mel filterbanks (SpeechBrain's CRDNN lobe).
+@dataclass(frozen=True)
+class CRDNNShape(Options):
+    """Size of SpeechBrain's CRDNN lobe.
 
     Args:
         n_mels: filterbank channels `F`.
@@ -37,6 +39,44 @@ class CRDNNModule(CTCModule):
         dnn_blocks: Linear + BatchNorm blocks after the LSTM.
         dnn_neurons: width of these blocks.
         dropout: of CNN, LSTM and DNN alike.
+    """
+
+    n_mels: int = 40
+    cnn_channels: list[int] = field(default_factory=lambda: [24, 32])
+    cnn_pooling: list[int] = field(default_factory=lambda: [2, 2])
+    time_pooling_size: int = 3
+    rnn_layers: int = 2
+    rnn_neurons: int = 160
+    rnn_bidirectional: bool = True
+    dnn_blocks: int = 2
+    dnn_neurons: int = 160
+    dropout: float = 0.15
+
+    def build(self) -> CRDNN:
+        """The lobe, with random weights."""
+        return CRDNN(
+            input_size=self.n_mels,
+            cnn_blocks=len(self.cnn_channels),
+            cnn_channels=list(self.cnn_channels),
+            cnn_kernelsize=(3, 3),
+            inter_layer_pooling_size=list(self.cnn_pooling),
+            time_pooling=True,
+            time_pooling_size=self.time_pooling_size,
+            rnn_class=LSTM,
+            rnn_layers=self.rnn_layers,
+            rnn_neurons=self.rnn_neurons,
+            rnn_bidirectional=self.rnn_bidirectional,
+            dnn_blocks=self.dnn_blocks,
+            dnn_neurons=self.dnn_neurons,
+            dropout=self.dropout,
+        )
+
+
+@dataclass(frozen=True)
+class SpecAugmentOptions(Options):
+    """Masking of filterbank features in training.
+
+    Args:
         time_masks: SpecAugment (Park et al. 2019, arXiv 1904.08779): at most this many spans of frames of a training
             utterance are silenced; 0 switches it off.
         time_mask_frames: a span is shorter than this (10 ms a frame).
@@ -47,89 +87,63 @@ class CRDNNModule(CTCModule):
         UserError: a count below 0 or a width below 2.
     """
 
+    time_masks: int = 0
+    time_mask_frames: int = 10
+    frequency_masks: int = 0
+    frequency_mask_channels: int = 6
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check(("time_masks", "frequency_masks"), 0, kind="an integer ")
+        self.check(("time_mask_frames", "frequency_mask_channels"), 2, kind="an integer ")
+
+    def build_masks(self) -> list[SpectrogramDrop]:
+        """Masks of features `(B, T, F)`: of spans of frames, then of bands of channels."""
+        sizes = (
+            (1, self.time_masks, self.time_mask_frames),
+            (2, self.frequency_masks, self.frequency_mask_channels),
+        )
+        # 1 to `width - 1` positions along `dim` become zero, which is the mean there
+        return [
+            SpectrogramDrop(1, width, 0, count, replace="zeros", dim=dim)
+            for dim, count, width in sizes
+            if count
+        ]
+
+
+@dataclass(frozen=True)
+class CRDNNOptions(TrainingOptions, SpecAugmentOptions, CRDNNShape):
+    """All options of a `CRDNNModule`."""
+
+
+class CRDNNModule(CTCModule):
+    """CNN blocks, bidirectional LSTMs and DNN blocks on log-mel filterbanks (SpeechBrain's CRDNN lobe).
+
+    Args:
+        recipe: what is quantized and how; a `Recipe` or its `to_dict()`.
+        init_from: float checkpoint whose weights the model starts from; None starts from random weights.
+        options: fields of `CRDNNOptions`.
+
+    Raises:
+        UserError: see the option groups.
+    """
+
     groups = {"cnn": ["crdnn.CNN.*"], "rnn": ["crdnn.RNN.*"], "dnn": ["crdnn.DNN.*", "head"]}
 
     def __init__(
         self,
         recipe: Recipe | dict[str, Any] | None = None,
         init_from: str | None = None,
-        n_mels: int = 40,
-        cnn_channels: list[int] = [24, 32],  # noqa: B006 - a list default is what the config file shows
-        cnn_pooling: list[int] = [2, 2],  # noqa: B006
-        time_pooling_size: int = 3,
-        rnn_layers: int = 2,
-        rnn_neurons: int = 160,
-        rnn_bidirectional: bool = True,
-        dnn_blocks: int = 2,
-        dnn_neurons: int = 160,
-        dropout: float = 0.15,
-        time_masks: int = 0,
-        time_mask_frames: int = 10,
-        frequency_masks: int = 0,
-        frequency_mask_channels: int = 6,
-        learning_rate: float = 1e-3,
-        quantizer_learning_rate: float = 1e-4,
-        weight_decay: float = 1e-2,
-        warmup_steps: int = 100,
-        final_lr_ratio: float = 0.01,
-        teacher: str | None = None,
-        distillation_weight: float = 0.5,
-        splice_share: float = 0.0,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            recipe,
-            init_from,
-            learning_rate,
-            quantizer_learning_rate,
-            weight_decay,
-            warmup_steps,
-            final_lr_ratio,
-            teacher,
-            distillation_weight,
-            splice_share,
-        )
-        shape = {
-            "n_mels": n_mels,
-            "cnn_channels": list(cnn_channels),
-            "cnn_pooling": list(cnn_pooling),
-            "time_pooling_size": time_pooling_size,
-            "rnn_layers": rnn_layers,
-            "rnn_neurons": rnn_neurons,
-            "rnn_bidirectional": rnn_bidirectional,
-            "dnn_blocks": dnn_blocks,
-            "dnn_neurons": dnn_neurons,
-            "dropout": dropout,
-            "time_masks": time_masks,
-            "time_mask_frames": time_mask_frames,
-            "frequency_masks": frequency_masks,
-            "frequency_mask_channels": frequency_mask_channels,
-        }
-        self.save_hyperparameters({**self.base_arguments(), **shape})
-        self.time_pooling_size = time_pooling_size
-        self.fbank = Fbank(sample_rate=16_000, n_mels=n_mels)
-        self.crdnn = CRDNN(
-            input_size=n_mels,
-            cnn_blocks=len(cnn_channels),
-            cnn_channels=list(cnn_channels),
-            cnn_kernelsize=(3, 3),
-            inter_layer_pooling_size=list(cnn_pooling),
-            time_pooling=True,
-            time_pooling_size=time_pooling_size,
-            rnn_class=LSTM,
-            rnn_layers=rnn_layers,
-            rnn_neurons=rnn_neurons,
-            rnn_bidirectional=rnn_bidirectional,
-            dnn_blocks=dnn_blocks,
-            dnn_neurons=dnn_neurons,
-            dropout=dropout,
-        )
-        self.masks = [
-            *spec_augment("time_masks", time_masks, "time_mask_frames", time_mask_frames, dim=1),
-            *spec_augment(
-                "frequency_masks", frequency_masks, "frequency_mask_channels", frequency_mask_channels, dim=2
-            ),
-        ]
-        self.head = nn.Linear(dnn_neurons, len(self.vocabulary))
+        chosen = CRDNNOptions(**options)
+        super().__init__(recipe, init_from, chosen)
+        self.save_hyperparameters(self.hyper_parameters())
+        self.time_pooling_size = chosen.time_pooling_size
+        self.fbank = Fbank(sample_rate=16_000, n_mels=chosen.n_mels)
+        self.crdnn = chosen.build()
+        self.masks = chosen.build_masks()
+        self.head = nn.Linear(chosen.dnn_neurons, len(self.vocabulary))
         self.finish_build()
 
     def features(self, signal: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -164,17 +178,6 @@ class CRDNNModule(CTCModule):
         for name, block in self.crdnn.DNN.items():
             if isinstance(block["norm"], BatchNorm1d):
                 yield f"crdnn.DNN.{name}.norm", block["linear"].w, block["norm"].norm
-
-
-def spec_augment(
-    count_name: str, count: int, width_name: str, width: int, dim: int
-) -> Iterator[SpectrogramDrop]:
-    """Sets 0 to `count` spans of 1 to `width - 1` positions along `dim` of `(B, T, F)` to zero, the mean there."""
-    for name, value, least in ((count_name, count, 0), (width_name, width, 2)):
-        if value < least:
-            raise UserError(f"{name} is {value}; allowed are integers from {least}")
-    if count:
-        yield SpectrogramDrop(1, width, 0, count, replace="zeros", dim=dim)
 
 
 def normalise_features(log_mel: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:

@@ -34,7 +34,7 @@ class Teacher:
         if labels != student_labels:
             raise UserError(
                 f"{path}: teacher has {len(labels)} labels {labels[:4]}..., the student "
-                f"{len(student_labels)} {student_labels[:4]}...; allowed are the same labels in the same order"
+                f"{len(student_labels)} {student_labels[:4]}...; must be the same labels in the same order"
             )
 
     @torch.no_grad()
@@ -49,19 +49,19 @@ class Teacher:
         Args:
             logits: the student's, `(B, T, V)`.
             frames: its valid frames `(B,)`.
-            signal: what both heard, `(B, S)`.
+            signal: what both were given, `(B, S)`.
             lengths: valid samples `(B,)`.
-            labels: labels of each transcript `(B,)`, at least 1: the scale of the CTC loss beside it.
+            labels: number of labels of each transcript `(B,)`: the divisor that the CTC loss beside it has too.
 
         Raises:
-            UserError: the two have other frame rates.
+            UserError: the two have different frame rates.
         """
         theirs, their_frames = self(signal, lengths)
         slack = int((their_frames - frames).abs().max())
         if slack > FRAME_SLACK:
             raise UserError(
                 f"{self.path}: teacher has {int(their_frames.max())} frames where the student has "
-                f"{int(frames.max())}; allowed is a teacher of the same frame rate"
+                f"{int(frames.max())}; must have the same frame rate"
             )
         return frame_divergence(theirs, logits, torch.minimum(frames, their_frames), labels)
 
@@ -93,7 +93,7 @@ def splice(
     Args:
         signal: `(B, S)`, zero past the lengths.
         lengths: valid samples `(B,)`.
-        labels: labels of each transcript `(B,)`.
+        labels: number of labels of each transcript `(B,)`.
         share: in [0, 1]; at least one utterance stays whole.
 
     Returns:

@@ -1,4 +1,7 @@
-"""Models from files, and back: checkpoints of ours, and folders or hub names of Hugging Face."""
+"""Models from files, and back: checkpoints of ours, and folders or hub names of Hugging Face.
+
+The model classes are imported on first use: a CRDNN needs no transformers, a Wav2Vec2 no SpeechBrain.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-from transformers.utils import cached_file
 
-from qat.models.checkpoint import read_checkpoint, write_checkpoint
-from qat.models.crdnn import CRDNNModule
+from qat import models
+from qat.models.checkpoint import first_problem, read_checkpoint, write_checkpoint
 from qat.models.ctc import CTCModule
 from qat.models.distillation import Teacher
-from qat.models.wav2vec2 import Wav2Vec2Module
 from qat.system.errors import UserError
-
-MODELS: dict[str, type[CTCModule]] = {item.__name__: item for item in (CRDNNModule, Wav2Vec2Module)}
 
 
 def load_module(path: str | Path) -> CTCModule:
@@ -25,17 +24,18 @@ def load_module(path: str | Path) -> CTCModule:
         UserError: see `read_checkpoint`, or the weights do not fit the recipe.
     """
     checkpoint = read_checkpoint(path)
-    model_class = MODELS.get(checkpoint["model"].rpartition(".")[2])
-    if model_class is None:
-        raise UserError(f"{path}: model {checkpoint['model']!r} is not one of {', '.join(MODELS)}")
-    module: CTCModule = model_class(**checkpoint["hyper_parameters"])
+    name = checkpoint["model"].rpartition(".")[2]
+    if name not in models.__all__:
+        raise UserError(
+            f"{path}: model {checkpoint['model']!r}, must be one of {', '.join(models.__all__)}; "
+            "a newer speech-qat may have written it"
+        )
+    module: CTCModule = getattr(models, name)(**checkpoint["hyper_parameters"])
     module.on_load_checkpoint(checkpoint)
     try:
         module.load_state_dict(checkpoint["state_dict"])
     except RuntimeError as error:
-        raise UserError(
-            f"{path}: weights do not fit the recipe ({str(error).splitlines()[1].strip()})"
-        ) from None
+        raise UserError(f"{path}: weights do not fit the recipe ({first_problem(error)})") from None
     return module.eval()
 
 
@@ -50,13 +50,15 @@ def load_float(name: str | Path) -> CTCModule:
     """
     if Path(name).is_file() or str(name).endswith(".ckpt"):
         return load_module(name)
-    return Wav2Vec2Module(pretrained=str(name)).eval()
+    return models.Wav2Vec2Module(pretrained=str(name)).eval()
 
 
 def find_float(name: str) -> Path | None:
     """The file or folder that `load_float` reads; None where it is not on this machine."""
     if name and Path(name).exists():
         return Path(name)
+    from transformers.utils import cached_file
+
     try:
         config = cached_file(name, "config.json", local_files_only=True)
     except (OSError, ValueError):
@@ -82,6 +84,7 @@ def load_teacher_(module: CTCModule) -> None:
     Raises:
         UserError: it cannot be read, or has other labels than the model.
     """
-    if module.teacher_path and module.teacher is None:
-        teacher = load_float(module.teacher_path)
-        module.teacher = Teacher(teacher, module.teacher_path, teacher.vocabulary, module.vocabulary)
+    path = module.options.teacher
+    if path and module.teacher is None:
+        teacher = load_float(path)
+        module.teacher = Teacher(teacher, path, teacher.vocabulary, module.vocabulary)

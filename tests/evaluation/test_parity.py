@@ -88,7 +88,7 @@ def engine(function: Callable[..., Tensor], *example: Tensor) -> Callable[..., T
 def test_normalised_waveform_is_the_files_to_the_last_bit(wav2vec2: Exported) -> None:
     """What comes first must not differ: a last bit there is one in every value behind it."""
     module = wav2vec2.module
-    assert isinstance(module, Wav2Vec2Module) and module.do_normalize
+    assert isinstance(module, Wav2Vec2Module) and module.options.do_normalize
     normalise = engine(
         lambda *inputs: module.features(*inputs)[0], torch.zeros(2, 32_000), torch.tensor([32_000, 16_000])
     )

@@ -11,7 +11,7 @@ from datamodules.batch import Batch, collate
 from datamodules.utterance import Utterance
 from qat.models.ctc import CTCModule
 from qat.models.distillation import frame_divergence, splice
-from qat.models.loading import load_teacher_, save_module
+from qat.models.loading import load_module, load_teacher_, save_module
 from qat.system.errors import UserError
 from tests.conftest import build, noise
 from train import train
@@ -29,7 +29,7 @@ def batch(first: str = "a b") -> Batch:
 
 def loss_of(model: CTCModule, first: str = "a b") -> torch.Tensor:
     """Loss of one training step outside a trainer, without dropout."""
-    model.log = lambda *args, **kwargs: None  # type: ignore[method-assign, assignment]
+    vars(model)["log"] = lambda *args, **kwargs: None
     load_teacher_(model)
     return model.eval().training_step(batch(first), 0)
 
@@ -83,8 +83,6 @@ def test_a_teacher_leaves_no_trace_and_learns_nothing(teacher: str, tmp_path: Pa
     save_module(student, tmp_path / "student.ckpt")
     (tmp_path / "teacher.ckpt").unlink()
     assert torch.load(tmp_path / "student.ckpt", weights_only=True)["hyper_parameters"]["teacher"] == teacher
-    from qat.models.loading import load_module
-
     assert load_module(tmp_path / "student.ckpt").teacher is None  # evaluated without it
 
 
@@ -141,11 +139,6 @@ def test_teachers_that_do_not_fit_are_refused(teacher: str, tmp_path: Path) -> N
         loss_of(build("crdnn", teacher=str(tmp_path / "other.ckpt")))
     with pytest.raises(UserError, match=r"teacher\.ckpt: teacher has \d+ frames where the student has \d+"):
         loss_of(build("crdnn", teacher=teacher, time_pooling_size=1))
-    for name in ("distillation_weight", "splice_share"):
-        with pytest.raises(UserError, match=rf"{name} is 2\.0; allowed are numbers from 0 to 1"):
-            build("crdnn", teacher=teacher, **{name: 2.0})
-    with pytest.raises(UserError, match=r"splice_share is 0\.5; without a teacher allowed is 0"):
-        build("crdnn", splice_share=0.5)
 
 
 def test_a_missing_teacher_is_told_before_the_run_folder_is_made(tiny: Path, tmp_path: Path) -> None:

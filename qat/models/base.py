@@ -1,0 +1,140 @@
+"""What all models share, whatever they emit: recipe, float start, noise, optimiser, folding and checkpoint hooks."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+from datamodules.batch import Batch
+from qat.layers.fold import fold_batch_norm_
+from qat.layers.quantizer import StepKey
+from qat.layers.state import set_enabled_
+from qat.layers.swap import SwapReport, set_step_key_, swap_
+from qat.models.checkpoint import load_float_weights_, model_path
+from qat.models.optimizer import parameter_groups, warmup_cosine
+from qat.models.options import TrainingOptions
+from qat.recipe import Recipe
+from qat.system.seeds import hashed_seed
+
+
+class RecipeModule(LightningModule, ABC):
+    """A LightningModule whose layers follow a quantization recipe.
+
+    Subclasses build their float layers, call `finish_build`, and give `features` and `encode`.
+
+    Args:
+        recipe: what is quantized and how; a `Recipe` or its `to_dict()`.
+        init_from: float checkpoint whose weights the model starts from; None starts from random weights.
+        options: of the subclass.
+
+    Attributes:
+        groups: name of a group of layers -> globs on dotted names; what rules of a recipe may name.
+    """
+
+    groups: dict[str, list[str]] = {}
+
+    def __init__(
+        self, recipe: Recipe | dict[str, Any] | None, init_from: str | None, options: TrainingOptions
+    ) -> None:
+        super().__init__()
+        self.recipe = (
+            Recipe.from_dict(recipe) if isinstance(recipe, dict) else recipe or Recipe()
+        ).resolved()
+        self.init_from = init_from
+        self.options = options
+        self.folded: list[str] = []
+        self.reconstruction: list[dict[str, Any]] = []  # what AdaRound and bias correction did to each layer
+        self.swap_report = SwapReport([], [])
+        self.step_key = StepKey(seed=self.recipe.seed)
+        self.noise_seed = 0
+
+    # ---------------------------------------------------------------- building
+    def hyper_parameters(self) -> dict[str, Any]:
+        """Recipe and options as flat builtins (`init_from` is spent once the weights are in)."""
+        return {"recipe": self.recipe.to_dict(), **asdict(self.options)}
+
+    def finish_build(self) -> None:
+        """Load the float start, then swap the recipe's layers in (bypassed until calibration switches them on)."""
+        if self.init_from:
+            load_float_weights_(self, self.init_from)
+        if self.recipe.active:
+            self.swap_report = swap_(self, self.recipe, self.groups)
+            set_step_key_(self, self.step_key)
+
+    # ---------------------------------------------------------------- the forward path
+    @abstractmethod
+    def features(self, signal: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Front end: samples `(B, S)` with `lengths (B,)` -> (input of the encoder, its frames `(B,)`)."""
+
+    @abstractmethod
+    def encode(self, inputs: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Encoder and head: features -> (logits `(B, T, V)`, valid frames `(B,)`)."""
+
+    def forward(self, signal: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Samples `(B, S)` at 16 kHz in [-1, 1], `lengths (B,)` -> (logits `(B, T, V)`, frames `(B,)`)."""
+        return self.encode(*self.features(signal, lengths))
+
+    def quantize(self, enabled: bool = True) -> None:
+        """Switch every quantizer on or off (off computes exactly the plain float model)."""
+        set_enabled_(self, enabled)
+
+    # ---------------------------------------------------------------- training
+    def on_fit_start(self) -> None:
+        """Remember the seed that the run was started with (a random one where the user set none)."""
+        self.noise_seed = torch.initial_seed()
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Make all noise of training a function of (seed, epoch, batch, rank): a resumed run draws the same.
+
+        Stochastic rounding has its counter-based key; dropout and SpecAugment draw from the global generators of
+        PyTorch and NumPy, which are seeded anew for every batch.
+        """
+        self.step_key.step = self.global_step
+        self.step_key.rank = self.global_rank
+        seed = hashed_seed(self.noise_seed, self.current_epoch, batch_idx, self.global_rank) % 2**64
+        torch.manual_seed(seed >> 1)
+        np.random.seed(seed % 2**32)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with groups for matrices, vectors and quantizer scales; linear warm-up, cosine decay."""
+        options = self.options
+        groups = parameter_groups(self, options.weight_decay, options.quantizer_learning_rate)
+        optimizer = torch.optim.AdamW(groups, lr=options.learning_rate, betas=(0.9, 0.98))
+        steps = max(int(self.trainer.estimated_stepping_batches), 1)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: warmup_cosine(step, steps, options.warmup_steps, options.final_lr_ratio)
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    # ---------------------------------------------------------------- folding and checkpoints
+    def batch_norm_pairs(self) -> Iterator[tuple[str, nn.Module, nn.Module]]:
+        """Yield (name of the norm, producing layer, `nn.BatchNorm1d`) wherever the norm can be folded."""
+        return iter(())
+
+    def fold_batch_norm(self) -> list[str]:
+        """Fold every foldable BatchNorm into the layer before it (in place, once); names of the folded ones."""
+        for name, layer, norm in list(self.batch_norm_pairs()):
+            fold_batch_norm_(layer, norm)
+            parent = self.get_submodule(name.rpartition(".")[0])
+            setattr(parent, name.rpartition(".")[2], nn.Identity())
+            self.folded.append(name)
+        return self.folded
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what rebuilding needs besides the hyper-parameters."""
+        checkpoint["model"] = model_path(self)
+        checkpoint["folded"] = list(self.folded)
+        checkpoint["reconstruction"] = [dict(item) for item in self.reconstruction]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Bring the structure to the checkpoint's before its weights are loaded."""
+        self.reconstruction = [dict(item) for item in checkpoint.get("reconstruction", [])]
+        if checkpoint.get("folded") and not self.folded:
+            self.fold_batch_norm()

@@ -1,0 +1,34 @@
+"""Checkpoint files: what is refused, in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from qat.models.checkpoint import read_checkpoint
+from qat.models.loading import save_module
+from qat.system.errors import UserError
+from tests.conftest import build
+
+
+def test_corrupt_and_foreign_checkpoints_are_one_clear_line(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.ckpt"
+    broken.write_bytes(b"not a checkpoint")
+    with pytest.raises(UserError, match=r"broken\.ckpt: not a readable checkpoint"):
+        read_checkpoint(broken)
+    torch.save({"weights": 1}, tmp_path / "other.ckpt")
+    with pytest.raises(UserError, match="not a checkpoint of speech-qat"):
+        read_checkpoint(tmp_path / "other.ckpt")
+    with pytest.raises(UserError, match="no such checkpoint"):
+        read_checkpoint(tmp_path / "absent.ckpt")
+
+
+def test_starting_from_another_model_is_refused(tmp_path: Path) -> None:
+    save_module(build("wav2vec2"), tmp_path / "w.ckpt")
+    with pytest.raises(UserError, match="Wav2Vec2Module.*CRDNNModule"):
+        build("crdnn", init_from=str(tmp_path / "w.ckpt"))
+    save_module(build("crdnn", rnn_neurons=10), tmp_path / "c.ckpt")
+    with pytest.raises(UserError, match=r"c\.ckpt: init_from does not fit"):
+        build("crdnn", init_from=str(tmp_path / "c.ckpt"))
