@@ -17,6 +17,8 @@ import torch
 import yaml
 from transformers import Wav2Vec2Config, Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor, Wav2Vec2ForCTC
 
+from datamodules.base import SpeechDataModule
+from datamodules.manifest import ManifestDataModule
 from qat.models.crdnn import CRDNNModule
 from qat.models.ctc import CTCModule
 from qat.models.loading import save_module
@@ -117,6 +119,13 @@ def tiny_manifests(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         manifests[split] = folder / f"{split}.jsonl"
         manifests[split].write_text("\n".join(lines) + "\n")
     return manifests
+
+
+@pytest.fixture
+def tiny_data(tiny_manifests: dict[str, Path]) -> SpeechDataModule:
+    """The tiny corpus as a data module."""
+    paths = {key: str(tiny_manifests[key]) for key in ("train", "dev")}
+    return ManifestDataModule(**paths, test=str(tiny_manifests["test_a"]), max_batch_s=6.0)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from datamodules.base import SpeechDataModule
+from qat.callbacks.run_data import data_of
 from qat.layers.state import move_weights_to_levels_
 from qat.methods.ada_round import SAVE_EVERY_S, Reconstruction
 from qat.models.ctc import CTCModule
@@ -44,12 +44,10 @@ class AdaRound(Callback):
         if not recipe.active or not (recipe.ada_round or recipe.bias_correction):
             return
         if not work.finished:
-            data: Any = trainer.datamodule  # type: ignore[attr-defined]
-            assert isinstance(data, SpeechDataModule)
             # saving is a common act, and clocks of two ranks differ
             work.save_every_s = self.save_every_s if trainer.world_size == 1 else float("inf")
             work.save = lambda: self.save(trainer)
-            work.run_(pl_module, data)
+            work.run_(pl_module, data_of(trainer))
         if recipe.fine_tune:
             move_weights_to_levels_(pl_module)
 

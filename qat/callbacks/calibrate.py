@@ -7,12 +7,12 @@ from pathlib import Path
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
-from datamodules.base import SpeechDataModule
+from qat.callbacks.run_data import data_of
 from qat.methods.calibrate import calibrate_, is_quantized
 from qat.methods.fold_batch_norm import fold_and_check
 from qat.models.ctc import CTCModule
 from qat.models.loading import save_module
-from qat.runs import LAST_FILE
+from qat.runs import LAST_FILE, PTQ_FILE
 
 
 class Calibrate(Callback):
@@ -33,9 +33,8 @@ class Calibrate(Callback):
         assert isinstance(pl_module, CTCModule)
         if not pl_module.recipe.active or is_quantized(pl_module):
             return
-        assert isinstance(trainer.datamodule, SpeechDataModule)  # type: ignore[attr-defined]
         rank_zero_info(str(pl_module.swap_report))
-        rank_zero_info(calibrate_(pl_module, trainer.datamodule))  # type: ignore[attr-defined]
+        rank_zero_info(calibrate_(pl_module, data_of(trainer)))
         if pl_module.recipe.fold_batch_norm == "after_calibration":
             pl_module.quantize(False)
             rank_zero_info(f"{fold_and_check(pl_module)}, after calibration: the ranges do not know of it")
@@ -43,5 +42,5 @@ class Calibrate(Callback):
         if self.run_folder is None:
             return
         if trainer.is_global_zero:
-            save_module(pl_module, self.run_folder / "ptq.ckpt")
+            save_module(pl_module, self.run_folder / PTQ_FILE)
         trainer.save_checkpoint(self.run_folder / LAST_FILE, weights_only=False)

@@ -13,6 +13,7 @@ from qat.layers.base import QuantLayer, device_of, new_activation_quantizer
 from qat.layers.lstm_kernel import run_layer
 from qat.layers.lstm_weights import (
     float_weights,
+    fused_lstm,
     gates_first,
     names_of_layer,
     on_dynamic_levels,
@@ -135,9 +136,9 @@ class QuantLSTM(QuantLayer, nn.LSTM):
             rest = (self.bias, 1, 0.0, self.training, self.bidirectional)
             weights = self.layer_weights(layer)
             if sizes is None:
-                x, h, c = torch._VF.lstm(x, first, weights, *rest, True)  # type: ignore[attr-defined]
+                x, h, c = fused_lstm(x, first, weights, *rest, True)
             else:
-                x, h, c = torch._VF.lstm(x, sizes, first, weights, *rest)  # type: ignore[attr-defined]
+                x, h, c = fused_lstm(x, sizes, first, weights, *rest)
             hidden.append(h)
             cell.append(c)
         return x, (torch.cat(hidden), torch.cat(cell))
@@ -239,4 +240,4 @@ class QuantLSTM(QuantLayer, nn.LSTM):
             return run_layer(x, [x.shape[1]], *self.level_weights(index), zeros, zeros)[0]
         weights = self.layer_weights(index) if quantized else float_weights(self, index)
         rest = (self.bias, 1, 0.0, False, self.bidirectional, True)
-        return torch._VF.lstm(x, (zeros, zeros), weights, *rest)[0]  # type: ignore[attr-defined]
+        return fused_lstm(x, (zeros, zeros), weights, *rest)[0]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from qat.numerics.affine import centred_levels, dynamic_range, fake_quantize
+
+fused_lstm: Any = torch._VF.lstm  # type: ignore[attr-defined] # PyTorch's kernel of a whole layer
 
 
 def names_of_layer(rnn: nn.LSTM, layer: int) -> list[list[str]]:

@@ -14,7 +14,7 @@ class Product:
         biases: what a mean error is taken out of, one for each entry of `weights`; empty where the layer has none.
         groups: `G`.
         suffix: of the product's name, after the layer's.
-        own_input: its inputs depend on more than the layer's input (a recurrent state), so no other product shares them.
+        own_input: its inputs depend on more than the layer's input (a recurrent state); no other product shares them.
     """
 
     weights: list[list[str]]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
-from qat.layers.lstm_weights import float_weights, packed_rows
+from qat.layers.lstm_weights import float_weights, fused_lstm, packed_rows
 from qat.layers.quantizer import Unquantized
 
 
@@ -76,6 +76,6 @@ def _run_layer(data: Tensor, sizes: Tensor, weights: list[Tensor], directions: i
         mine = weights[direction * each : (direction + 1) * each]
         state = x.new_zeros(1, len(x), mine[1].shape[1])
         y = torch.gather(x, 1, turned.expand_as(x)) if direction else x
-        y = torch._VF.lstm(y, (state, state), mine, each == 4, 1, 0.0, True, False, True)[0]  # type: ignore[attr-defined]
+        y = fused_lstm(y, (state, state), mine, each == 4, 1, 0.0, True, False, True)[0]
         outputs.append(torch.gather(y, 1, turned.expand_as(y)) if direction else y)
     return torch.cat(outputs, -1).transpose(0, 1)[valid.T]

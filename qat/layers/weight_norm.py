@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -22,10 +24,10 @@ def remove_weight_norm_(model: nn.Module) -> list[str]:
         RuntimeError: a weight changed.
     """
     names = []
+    module: Any  # its weight may be a Parameter, a tensor or parametrized
     for name, module in list(model.named_modules()):
         new_style = parametrize.is_parametrized(module, "weight") and any(
-            isinstance(item, _WeightNorm)
-            for item in module.parametrizations.weight  # type: ignore[union-attr]
+            isinstance(item, _WeightNorm) for item in module.parametrizations.weight
         )
         hooks = [hook for hook in module._forward_pre_hooks.values() if isinstance(hook, WeightNorm)]
         old_style = [hook for hook in hooks if hook.name == "weight"]
@@ -35,13 +37,13 @@ def remove_weight_norm_(model: nn.Module) -> list[str]:
             before = old_style[0].compute_weight(module).detach()
             remove_hook(module)
         else:
-            before = module.weight.detach().clone()  # type: ignore[union-attr, operator]
-            trained = module.parametrizations.weight.original1.requires_grad  # type: ignore[union-attr]
+            before = module.weight.detach().clone()
+            trained = module.parametrizations.weight.original1.requires_grad
             parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
             if not isinstance(module.weight, nn.Parameter):  # without gradients a plain tensor is left behind
                 delattr(module, "weight")
                 module.register_parameter("weight", nn.Parameter(before.clone(), requires_grad=bool(trained)))
-        if not torch.equal(before, module.weight.detach()):  # type: ignore[union-attr, operator]
+        if not torch.equal(before, module.weight.detach()):
             raise RuntimeError(f"{name}: removing weight_norm changed the weight")
         names.append(name)
     return names

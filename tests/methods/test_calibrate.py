@@ -1,0 +1,44 @@
+"""Calibration: repeatable, on training speech only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from datamodules.base import SpeechDataModule
+from qat.layers.state import state_hash
+from qat.methods.calibrate import calibrate_
+from qat.recipe import Recipe
+from tests.conftest import build
+
+
+def test_calibration_is_repeatable_and_sees_training_speech_only(
+    kind: str, tiny_data: SpeechDataModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    original = SpeechDataModule.loader
+
+    def spy(self: SpeechDataModule, utterances: Any, **arguments: Any) -> Any:
+        seen.extend(item.id for item in utterances)
+        return original(self, utterances, **arguments)
+
+    monkeypatch.setattr(SpeechDataModule, "loader", spy)
+    hashes = []
+    for _ in range(2):
+        model = build(
+            kind, Recipe(preset="ptq_entropy", activation_observer="entropy", calibration_utterances=5)
+        )
+        calibrate_(model, tiny_data)
+        hashes.append(state_hash(model))
+    assert hashes[0] == hashes[1]
+    assert len(set(seen)) == 5 and all(name.startswith("train-") for name in seen)
+
+
+@pytest.mark.parametrize("observer", ["max", "mse", "percentile", "entropy"])
+def test_observers_choose_different_ranges(observer: str, tiny_data: SpeechDataModule) -> None:
+    model = build("crdnn", Recipe(preset="x", activation_observer=observer, calibration_utterances=6))  # type: ignore[arg-type]
+    calibrate_(model, tiny_data)
+    reference = build("crdnn", Recipe(preset="x", activation_observer="max", calibration_utterances=6))
+    calibrate_(reference, tiny_data)
+    assert (state_hash(model) == state_hash(reference)) == (observer == "max")
