@@ -1,10 +1,19 @@
-"""A full integer row and its float row, as a run writes them."""
+"""A full integer row and its float row, as a run writes them; whole run folders."""
 
 from __future__ import annotations
 
-import pytest
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
-from qat.report.row import Row, build_row
+import pytest
+import yaml
+
+from qat.report.row import Row, build_row, row_from, save_report
+
+REFERENCES = [f"turn light number {index} on" for index in range(8)]
+Make = Callable[..., Path]
 
 COMMON = {
     "run": "demo",
@@ -107,3 +116,38 @@ def float_row() -> Row:
         checkpoint_sha256="d" * 64,
         notes=[f"{name}: this row is the float model" for name in OF_THE_FLOAT_ROW],
     )
+
+
+@pytest.fixture
+def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, row: Row) -> Make:
+    """Writes `checkpoints/NAME`, a run with one word error in each of the given utterances."""
+    monkeypatch.chdir(tmp_path)
+
+    def make_run(name: str, wrong: list[int], group: str | None = None, **config: Any) -> Path:
+        folder = Path("checkpoints") / name
+        texts = [
+            text.replace("turn", "burn") if index in wrong else text for index, text in enumerate(REFERENCES)
+        ]
+        errors = [int(index in wrong) for index in range(len(REFERENCES))]
+        words = [len(text.split()) for text in REFERENCES]
+        own = {"wer": 100.0 * len(wrong) / sum(words), "substitutions": len(wrong)}
+        own |= {"deletions": 0, "insertions": 0, "reference_words": sum(words), "run": name}
+        folder.mkdir(parents=True)
+        save_report(folder / "report.json", [row_from({**row.to_dict(), **own, **config.pop("row", {})})])
+        stored = {
+            "splits": {
+                "test_seen": {
+                    "ids": [f"u{index}" for index in range(8)],
+                    "references": REFERENCES,
+                    "words": words,
+                }
+            },
+            "files": {"model": {"test_seen": {"hypotheses": texts, "errors": errors}}},
+        }
+        (folder / "utterances.json").write_text(json.dumps(stored))
+        settings = {"model": {"class_path": "qat.models.CRDNNModule"}, "wandb": {"group": group}, **config}
+        (folder / "config.yaml").write_text(yaml.safe_dump(settings))
+        (folder / "wandb_id").write_text(f"id-{name}\n")
+        return folder
+
+    return make_run

@@ -1,3 +1,7 @@
+"""The README.md of a checkpoint folder."""
+
+from __future__ import annotations
+
 from pathlib import Path
 
 from qat.report.model_card import model_card, write_model_card

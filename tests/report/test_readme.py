@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,9 @@ from qat.system.errors import UserError
 @pytest.fixture
 def root(row: Row, float_row: Row, tmp_path: Path) -> Path:
     """A report of two test sets."""
-    rows = [{**item, "split": split} for split in ("test_a", "test_b") for item in (float_row, row)]
+    rows = [
+        replace(item, split=split).to_dict() for split in ("test_a", "test_b") for item in (float_row, row)
+    ]
     (tmp_path / "rows.json").write_text(json.dumps(rows))
     return tmp_path
 

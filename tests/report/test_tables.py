@@ -1,15 +1,12 @@
-import io
+"""Markdown tables of a report."""
+
+from __future__ import annotations
+
+from dataclasses import replace
 from pathlib import Path
 
-import pytest
-
 from qat.report.row import Row
-from qat.report.tables import HOW_TO_READ, bits, print_table, report_markdown, write_report_markdown
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
+from qat.report.tables import HOW_TO_READ, SPEED, file_table, report_markdown, write_report_markdown
 
 
 def test_report_shows_what_the_rows_say(row: Row, float_row: Row) -> None:
@@ -33,51 +30,42 @@ def test_report_shows_what_the_rows_say(row: Row, float_row: Row) -> None:
 
 
 def test_null_is_shown_with_its_reason(row: Row, float_row: Row) -> None:
-    text = report_markdown([float_row, row | {"peak_memory_mb": None, "notes": ["peak_memory_mb: no /proc"]}])
-    assert "| n/a (no /proc) |" in text and "| n/a (this row is the float model) |" in text
-    assert "None" not in text and "nan" not in text
+    bare = replace(row, peak_memory_mb=None, notes=["peak_memory_mb: no /proc"])
+    text = report_markdown([float_row, bare])
+    assert "| n/a (no /proc) |" in text and "None" not in text and "nan" not in text
+
+
+def test_what_does_not_apply_is_a_dash_and_no_note(row: Row, float_row: Row) -> None:
+    text = report_markdown([float_row, row])
+    assert "n/a (this row" not in text and "## Notes" not in text
+    line = next(line for line in text.splitlines() if line.startswith("| test_seen | CRDNN | float |"))
+    assert line.endswith("| - | - |")
+    assert "- size_mb: no file" in report_markdown([replace(row, notes=["size_mb: no file"])])
 
 
 def test_every_line_of_a_table_has_the_same_cells(row: Row) -> None:
-    lines = report_markdown([row | {"method": "a|b"}]).splitlines()
+    lines = report_markdown([replace(row, method="a|b")]).splitlines()
     tables = [line.replace("\\|", "") for line in lines if line.startswith("|")]
     widths = [line.count("|") for line in tables]
-    assert len(tables) == 4 * 3
-    assert [widths[i : i + 3] for i in range(0, 12, 3)] == [[width] * 3 for width in widths[::3]]
+    assert len(tables) == 5 * 3
+    assert [widths[i : i + 3] for i in range(0, 15, 3)] == [[width] * 3 for width in widths[::3]]
 
 
-def test_bits_name_what_stays_float(row: Row) -> None:
-    assert bits(row | {"weight_bits": "4/8"}) == "W4/8 A8"
-    assert bits(row | {"activation_bits": None}) == "W8 Afloat"
-    assert bits(row | {"activation_bits": None, "weight_bits": None}) == "float"
+def test_speed_is_shown_once_per_file(row: Row, float_row: Row) -> None:
+    rows = [replace(item, split=split) for split in ("a", "b", "c") for item in (float_row, row)]
+    text = report_markdown(rows)
+    assert (
+        text.count("12.0 / 15.5") == 1 and text.count("24.0 / 26.0") == 2
+    )  # float: in its own line and beside
+    assert len(file_table(rows, SPEED).splitlines()) == 2 + 2
+    other = replace(row, split="c", speedup=3.0)
+    assert len(file_table([*rows, other], SPEED).splitlines()) == 2 + 3, "another measurement is another line"
 
 
-def test_plain_output_is_aligned_text_with_reasons(row: Row, float_row: Row) -> None:
-    stream = io.StringIO()
-    notes = ["latency_ms: no timer"]
-    print_table([float_row, row | {"latency_ms": None, "notes": notes}], "title", stream)
-    lines = stream.getvalue().splitlines()
-    assert lines[0] == "title" and "\x1b" not in stream.getvalue()
-    assert lines[1].index("WER %") == lines[3].index("12.50 [")
-    assert lines[-1] == "n/a (deterministic, latency_ms): no timer"
-
-
-@pytest.mark.parametrize("columns", ["80", "160"])
-def test_terminal_output_fits_the_terminal(row: Row, monkeypatch: pytest.MonkeyPatch, columns: str) -> None:
-    monkeypatch.setenv("COLUMNS", columns)
-    monkeypatch.setenv("NO_COLOR", "1")
-    monkeypatch.setenv("TERM", "dumb")
-    stream = Terminal()
-    print_table([row], "title", stream)
-    assert max(len(line) for line in stream.getvalue().splitlines()) <= int(columns)
-    assert "12.50" in stream.getvalue() and "2.00x" in stream.getvalue()
-
-
-def test_models_are_named_when_they_differ(row: Row) -> None:
-    one, two = io.StringIO(), io.StringIO()
-    print_table([row], stream=one)
-    print_table([row, row | {"model": "Wav2Vec2"}], stream=two)
-    assert "CRDNN" not in one.getvalue() and "Wav2Vec2" in two.getvalue()
+def test_a_report_without_integer_files_has_no_table_of_agreement(row: Row, float_row: Row) -> None:
+    assert "## Agreement" in report_markdown([float_row, row]) and "## Agreement" not in report_markdown(
+        [float_row]
+    )
 
 
 def test_file_holds_the_report(tmp_path: Path, row: Row) -> None:

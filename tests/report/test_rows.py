@@ -1,0 +1,71 @@
+"""Rows as a function of measurements."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from qat.evaluation.measurement import Nodes
+from qat.report.row import reason_for_null, row_problems
+from qat.report.rows import rows_of
+from tests.evaluation.measurements import conditions, float_measurement, integer_measurement, transcribed
+
+
+def test_there_is_one_row_per_split_and_model_splits_in_turn() -> None:
+    rows = rows_of([float_measurement(), integer_measurement()], conditions())
+    assert [(row.split, row.method) for row in rows] == [
+        (split, method) for split in ("test_seen", "test_real") for method in ("float", "deterministic")
+    ]
+    assert all(list(row_problems(row.to_dict())) == [] for row in rows)
+    assert rows == rows_of([float_measurement(), integer_measurement()], conditions())
+
+
+def test_errors_are_compared_with_the_float_model_on_the_same_utterances() -> None:
+    first, own = rows_of([float_measurement(), integer_measurement()], conditions())[:2]
+    assert (first.wer, own.wer, own.substitutions, own.reference_words) == (0.0, 100 / 7, 1, 7)
+    assert own.delta_wer_vs_float is not None and own.delta_wer_vs_float.mean == 100 / 7
+    assert own.parity is not None and own.parity.wer_integer == 14.0
+    assert (own.size_mb, own.float_size_mb, own.speedup, own.rounding) == (1.4, 5.2, 2.0, "nearest")
+
+
+def test_the_float_row_says_why_its_fields_are_null() -> None:
+    row = rows_of([float_measurement(), integer_measurement()], conditions())[0]
+    for path in ("delta_wer_vs_float", "float_latency_ms", "speedup", "float_size_mb", "coverage", "parity"):
+        assert getattr(row, path) is None and reason_for_null(row.notes, path) == "this is the float row"
+    assert (row.weight_bits, row.rounding, row.integer_nodes, row.float_compute_nodes) == (None, None, 0, 1)
+
+
+def test_a_float_control_is_compared_and_timed_but_has_no_parity() -> None:
+    timing = integer_measurement().timing
+    assert timing is not None
+    control = float_measurement(
+        name="control",
+        method="float control",
+        timing=replace(timing, rtf=0.015),
+        utterances={"test_seen": transcribed("turn the light", "call home now")},
+    )
+    float_one = float_measurement(utterances={"test_seen": float_measurement().utterances["test_seen"]})
+    row = rows_of([float_one, control], conditions())[1]
+    assert row.delta_wer_vs_float is not None and row.speedup == 2.0 and row.rtf == 0.015
+    assert row.parity is None and reason_for_null(row.notes, "parity") == "a float model"
+
+
+def test_notes_count_weights_that_are_unpacked_or_computed_in_blocks() -> None:
+    nodes = Nodes(
+        {"a/MatMul": "MatMulNBits", "b/MatMul": "MatMulNBits", "rnn/LSTM": "DynamicQuantizeLSTM"}, {}, {}
+    )
+    own = integer_measurement(packed=3, nodes=nodes)
+    row = rows_of([float_measurement(), own], conditions())[1]
+    assert row.notes == [
+        "integer_nodes: 3 weights of 2 to 4 bits are unpacked at load and computed on int8",
+        "integer_nodes: 2 linear layers compute on 4-bit weights as stored, int8 activations",
+    ]
+
+
+def test_what_was_not_timed_is_null_with_a_note() -> None:
+    row = rows_of([float_measurement(timing=None), integer_measurement(timing=None)], conditions())[1]
+    assert row.latency_ms is None and reason_for_null(row.notes, "latency_ms") == "not measured"
+
+
+def test_a_post_training_twin_has_no_rounding_of_training() -> None:
+    twin = integer_measurement(name="ptq", method="ptq")
+    assert rows_of([float_measurement(), twin], conditions())[1].rounding is None
