@@ -42,8 +42,8 @@ class QuantConv(_ConvInputs):
     quantizer is always unsigned, 8 bits, with a zero point.
     """
 
-    weight: nn.Parameter
-    bias: nn.Parameter | None
+    weight: Tensor
+    bias: Tensor | None
     _conv_forward: Any
     output_quantizer: Any
 

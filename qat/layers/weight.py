@@ -77,7 +77,7 @@ class WeightQuantizer(ScaledQuantizer):
         self.to(weight.device)
 
     @property
-    def is_rounded(self) -> bool:
+    def ada_rounded(self) -> bool:
         """Whether AdaRound's choices decide instead of rounding to nearest."""
         return self.ada_round is not None and self.ada_round.is_chosen
 
@@ -88,11 +88,11 @@ class WeightQuantizer(ScaledQuantizer):
 
     def fake_quantize(self, x: Tensor) -> Tensor:
         """To nearest or as AdaRound chose; in training as the recipe rounds, with Quant-Noise only a share."""
-        if self.training and self.follows_weight and not self.is_rounded:
+        if self.training and self.follows_weight and not self.ada_rounded:
             self.follow_(x)
         shift = self.shift(x) if self.level_offset else None
         out = self.on_whole_steps(x) if shift is None else self.on_whole_steps(x - shift) + shift
-        if self.training and 0 < self.recipe.quant_noise < 1 and not self.is_rounded:
+        if self.training and 0 < self.recipe.quant_noise < 1 and not self.ada_rounded:
             assert self.noise is not None
             least = round(self.recipe.quant_noise * 2**16) - 2**15
             out = torch.where(self.noise.bits(x, SELECTION) < least, out, x)
@@ -118,7 +118,7 @@ class WeightQuantizer(ScaledQuantizer):
 
     def on_whole_steps(self, x: Tensor) -> Tensor:
         """`x` on whole steps: to nearest, stochastically in training, or as AdaRound chose."""
-        if self.ada_round is not None and self.is_rounded:
+        if self.ada_round is not None and self.ada_rounded:
             scale: Tensor = along(self.positive_scale(), x.ndim, self.axis)
             return self.ada_round(x, scale, self.quant_min, self.quant_max)
         range_ = (self.positive_scale(), None, self.quant_min, self.quant_max, self.axis)
@@ -179,7 +179,7 @@ class WeightQuantizer(ScaledQuantizer):
         Rounding to nearest then gives the same levels. Weights at the edge of their level would flip back at once (and
         lose what AdaRound won), weights in its middle would have half a step to go before training changed anything.
         """
-        if self.ada_round is None or not self.is_rounded:
+        if self.ada_round is None or not self.ada_rounded:
             return
         scale = along(self.positive_scale(), weight.ndim, self.axis)
         share = weight / scale - self.level_offset

@@ -37,12 +37,12 @@ def test_every_layer_is_reconstructed_and_its_error_falls(kind: str, tiny: Path,
     assert treated == set(layers)
     assert all(item["after"] < item["before"] for item in model.reconstruction)
     assert all(
-        bool(q.ada_round.chosen) and q.is_rounded
+        bool(q.ada_round.chosen) and q.ada_rounded
         for _, layer in quant_layers(model)
         for _, _, q in layer.weights()
     )
     twin = load_module(tmp_path / "run" / "ptq.ckpt")
-    assert not any(q.is_rounded for _, layer in quant_layers(twin) for _, _, q in layer.weights())
+    assert not any(q.ada_rounded for _, layer in quant_layers(twin) for _, _, q in layer.weights())
     for (_, one), (_, two) in zip(quant_layers(model), quant_layers(twin), strict=True):
         for (_, ours, rounded), (_, theirs, nearest) in zip(one.weights(), two.weights(), strict=True):
             assert torch.equal(ours, theirs)  # the float weights stay
@@ -108,7 +108,7 @@ def test_training_after_adaround_starts_from_its_rounding(kind: str, tiny: Path,
     tuned = fit(run)
     for (_, one), (_, two) in zip(quant_layers(plain), quant_layers(tuned), strict=True):
         for (_, ours, rounded), (_, theirs, nearest) in zip(one.weights(), two.weights(), strict=True):
-            assert not nearest.is_rounded
+            assert not nearest.ada_rounded
             moved = (ours != theirs).float().mean()
             assert 0 < float(moved) < 0.8
             assert bool(((ours - theirs).abs() <= 1.01 * nearest.scale.max()).all())

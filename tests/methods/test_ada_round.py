@@ -44,4 +44,4 @@ def test_a_layer_too_wide_for_memory_is_named_and_left_to_nearest(
     assert not left & {item["layer"] for item in model.reconstruction}
     for name, layer in quant_layers(model):
         for _, _, quantizer in () if ".rnn" in name else layer.weights():
-            assert quantizer.is_rounded is not any(item.startswith(name) for item in left)
+            assert quantizer.ada_rounded is not any(item.startswith(name) for item in left)

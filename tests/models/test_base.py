@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from qat.layers.swap import quant_layers
-from qat.methods.fold_batch_norm import fold_and_check
 from qat.models.loading import save_module
 from qat.recipe import Recipe
 from tests.conftest import build
@@ -44,17 +43,6 @@ def test_groups_cover_every_quantized_layer(kind: str) -> None:
     for name, _ in quant_layers(model):
         owners = [g for g, patterns in model.groups.items() if any(fnmatch(name, p) for p in patterns)]
         assert len(owners) == 1, name
-
-
-def test_folding_keeps_the_float_output_and_counts(kind: str) -> None:
-    model = build(kind)
-    for layer in model.modules():
-        if isinstance(layer, nn.BatchNorm1d):
-            layer.running_mean.normal_()
-            layer.running_var.uniform_(0.5, 2)
-    line = fold_and_check(model)
-    assert line.startswith("folded 2 of 2" if kind == "crdnn" else "folded 0 of 0")
-    assert not any(isinstance(layer, nn.BatchNorm1d) for layer in model.modules())
 
 
 def test_float_start_gives_the_quantized_model_the_same_function(kind: str, tmp_path: Path) -> None:

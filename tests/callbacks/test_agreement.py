@@ -1,0 +1,46 @@
+"""Ranks whose quantizers differ stop the run, with one line on every rank."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from torch import nn
+
+from qat.callbacks import agreement
+from qat.callbacks.agreement import RanksAgree, check_ranks_agree
+from qat.layers.swap import swap_
+from qat.recipe import Recipe
+from qat.system.errors import UserError
+
+
+@pytest.fixture
+def host() -> nn.Module:
+    model = nn.Sequential(nn.Linear(2, 2))
+    swap_(model, Recipe(preset="x"))
+    return model
+
+
+def test_one_process_agrees_with_itself(host: nn.Module) -> None:
+    check_ranks_agree(host, "before training")
+
+
+def test_the_first_rank_that_differs_is_named_with_both_hashes(
+    host: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agreement, "rank_and_world", lambda: (0, 3))
+    monkeypatch.setattr(agreement, "gather_from_all", lambda mine: [mine, mine, "f" * 64])
+    with pytest.raises(UserError, match="after epoch 2: the quantizers of rank 2 differ .* ffffffffffff and"):
+        check_ranks_agree(host, "after epoch 2")
+    monkeypatch.setattr(agreement, "gather_from_all", lambda mine: [mine] * 3)
+    check_ranks_agree(host, "after epoch 2")
+
+
+def test_they_are_compared_before_training_and_after_each_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(agreement, "check_ranks_agree", lambda module, when: said.append(when))
+    trainer: Any = type("Trainer", (), {"current_epoch": 4})
+    callback, module = RanksAgree(), nn.Linear(1, 1)
+    callback.on_train_start(trainer, module)  # type: ignore[arg-type]
+    callback.on_train_epoch_end(trainer, module)  # type: ignore[arg-type]
+    assert said == ["before training", "after epoch 5"]
