@@ -13,8 +13,8 @@ from qat.system.ranks import gather_from_all, rank_and_world
 class RanksAgree(Callback):
     """Compares the quantizers of all ranks before training and at the end of every epoch.
 
-    Scales follow weights, and weights follow averaged gradients: one rank that computes something else would go on
-    unseen, training half a model.
+    Scales follow weights, and weights follow averaged gradients: one rank that computes something else would
+    stay unseen, training half a model.
     """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -39,5 +39,5 @@ def check_ranks_agree(module: nn.Module, when: str) -> None:
         if found != hashes[0]:
             raise UserError(
                 f"{when}: the quantizers of rank {rank} differ from those of rank 0 (hash {found[:12]} and "
-                f"{hashes[0][:12]}): this run is not one model any more; go on from the last checkpoint"
+                f"{hashes[0][:12]}): all ranks must hold one model; resume from the last checkpoint"
             )

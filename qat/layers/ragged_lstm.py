@@ -1,7 +1,7 @@
 """An LSTM over utterances of unequal length whose last state nobody needs.
 
 PyTorch on a CPU steps through packed input frame by frame, and adds to the gradient of the weights at each. oneDNN's
-kernel runs a whole direction at once, in a third of the time, but takes padded input. Padding behind an utterance does
+kernel runs a whole direction at once, in a third of the time, but takes padded input. Padding after an utterance does
 not reach its frames going forward; going backward each utterance is turned around within its own length first.
 """
 

@@ -1,4 +1,4 @@
-"""BatchNorm statistics measured anew behind quantized layers."""
+"""BatchNorm statistics measured anew after quantized layers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def re_estimate_batch_norm_(module: CTCModule, data: SpeechDataModule) -> str:
     """Set running mean and variance to those of the calibration utterances, in place (Nagel 2022, arXiv 2203.11086).
 
     Training averages statistics of weights that moved on meanwhile. Norms follow in the order of their calls, each
-    behind those already done; utterances are read one at a time, so that no padding counts. Ranks share them.
+    after those already done; utterances are read one at a time, so that no padding counts. Ranks share them.
 
     Returns:
         The line to print.

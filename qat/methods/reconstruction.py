@@ -20,7 +20,7 @@ QUIET = 0.1  # of the mean energy: below it, a frame of a layer with `relative_e
 
 @dataclass
 class Moments:
-    """Second moments of a map's inputs: `x^` behind the quantized prefix, and its difference to the float model's `x`.
+    """Second moments of a map's inputs: `x^` after the quantized prefix, and its difference to the float model's `x`.
 
     Sums over frames of the products of `[x^, x^ - x, 1]` with itself, `(G, 2 I + 1, 2 I + 1)`: they merge by addition.
     """
