@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 RESAMPLES = 10_000
 CHUNK_ELEMENTS = 2**19  # drawn indices held at once: a few MB, whatever the number of utterances
+KEPT_ELEMENTS = 2**23  # of a set of draws that is kept for the next system on the same utterances: 32 MB
+EXACT = 2**24  # float32 holds every integer below it
 
 Counts = Sequence[int] | NDArray[np.integer]
 
@@ -49,12 +52,37 @@ def resampled_sums(columns: NDArray[np.float64], resamples: int, seed: int) -> I
         Sums `(chunk, K)`, in all `resamples` rows.
     """
     count = len(columns)
+    if count * resamples <= KEPT_ELEMENTS and exact_in_float32(columns):
+        sums = times_drawn(count, resamples, seed) @ columns.astype(np.float32)
+        yield sums.astype(np.float64)
+        return
+    for drawn in draws(count, resamples, seed):
+        yield np.stack([column.take(drawn).sum(axis=1) for column in columns.T], axis=1)
+
+
+def draws(count: int, resamples: int, seed: int) -> Iterator[NDArray[np.int64]]:
+    """Drawn row numbers `(chunk, count)` of all samples, chunk by chunk."""
     chunk = max(1, CHUNK_ELEMENTS // count)
     generator = np.random.default_rng(seed)
     for start in range(0, resamples, chunk):
         rows = min(chunk, resamples - start)
-        drawn = generator.integers(0, count, size=(rows, count))  # int64: `take` is slow on int32
-        yield np.stack([column.take(drawn).sum(axis=1) for column in columns.T], axis=1)
+        yield generator.integers(0, count, size=(rows, count))  # int64: `take` is slow on int32
+
+
+@lru_cache(maxsize=4)
+def times_drawn(count: int, resamples: int, seed: int) -> NDArray[np.float32]:
+    """How often each sample draws each row `(resamples, count)`: systems on the same utterances share it."""
+    parts = []
+    for drawn in draws(count, resamples, seed):
+        places = (drawn + count * np.arange(len(drawn))[:, None]).ravel()
+        parts.append(np.bincount(places, minlength=drawn.size).reshape(drawn.shape).astype(np.float32))
+    return np.concatenate(parts)
+
+
+def exact_in_float32(columns: NDArray[np.float64]) -> bool:
+    """Whether float32 gives the sums of resampled rows to the last bit: whole numbers, and not too many."""
+    largest = float(np.abs(columns).max(initial=0.0)) * len(columns)
+    return largest < EXACT and bool((columns == np.rint(columns)).all())
 
 
 def resampled_rates(errors: Counts, words: Counts, resamples: int, seed: int) -> NDArray[np.float64]:

@@ -230,6 +230,6 @@ def check_names(suite: Suite, path: Path) -> None:
         if row.model not in suite.configs:
             raise UserError(f"{path}: rows of {row.model!r}, which is not among the models")
         if not row.seeds or not all(type(seed) is int and seed >= 1 for seed in row.seeds):
-            raise UserError(f"{path}: row {row.id}: seeds is {list(row.seeds)}; allowed are integers from 1")
+            raise UserError(f"{path}: row {row.id}: seeds is {list(row.seeds)}, must be integers from 1")
     for file in suite.configs.values():
         read_config(file)

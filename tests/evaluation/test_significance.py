@@ -1,3 +1,7 @@
+"""Bootstrap intervals and p values against plain loops, all samples of tiny sets, and their laws."""
+
+from __future__ import annotations
+
 import itertools
 import time
 
@@ -6,7 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qat.evaluation.significance import paired_difference, resampled_rates, resampled_sums, wer_interval
+from qat.evaluation.significance import (
+    exact_in_float32,
+    paired_difference,
+    resampled_rates,
+    resampled_sums,
+    wer_interval,
+)
 
 PAIRS = st.lists(st.tuples(st.integers(0, 6), st.integers(1, 9)), min_size=2, max_size=12)
 
@@ -43,11 +53,21 @@ def test_swapping_the_systems_turns_the_sign(
 
 def test_chunks_give_the_sums_of_a_plain_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("qat.evaluation.significance.CHUNK_ELEMENTS", 20)
+    monkeypatch.setattr("qat.evaluation.significance.KEPT_ELEMENTS", 0)
     columns = np.random.default_rng(1).integers(0, 9, (7, 2)).astype(float)
     sums = np.concatenate(list(resampled_sums(columns, resamples=11, seed=3)))
     generator = np.random.default_rng(3)
     loop = [sum(columns[i] for i in generator.integers(0, 7, 7)) for _ in range(11)]
     np.testing.assert_array_equal(sums, loop)
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5, 2.0**23])
+def test_kept_draws_give_the_same_sums_as_fresh_ones(scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    columns = scale * np.random.default_rng(1).integers(-3, 9, (31, 2)).astype(float)
+    kept = np.concatenate(list(resampled_sums(columns, resamples=50, seed=3)))
+    assert exact_in_float32(columns) == (scale == 1.0)
+    monkeypatch.setattr("qat.evaluation.significance.KEPT_ELEMENTS", 0)
+    np.testing.assert_array_equal(np.concatenate(list(resampled_sums(columns, resamples=50, seed=3))), kept)
 
 
 def test_interval_and_p_agree_with_all_samples_of_a_tiny_set() -> None:

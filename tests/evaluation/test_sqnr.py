@@ -1,3 +1,7 @@
+"""Noise of quantization per layer."""
+
+from __future__ import annotations
+
 import copy
 import math
 

@@ -1,78 +1,17 @@
-"""RESULTS.md from stored rows: every cell comes from a row, seeds are pooled, aims are judged."""
+"""RESULTS.md from stored rows: every cell comes from a row."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from qat.evaluation.significance import paired_difference
-from qat.report.row import Row
-from qat.suite.results import acceptance, judge, render, table_markdown, verdict, write_results
-from qat.suite.spec import Aim, Published, Suite, SuiteRow, SuiteTable
+from qat.suite.results import figure_files, render, results_markdown, table_markdown, verdict, write_results
+from qat.suite.spec import ROOT, Suite, load_suite
 from qat.suite.store import Results
 from qat.suite.view import View
-
-WORDS = [10] * 40
-FLOAT = [0] * 36 + [1] * 4  # 1 %
-WORSE = [1] * 20 + [0] * 16 + [1] * 4  # 6 %
-
-
-@pytest.fixture
-def suite(tmp_path: Path) -> Suite:
-    rows = (
-        SuiteRow("mine", "w8a8", "PTQ", ("--qat", "ptq_mse")),
-        SuiteRow("mine", "w3a8", "PTQ", ("--qat", "ptq_mse")),
-        SuiteRow("mine", "qat", "QAT", ("--qat", "deterministic"), (1, 2)),
-        SuiteRow("mine", "ada", "AdaRound", ("--qat", "adaround")),
-        SuiteRow("mine", "later", "not yet", ("--qat", "ptq_max")),
-        SuiteRow("mine", "broken", "broken", ("--qat", "ptq_max")),
-    )
-    published = (
-        Published("base", ("float",), 3.16, 1.1),
-        Published("8 bit", ("w8a8", "w3a8"), 3.58, None),
-        Published("", ("qat", "ada", "later", "broken")),
-    )
-    return Suite(
-        name="demo",
-        title="Demo",
-        configs={"mine": tmp_path / "mine.yaml"},
-        rows=rows,
-        tables=(SuiteTable("Table 1", "mine", published),),
-        curves={"nearest": ("w8a8", "w3a8"), "QAT": ("qat",)},
-        aims=(Aim("no loss", ("w8a8",), "insignificant"),),
-    )
-
-
-@pytest.fixture
-def results(row: Row, float_row: Row, tmp_path: Path) -> Results:
-    def ours(name: str, run: str, errors: list[int], **fields: object) -> Row:
-        count = sum(errors)
-        counts = {"substitutions": count, "deletions": 0, "insertions": 0, "reference_words": 400}
-        made = {**row, **counts, "wer": count / 4, "utterances": 40, "suite_row": f"mine/{name}", "run": run}
-        return {**made, **fields}
-
-    rows = [
-        {**float_row, "suite_row": "mine/float", "reference_words": 400, "substitutions": 4, "wer": 1.0},
-        ours("w8a8", "w8a8-s1", FLOAT),
-        ours("w3a8", "w3a8-s1", WORSE, weight_bits=3, size_mb=0.9),
-        ours("qat", "qat-s1", FLOAT),
-        ours("qat", "qat-s2", WORSE),
-        ours("ada", "ada-s1", [1] * 4 + FLOAT[4:], weight_bits=3),
-    ]
-    counts = {
-        "w8a8/s1": FLOAT,
-        "w3a8/s1": WORSE,
-        "qat/s1": FLOAT,
-        "qat/s2": WORSE,
-        "ada/s1": [1] * 4 + FLOAT[4:],
-    }
-    errors = {f"mine/{key}": {"test_seen": value} for key, value in counts.items()}
-    errors |= {"mine/words": {"test_seen": WORDS}, "mine/float": {"test_seen": FLOAT}}
-    runs = {"mine/broken/s1": {"status": "failed", "sha256": "x", "error": "no such file", "minutes": 0.1}}
-    return Results(tmp_path, "demo", rows, runs, errors)
+from tests.suite.conftest import FLOAT, WORSE
 
 
 def test_a_table_holds_published_and_our_numbers(suite: Suite, results: Results) -> None:
@@ -85,16 +24,6 @@ def test_a_table_holds_published_and_our_numbers(suite: Suite, results: Results)
     assert lines[5].startswith("| (ours only) |  | QAT ")
     assert "not run yet" in lines[7] and "failed: no such file" in lines[8]
     assert len({line.count("|") for line in lines}) == 1
-
-
-def test_seeds_are_pooled_over_the_same_utterances(suite: Suite, results: Results) -> None:
-    cell = View(suite, results).cell("mine/qat", "test_seen")
-    assert cell is not None and cell.difference is not None
-    pooled = np.add(FLOAT, WORSE)
-    expected = paired_difference(pooled, 2 * np.asarray(FLOAT), 2 * np.asarray(WORDS), seed=0)
-    assert cell.difference == expected
-    assert cell.wer == pytest.approx(3.5) and cell.spread == pytest.approx(np.std([1.0, 6.0], ddof=1))
-    assert cell.seeds == 2
 
 
 def test_verdicts(suite: Suite, results: Results) -> None:
@@ -116,36 +45,6 @@ def test_a_method_is_shown_only_where_the_model_has_a_row_of_it(suite: Suite, re
     assert ours.endswith(" |  |")  # no row of these bits
 
 
-@pytest.mark.parametrize(
-    ("aim", "met"),
-    [
-        (Aim("x", ("w8a8",), "insignificant"), True),
-        (Aim("x", ("w3a8",), "insignificant"), False),
-        (Aim("x", ("w3a8", "w8a8"), "insignificant"), True),  # the better of the two counts
-        (Aim("x", ("ada", "w3a8"), "recovers", 0.6), True),
-        (Aim("x", ("ada", "w3a8"), "recovers", 0.9), False),
-        (Aim("x", ("w3a8", "ada"), "relative", 1.0), True),  # the better of the two counts
-        (Aim("x", ("w3a8",), "relative", 1.0), False),
-        (Aim("x", ("later",), "relative", 1.0), None),
-        (Aim("x", ("ada", "later"), "recovers", 0.6), None),
-        (Aim("x", ("ada", "w8a8"), "recovers", 0.6), None),  # nearest loses nothing there
-    ],
-)
-def test_aims_are_judged(aim: Aim, met: bool | None, suite: Suite, results: Results) -> None:
-    assert judge(View(suite, results), aim, "mine")[1] is met
-
-
-def test_a_missed_aim_says_why_and_a_met_one_does_not(suite: Suite, results: Results) -> None:
-    missed = {"mine": "too few levels", "other": "not this one"}
-    both = (
-        Aim("x", ("w3a8",), "insignificant", missed=missed),
-        Aim("y", ("w8a8",), "insignificant", missed=missed),
-    )
-    told = acceptance(View(replace(suite, aims=both), results))
-    assert "- x (mine): too few levels\n" in told
-    assert told.count("too few levels") == 1 and "not this one" not in told
-
-
 def test_the_whole_is_written_with_figures(suite: Suite, results: Results, tmp_path: Path) -> None:
     results.save()
     written = write_results(suite, results, tmp_path / "RESULTS.md", "python evaluate.py suite demo")
@@ -161,7 +60,7 @@ def test_the_whole_is_written_with_figures(suite: Suite, results: Results, tmp_p
         "`python evaluate.py suite demo`",
         "[rows](demo.json)",
         "![demo_mine_bits](demo_mine_bits.png)",
-        "| no loss | mine | +0.00 (p 1.000) | yes |",
+        "| no loss | mine | +0.00 (p = 1.000) | yes |",
         "- `mine/later`: not run yet",
         "- `mine/broken`: failed: no such file",
     ):
@@ -170,6 +69,16 @@ def test_the_whole_is_written_with_figures(suite: Suite, results: Results, tmp_p
     assert (again.rows, again.runs, again.errors) == (results.rows, results.runs, results.errors)
 
 
-def test_nothing_measured_is_said_not_filled(suite: Suite, tmp_path: Path) -> None:
+def test_nothing_measured_is_said_and_not_filled(suite: Suite, tmp_path: Path) -> None:
     text = render(View(suite, Results(tmp_path, "demo")), "x", {"rows": "", "errors": "", "runs": ""})
     assert text.count("not run yet") >= 6 and "not measured" in text
+
+
+def test_the_committed_results_are_those_of_the_stored_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    suite = load_suite("seed_tables")
+    results = Results.load(ROOT / "docs" / "results", suite.name)
+    assert results.rows and (ROOT / "RESULTS.md").is_file()
+    text = results_markdown(View(suite, results), ROOT, "python evaluate.py suite seed_tables")
+    assert (ROOT / "RESULTS.md").read_text() == text
+    assert all(path.is_file() for files in figure_files(View(suite, results)).values() for path in files)

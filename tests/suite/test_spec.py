@@ -1,0 +1,64 @@
+"""Suite files: the shipped one, and mistakes in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from qat.cli.flags import expand_presets, preset_names
+from qat.recipe import Recipe
+from qat.suite.spec import ROOT, load_suite, suite_names
+from qat.system.errors import UserError
+
+
+def test_the_shipped_suites_load_and_their_rows_parse(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every row's flags are a recipe that train.py takes, and every table finds its rows."""
+    monkeypatch.chdir(ROOT)
+    assert suite_names() == ["seed_tables"]
+    suite = load_suite("seed_tables")
+    assert [table.heading.split(":")[0] for table in suite.tables] == [f"Table {n}" for n in range(1, 12)]
+    for row in suite.rows:
+        flags = list(row.args)
+        expand_presets(flags)
+        preset = flags[flags.index("--qat") + 1]
+        assert preset in preset_names()
+        values = yaml.safe_load((ROOT / "configs" / "qat" / f"{preset}.yaml").read_text())
+        for flag, value in zip(flags, flags[1:], strict=False):
+            if flag.startswith("--qat."):
+                values[flag.removeprefix("--qat.")] = yaml.safe_load(value)
+        Recipe.from_dict(values)
+    for name in ("qat_w8a8", "stochastic_w8a8", "control"):
+        for model in suite.configs:
+            assert suite.row(f"{model}/{name}").seeds == (1, 2, 3)
+
+
+def change(key: str, value: Any) -> Any:
+    def act(content: dict[str, Any]) -> None:
+        content[key] = value
+
+    return act
+
+
+@pytest.mark.parametrize("kind", ["crdnn"])
+@pytest.mark.parametrize(
+    ("act", "message"),
+    [
+        (change("rows", {}), "rows is missing or empty"),
+        (change("models", {"mine": "nowhere.yaml"}), "nowhere.yaml: no such configuration file"),
+        (lambda content: content["tables"][0]["rows"][0].update(rows=["typo"]), "no row 'typo' of mine"),
+        (lambda content: content["tables"][0].update(model="other"), "unknown model 'other'"),
+        (lambda content: content["aims"][0].update(kind="x"), "kind 'x' is not one of insignificant"),
+        (lambda content: content["aims"][0].update(rows=["y"]), "no model has a row 'y'"),
+        (lambda content: content["aims"][0].update(missed={"typo": "x"}), "unknown model 'typo'"),
+        (lambda content: content["rows"]["mine"]["w8a8"].update(seeds=[0]), r"seeds is \[0\], must be"),
+    ],
+)
+def test_a_bad_suite_is_one_line(kind: str, suite_file: Path, act: Any, message: str) -> None:
+    content = yaml.safe_load(suite_file.read_text())
+    act(content)
+    suite_file.write_text(yaml.safe_dump(content, sort_keys=False))
+    with pytest.raises(UserError, match=message):
+        load_suite(str(suite_file))

@@ -1,0 +1,68 @@
+"""What a suite has measured, on disk."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from qat.report.row import Row, save_report
+from qat.suite.jobs import jobs_of
+from qat.suite.spec import load_suite
+from qat.suite.store import Results
+
+
+@pytest.mark.parametrize("kind", ["crdnn"])
+def test_rows_of_other_settings_are_dropped(kind: str, suite_file: Path, tmp_path: Path, row: Row) -> None:
+    jobs = jobs_of(load_suite(str(suite_file)), tmp_path, False)
+    rows = [replace(row, suite_row=job.row.id, run=job.folder.name) for job in jobs]
+    runs = {job.id: {"status": "done", "sha256": job.sha256} for job in jobs}
+    runs[jobs[0].id]["sha256"] = "of other flags"
+    results = Results(tmp_path, "mine", rows, runs, {job.id: {} for job in jobs})
+    assert results.drop_stale(jobs) == 1
+    assert jobs[0].id not in results.runs and jobs[0].id not in results.errors
+    assert results.rows == rows[1:] and results.done(jobs[1])
+
+
+@pytest.mark.parametrize("kind", ["crdnn"])
+def test_the_float_row_goes_with_the_last_of_its_runs(
+    kind: str, suite_file: Path, tmp_path: Path, row: Row
+) -> None:
+    """Of another float start nothing may stay: the next run brings the new float row."""
+    jobs = jobs_of(load_suite(str(suite_file)), tmp_path, False)
+    other = replace(row, suite_row="other/float", run="x")
+    rows = [other, replace(row, suite_row="mine/float", run=jobs[0].folder.name)]
+    rows += [replace(row, suite_row=job.row.id, run=job.folder.name) for job in jobs]
+    runs = {job.id: {"status": "done", "sha256": "of another start"} for job in jobs}
+    errors: dict[str, dict[str, list[int]]] = {name: {} for name in (*runs, "mine/float", "other/float")}
+    results = Results(tmp_path, "mine", rows, runs, errors)
+    assert results.drop_stale(jobs) == len(jobs)
+    assert results.rows == [other] and results.errors == {"other/float": {}}
+
+
+@pytest.mark.parametrize("kind", ["crdnn"])
+def test_a_finished_run_is_taken_over_with_the_float_row_of_the_first(
+    kind: str, suite_file: Path, tmp_path: Path, row: Row, float_row: Row
+) -> None:
+    results = Results(tmp_path / "out", "mine")
+    texts = {
+        "splits": {"test_seen": {"words": [8, 8]}},
+        "files": {
+            name: {"test_seen": {"errors": [count, 1]}} for name, count in (("float", 0), ("model", 1))
+        },
+    }
+    for job in jobs_of(load_suite(str(suite_file)), tmp_path / "runs", False)[:2]:
+        job.folder.mkdir(parents=True)
+        save_report(job.folder / "report.json", [float_row, replace(row, run=job.folder.name)])
+        (job.folder / "utterances.json").write_text(json.dumps(texts))
+        assert [item.suite_row for item in results.add(job, 1.5)] == [job.row.id] and results.done(job)
+    assert [item.suite_row for item in results.rows] == ["mine/float", "mine/w8a8", "mine/broken"]
+    assert results.errors["mine/words"] == {"test_seen": [8, 8]}
+    assert results.errors["mine/float"] == {"test_seen": [0, 1]} and results.errors["mine/w8a8/s1"] == {
+        "test_seen": [1, 1]
+    }
+    results.save()
+    again = Results.load(tmp_path / "out", "mine")
+    assert (again.rows, again.runs, again.errors) == (results.rows, results.runs, results.errors)
