@@ -6,6 +6,7 @@ import csv
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -27,7 +28,13 @@ from qat.report.points import Point, Points, bits_value
 from qat.report.row import Bits, Latency, Row
 
 WORST_SHOWN = 100.0  # percent; a model that is broken altogether would flatten all others
-LINE_STYLES = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "D"))  # by activation bits, most bits first
+LineStyle = Literal["-", "--", ":", "-."]
+LINE_STYLES: tuple[tuple[LineStyle, str], ...] = (
+    ("-", "o"),
+    ("--", "s"),
+    (":", "^"),
+    ("-.", "D"),
+)  # by activation bits, most bits first
 
 
 def draw_all(

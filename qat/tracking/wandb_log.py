@@ -35,7 +35,7 @@ class OnceLogger(WandbLogger):
         """As `WandbLogger`, unless these metrics of this step or a later one were logged before."""
         key = " ".join(sorted(metrics))
         if step is None or step > self.logged.get(key, -1):
-            super().log_metrics(metrics, step)  # type: ignore[arg-type]
+            super().log_metrics(metrics, step)
             if step is not None:
                 self.logged[key] = step
                 write_text(self.path, json.dumps(self.logged))
