@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
-# Okabe & Ito's palette: told apart by readers with any colour vision
+# Okabe & Ito's palette: distinct for readers with any colour vision
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#666666", "#000000")
 FLOAT_COLOUR, INTEGER_COLOUR = "#666666", "#0072B2"
 DPI = 130

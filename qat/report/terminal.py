@@ -10,7 +10,7 @@ from qat.report.cells import applies, value_at
 from qat.report.row import Row, reason_for_null
 from qat.report.tables import FILE, TERMINAL
 
-SHORT_FIELDS = ("wer", "delta_wer_vs_float", "latency_ms", "speedup", "size_mb")  # their nulls are told below
+SHORT_FIELDS = ("wer", "delta_wer_vs_float", "latency_ms", "speedup", "size_mb")  # the reasons for their nulls are listed below the table
 NARROW = 110  # characters; a narrower terminal gets intervals and p values on a second line
 
 

@@ -1,4 +1,4 @@
-"""The aims of a suite, held against its stored rows."""
+"""The aims of a suite, judged on its stored rows."""
 
 from __future__ import annotations
 
