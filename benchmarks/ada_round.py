@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +36,7 @@ Method = Callable[[nn.Linear, Tensor, int, int], tuple[Tensor, float]]
 
 
 def sequences(count: int, columns: int, seed: int) -> Tensor:
-    """Correlated inputs `(count, FRAMES, columns)` with a mean, as behind a LayerNorm and a GELU."""
+    """Correlated inputs `(count, FRAMES, columns)` with a mean, as after a LayerNorm and a GELU."""
     generator = torch.Generator().manual_seed(seed)
     mix = torch.randn(columns, columns, generator=torch.Generator().manual_seed(99)) / columns**0.5
     x = torch.randn(count, FRAMES, columns, generator=generator) @ mix
@@ -63,7 +64,7 @@ def ours(layer: nn.Linear, x: Tensor, bits: int, steps: int) -> tuple[Tensor, fl
     moments.add(rows, rows)
     item.search_scale_(item.problem(moments, False))
     problem = item.problem(moments, False)
-    state, started = State(first_variable(problem.weight, problem.scale)), time.perf_counter()
+    state, started = State(problem.first_variable()), time.perf_counter()
     up = optimise(problem, state, steps)
     seconds = time.perf_counter() - started
     return problem.weight[0] + problem.change(up.float())[0], seconds / max(state.step, 1)
@@ -71,17 +72,17 @@ def ours(layer: nn.Linear, x: Tensor, bits: int, steps: int) -> tuple[Tensor, fl
 
 def plain(layer: nn.Linear, x: Tensor, bits: int, steps: int) -> tuple[Tensor, float]:
     """The textbook loop with the paper's settings."""
-    quantizer = quantized(layer, bits).weight_quantizer
-    weight, scale = layer.weight.detach(), quantizer.scale.detach()[:, None]  # type: ignore[union-attr, operator]
-    low, high = quantizer.quant_min, quantizer.quant_max  # type: ignore[union-attr]
-    variable = first_variable(weight, scale).requires_grad_()
+    quantizer: Any = quantized(layer, bits).weight_quantizer
+    weight, scale = layer.weight.detach(), quantizer.scale.detach()[:, None]
+    low, high = quantizer.quant_min, quantizer.quant_max
+    variable = first_variable(weight / scale).requires_grad_()
     optimizer = torch.optim.Adam([variable], lr=1e-2)
     lower, target = (weight / scale).floor(), layer(x).detach()
     started = time.perf_counter()
     for step in range(steps):
         chosen = torch.randperm(len(x))[:BATCH]
         h = (variable.sigmoid() * 1.2 - 0.1).clamp(0, 1)
-        rounded = (lower + h).clamp(low, high) * scale  # type: ignore[arg-type]
+        rounded = (lower + h).clamp(low, high) * scale
         out = nn.functional.linear(x[chosen], rounded, layer.bias)
         loss = (out - target[chosen]).square().sum(-1).mean()
         if step >= 0.2 * steps:
@@ -93,7 +94,7 @@ def plain(layer: nn.Linear, x: Tensor, bits: int, steps: int) -> tuple[Tensor, f
     seconds = time.perf_counter() - started
     with torch.no_grad():
         assert rectified_sigmoid(variable).isfinite().all()
-        return hard_round(weight, scale, variable.detach(), low, high), seconds / steps  # type: ignore[arg-type]
+        return hard_round(weight, scale, variable.detach(), low, high), seconds / steps
 
 
 AIMET_CONFIG = {

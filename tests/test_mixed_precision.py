@@ -39,9 +39,7 @@ def calibrated(kind: str, recipe: Recipe) -> CTCModule:
 def largest_levels(module: CTCModule) -> dict[str, float]:
     """Largest weight level of each layer: 3 at 3 bits, 7 at 4 bits."""
     return {
-        name: max(
-            float(quantizer.levels(weight)[0].abs().max()) for _, weight, quantizer in layer.weights()
-        )
+        name: max(float(quantizer.levels(weight)[0].abs().max()) for _, weight, quantizer in layer.weights())
         for name, layer in quant_layers(module)
     }
 
@@ -94,7 +92,8 @@ def test_ranges_by_frame_are_trained_exported_and_counted(tiny: Path, tmp_path: 
     assert row.coverage and row.coverage.weights == 1.0 and not row.coverage.skipped
     assert row.parity and row.parity.max_abs_logit is not None and row.parity.max_abs_logit < 0.05
     nodes = [node.op_type for node in onnx.load(run / "model.onnx").graph.node]
-    convs = len(build("wav2vec2", Recipe()).hf.wav2vec2.feature_extractor.conv_layers)  # type: ignore[union-attr, arg-type]
+    model: Any = build("wav2vec2", Recipe())
+    convs = len(model.hf.wav2vec2.feature_extractor.conv_layers)
     assert nodes.count("MatMulIntegerToFloat") >= convs
     assert nodes.count("QLinearConv") == 1 and "Conv" not in nodes  # the positional convolution
 

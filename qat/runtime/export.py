@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import json
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,12 +21,18 @@ from qat.layers.swap import quantizers
 from qat.models.ctc import CTCModule
 from qat.runtime.frontend import OnnxFbank
 from qat.runtime.layers import replace_layers_
-from qat.runtime.packing import name_nodes_, pack_low_bits_, write_atomically
+from qat.runtime.metadata import SAMPLE_RATE, metadata
+from qat.runtime.packing import name_axes_, name_nodes_, pack_low_bits_, write_atomically
 from qat.system.errors import UserError
 
 Precision = Literal["integer", "float"]
-SAMPLE_RATE = 16_000
 OPSET = 21  # the first with int4
+AXES = {
+    "signal": ("batch", "samples"),
+    "lengths": ("batch",),
+    "logits": ("batch", "frames"),
+    "frames": ("batch",),
+}  # names of the free axes of inputs and outputs, the first ones
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,7 @@ class ExportInfo:
         precision: "integer" or "float".
         size_mb: bytes / 1e6.
         sha256: of the file.
-        packed: weights stored in 2 to 4 bits behind nodes that unpack them.
+        packed: number of weights stored in 2 to 4 bits, with nodes that unpack them.
     """
 
     path: Path
@@ -66,7 +71,7 @@ def export_onnx(module: CTCModule, path: str | Path, precision: Precision) -> Ex
     """Write `module` to a file that needs neither PyTorch nor this package: waveform in, logits out.
 
     Inputs are `signal (B, S)` float32 at 16 kHz and `lengths (B,)` int64, outputs `logits (B, T, V)` and
-    `frames (B,)`; B and S are free. The module is not changed.
+    `frames (B,)`; B (`batch`), S (`samples`) and T (`frames`) are free. The module is not changed.
 
     Args:
         module: with or without quantized layers.
@@ -84,6 +89,7 @@ def export_onnx(module: CTCModule, path: str | Path, precision: Precision) -> Ex
     inputs = {"signal": torch.zeros(2, 2 * SAMPLE_RATE), "lengths": lengths}
     model = trace(copied, inputs, ["logits", "frames"])
     name_nodes_(model, [name for name, child in copied.named_modules() if isinstance(child, OnnxFbank)])
+    name_axes_(model, AXES)
     packed = pack_low_bits_(model)
     model.metadata_props.update(metadata(module, precision))
     write_atomically(model, path)
@@ -98,7 +104,7 @@ def check_ready(module: CTCModule, precision: str) -> None:
         UserError: an unknown precision, nothing to quantize, or a quantizer that is off.
     """
     if precision not in ("integer", "float"):
-        raise UserError(f"precision: {precision!r} is not allowed; take integer or float")
+        raise UserError(f"precision: {precision!r}, must be integer or float")
     if precision == "float":
         return
     found = list(quantizers(module))
@@ -144,7 +150,8 @@ def squeeze(x: Any, dim: int) -> Any:
     size = x.shape[dim]
     if isinstance(size, int) and size != 1:
         return op.Identity(x)
-    return op.Squeeze(x, op.Constant(value_ints=[dim]))  # type: ignore[arg-type]
+    axes: Any = op.Constant(value_ints=[dim])
+    return op.Squeeze(x, axes)
 
 
 @contextmanager
@@ -159,22 +166,3 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-
-
-def metadata(module: CTCModule, precision: str) -> dict[str, str]:
-    """What a reader of the file needs: labels and their text, sample rate, and where the file comes from."""
-    symbols = [module.symbol(label) for label in range(len(module.vocabulary))]
-    symbols[module.blank] = ""
-    recipe = json.dumps(module.recipe.to_dict(), sort_keys=True)
-    settings = json.dumps(dict(module.hparams), sort_keys=True, default=str)
-    return {
-        "vocabulary": json.dumps(list(module.vocabulary)),
-        "symbols": json.dumps(symbols),
-        "blank": str(module.blank),
-        "sample_rate": str(SAMPLE_RATE),
-        "model": type(module).__name__,
-        "precision": precision,
-        "preset": module.recipe.preset,
-        "recipe": recipe,
-        "config_sha256": hashlib.sha256(settings.encode()).hexdigest(),
-    }

@@ -102,7 +102,7 @@ def measure_latency(
     warmup: int = 3,
     repeats: int = 20,
 ) -> dict[str, Any]:
-    """Time both files on the same signals, batch of one, the two taking turns and each going first every other time.
+    """Time both files on the same signals, one utterance per batch; they take turns, each first every other time.
 
     Both processes are kept on the same cores: left alone, each may stay on another one for the whole measurement, and
     on a shared machine cores differ by a third.
@@ -122,28 +122,16 @@ def measure_latency(
     Raises:
         UserError: no signals, or a bad count.
     """
-    if not signals:
-        raise UserError("latency: no signals to time")
-    for name, value, least in (("threads", threads, 1), ("warmup", warmup, 0), ("repeats", repeats, 1)):
-        if value < least:
-            raise UserError(f"latency: {name} {value} is not allowed; take {least} or more")
+    check_counts(signals=len(signals), threads=threads, warmup=warmup, repeats=repeats)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        store = Path(folder) / "signals.npz"
-        arrays = {str(index): np.asarray(signal, np.float32) for index, signal in enumerate(signals)}
-        np.savez(store, **arrays)  # type: ignore[arg-type]
-        cores = idle_cores(threads)
-        workers = [
-            stack.enter_context(Worker(Path(path), store, threads, cores))
-            for path in (float_path, integer_path)
-        ]
-        longest = sorted(range(len(signals)), key=lambda index: -len(signals[index]))
-        for count in range(warmup):
-            for worker in workers:
-                worker.seconds(longest[count % len(longest)])
+        store, cores = write_signals(Path(folder), signals), idle_cores(threads)
+        started = (Worker(Path(path), store, threads, cores) for path in (float_path, integer_path))
+        workers = [stack.enter_context(worker) for worker in started]
+        warm_up(workers, [len(signal) for signal in signals], warmup)
         times = take_turns(workers, len(signals), repeats)
         memory = [float(worker.ask(memory=True)["peak_memory_mb"]) for worker in workers]
-        audio_s = sum(len(signals[run % len(signals)]) for run in range(repeats)) / SAMPLE_RATE
-        both = [summary(*pair, audio_s) for pair in zip(times, memory, strict=True)]
+    audio_s = sum(len(signals[run % len(signals)]) for run in range(repeats)) / SAMPLE_RATE
+    both = [summary(*pair, audio_s) for pair in zip(times, memory, strict=True)]
     return {
         "engine": f"onnxruntime {ort.__version__}",
         "provider": workers[0].provider,
@@ -155,6 +143,35 @@ def measure_latency(
         "integer": both[1],
         "speedup": both[0]["latency_ms"]["p50"] / both[1]["latency_ms"]["p50"],
     }
+
+
+def check_counts(signals: int, threads: int, warmup: int, repeats: int) -> None:
+    """Refuse a measurement of nothing.
+
+    Raises:
+        UserError: naming the count.
+    """
+    if not signals:
+        raise UserError("latency: no signals to time, must be at least one; give utterances of a test set")
+    for name, value, least in (("threads", threads, 1), ("warmup", warmup, 0), ("repeats", repeats, 1)):
+        if value < least:
+            raise UserError(f"latency: {name} {value}, must be at least {least}")
+
+
+def write_signals(folder: Path, signals: Sequence[NDArray[Any]]) -> Path:
+    """The signals in one `.npz`, as "0", "1", ..., for the workers to read."""
+    path = folder / "signals.npz"
+    arrays: dict[str, Any] = {str(index): np.asarray(item, np.float32) for index, item in enumerate(signals)}
+    np.savez(path, **arrays)
+    return path
+
+
+def warm_up(workers: Sequence[Worker], lengths: Sequence[int], runs: int) -> None:
+    """Untimed runs of each worker, on the longest signals."""
+    longest = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    for run in range(runs):
+        for worker in workers:
+            worker.seconds(longest[run % len(longest)])
 
 
 def take_turns(workers: Sequence[Worker], signals: int, repeats: int) -> list[list[float]]:

@@ -26,7 +26,7 @@ def quantize(
 
     Args:
         x: float32, any shape.
-        scale: `()` float32, or one for each item of the first axis.
+        scale: `()` float32, or one per item of the first axis.
         zero_point: as `scale`, uint8.
         quant_min: at least 0.
         quant_max: at most 255.
@@ -84,7 +84,7 @@ def packed_linear(
 
     Args:
         x: float32.
-        weight: uint8 `(O, blocks, block_size / 2)`: two levels a byte, the lower first, each plus 8.
+        weight: uint8 `(O, blocks, block_size / 2)`: two levels per byte, the lower first, each plus 8.
         weight_scale: `(O, blocks)` float32.
         bias: `(O,)` float32.
         columns: I.
@@ -154,9 +154,9 @@ def conv(
         output_scale: `()` float32.
         output_zero_point: `()` uint8.
         bias: `(O,)` int32, in units of `scale * weight_scale`.
-        stride: one number a spatial axis.
+        stride: one number per spatial axis.
         padding: begins of all spatial axes, then their ends.
-        dilation: one number a spatial axis.
+        dilation: one number per spatial axis.
         groups: divides C and O.
     """
     axes = range(len(stride))

@@ -1,8 +1,9 @@
-"""An exported graph's last touches: readable node names, storage in 2 to 4 bits, and one file written at once."""
+"""An exported graph's last touches: readable names, storage in 2 to 4 bits, and one file written at once."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import re
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from qat.system.files import replacing
 
 FRONTEND = "frontend"
 SCOPES = "pkg.torch.onnx.name_scopes"
+NO_MODULE = "_empty_nn_module_stack"  # what the exporter writes for shapes of the inputs
 PROTOBUF_LIMIT = 2**31 - 1
 
 
@@ -47,6 +49,50 @@ def name_nodes_(model: ir.Model, frontend: Collection[str]) -> None:
     graph.metadata_props.clear()
 
 
+def name_axes_(model: ir.Model, axes: Mapping[str, Sequence[str]]) -> None:
+    """Name the free axes of inputs and outputs, and of all values between them.
+
+    The exporter calls them `s21`, `s41`, and those that follow from them by formulas.
+
+    Args:
+        model: its free axes are the first ones of each input and output.
+        axes: name of an input or output -> names of its first axes.
+    """
+    names: dict[str, str] = {}
+    for value in [*model.graph.inputs, *model.graph.outputs]:
+        for index, name in enumerate(axes[str(value.name)]):
+            names.setdefault(dim_text(value, index), name)
+    symbols = {text: name for text, name in names.items() if text.isidentifier()}
+    inner = [value for node in model.graph for value in node.outputs]
+    for value in [*model.graph.inputs, *inner]:
+        if value.shape is not None:
+            value.shape = ir.Shape([renamed(dim, names, symbols) for dim in value.shape])
+
+
+def dim_text(value: ir.Value, axis: int) -> str:
+    """The exporter's symbol or formula of one axis."""
+    assert value.shape is not None
+    dim = value.shape[axis]
+    assert isinstance(dim, ir.SymbolicDim), f"axis {axis} of {value.name} is fixed"
+    return str(dim.value)
+
+
+def renamed(
+    dim: int | ir.SymbolicDim, names: Mapping[str, str], symbols: Mapping[str, str]
+) -> int | ir.SymbolicDim:
+    """An axis under its new name; in a formula the symbols get theirs.
+
+    >>> renamed(ir.SymbolicDim("s2 + 1"), {"s2": "samples"}, {"s2": "samples"}).value
+    'samples + 1'
+    """
+    if isinstance(dim, int) or dim.value is None:
+        return dim
+    text = str(dim.value)
+    if text in names:
+        return ir.SymbolicDim(names[text])
+    return ir.SymbolicDim(re.sub(r"[A-Za-z_]\w*", lambda found: symbols.get(found[0], found[0]), text))
+
+
 def module_path(scopes: str) -> str:
     """Innermost module in the exporter's list of scopes, whose last entry is the operator itself.
 
@@ -54,7 +100,9 @@ def module_path(scopes: str) -> str:
     'head'
     """
     entries = [item.strip(" '") for item in scopes.strip("[]").split(",")]
-    return entries[-2].removeprefix("module").removeprefix(".") if len(entries) > 1 else ""
+    if len(entries) < 2 or entries[-2].startswith(NO_MODULE):
+        return ""
+    return entries[-2].removeprefix("module").removeprefix(".")
 
 
 def owner_of_constant(node: ir.Node) -> str:
@@ -64,9 +112,9 @@ def owner_of_constant(node: ir.Node) -> str:
 
 
 def pack_low_bits_(model: ir.Model) -> int:
-    """Store int8 weights whose levels need 4 bits or fewer in just so many, behind nodes that unpack them; their count.
+    """Store int8 weights whose levels need 4 bits or fewer in just so many, with nodes that unpack them; their count.
 
-    Four bits are packed int4 behind a Cast, two and three bits are bit planes. ONNX Runtime has no kernels for them
+    Four bits are packed int4 with a Cast, two and three bits are bit planes. ONNX Runtime has no kernels for them
     under these operators: it unpacks once, when it loads the file, and computes on int8.
     """
     packed = 0
@@ -164,9 +212,12 @@ def write_atomically(model: ir.Model, path: Path) -> None:
         UserError: the folder is missing, or the model exceeds the 2 GB that a single ONNX file may hold.
     """
     if not path.parent.is_dir():
-        raise UserError(f"{path}: cannot export there, the folder {path.parent} does not exist")
+        raise UserError(f"{path}: the folder {path.parent} must exist; make it, or export to another one")
     size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
     if size > PROTOBUF_LIMIT:
-        raise UserError(f"{path}: the model holds {size / 1e9:.1f} GB, and one ONNX file holds at most 2 GB")
+        raise UserError(
+            f"{path}: the model holds {size / 1e9:.1f} GB, must be at most 2 GB to fit one ONNX file; "
+            "export a smaller one"
+        )
     with replacing(path) as part:
         ir.save(model, part)

@@ -1,6 +1,6 @@
 """A process that runs one exported file and times it: `python -m qat.runtime.worker`, driven by `latency.py`.
 
-Reads one JSON object a line from stdin and answers each with one on stdout. It imports numpy and onnxruntime only,
+Reads one JSON object per line from stdin and answers each with one on stdout. It imports numpy and onnxruntime only,
 so that its peak memory is that of the engine.
 """
 

@@ -29,13 +29,6 @@ def test_both_files_are_timed_on_the_same_runs(crdnn: Exported) -> None:
     assert timing["speedup"] == pytest.approx(ratio)
 
 
-def test_the_worker_does_not_load_pytorch(crdnn: Exported, tmp_path: Path) -> None:
-    np.savez(tmp_path / "signals.npz", **{"0": np.zeros(8_000, np.float32)})
-    with Worker(crdnn.integer.path, tmp_path / "signals.npz", 1) as worker:
-        reply = worker.ask(open=str(crdnn.integer.path), signals=str(tmp_path / "signals.npz"), threads=1)
-    assert reply["torch"] is False
-
-
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system does not pin processes")
 def test_workers_stay_on_the_idlest_cores(
     crdnn: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -46,7 +39,7 @@ def test_workers_stay_on_the_idlest_cores(
     assert idle_cores(len(allowed) + 1, 0.0) is None
     last = max(allowed)
     counts = iter([dict.fromkeys(allowed, 0), {core: int(core == last) for core in allowed}])
-    monkeypatch.setattr("qat.runtime.latency.idle_ticks", lambda: next(counts))
+    monkeypatch.setattr("qat.system.hardware.idle_ticks", lambda: next(counts))
     assert idle_cores(1, 0.0) == [last]
     np.savez(tmp_path / "signals.npz", **{"0": np.zeros(8_000, np.float32)})
     with Worker(crdnn.integer.path, tmp_path / "signals.npz", 1, [last]) as worker:

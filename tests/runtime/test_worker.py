@@ -1,0 +1,33 @@
+"""The process that runs one file and times it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from qat.runtime.latency import Worker
+from qat.runtime.worker import answer, peak_memory_mb
+from qat.system.errors import UserError
+from tests.runtime.conftest import Exported
+
+
+def test_the_worker_does_not_load_pytorch(crdnn: Exported, tmp_path: Path) -> None:
+    np.savez(tmp_path / "signals.npz", **{"0": np.zeros(8_000, np.float32)})
+    with Worker(crdnn.integer.path, tmp_path / "signals.npz", 1) as worker:
+        reply = worker.ask(open=str(crdnn.integer.path), signals=str(tmp_path / "signals.npz"), threads=1)
+    assert reply["torch"] is False
+
+
+def test_a_request_that_fails_is_answered_and_the_worker_lives(crdnn: Exported, tmp_path: Path) -> None:
+    np.savez(tmp_path / "signals.npz", **{"0": np.zeros(8_000, np.float32)})
+    with Worker(crdnn.integer.path, tmp_path / "signals.npz", 1) as worker:
+        with pytest.raises(UserError, match="latency: KeyError: 'run'|latency: IndexError"):
+            worker.ask(run=9)
+        assert worker.seconds(0) > 0
+
+
+def test_memory_is_a_process_in_megabytes() -> None:
+    assert 10 < peak_memory_mb() < 1e5
+    assert answer({"memory": True}, {})["peak_memory_mb"] >= 10
