@@ -17,8 +17,8 @@ class EvaluationOptions:
         seed: of the bootstrap.
         worst: utterances kept in `worst.json` per split.
         twin: measure the post-training-quantized twin of a fine-tuned model as well.
-        cache: folder that keeps float files and their transcripts of the test sets, by hashes of all that they depend on,
-            as many runs share a float start. None exports and transcribes every time.
+        cache: folder that keeps float files and their transcripts, by hashes of all that they depend on, as many runs
+            share a float start. None exports and transcribes every time.
     """
 
     enabled: bool = True

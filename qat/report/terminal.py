@@ -10,7 +10,13 @@ from qat.report.cells import applies, value_at
 from qat.report.row import Row, reason_for_null
 from qat.report.tables import FILE, TERMINAL
 
-SHORT_FIELDS = ("wer", "delta_wer_vs_float", "latency_ms", "speedup", "size_mb")  # the reasons for their nulls are listed below the table
+SHORT_FIELDS = (
+    "wer",
+    "delta_wer_vs_float",
+    "latency_ms",
+    "speedup",
+    "size_mb",
+)  # the table is followed by why they are null
 NARROW = 110  # characters; a narrower terminal gets intervals and p values on a second line
 
 
