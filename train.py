@@ -11,13 +11,17 @@ from qat.system.errors import UserError
 
 
 def train(args: list[str]) -> None:
-    """Parse, fit, evaluate (the `FinalEvaluation` callback), print."""
-    from qat.cli.flags import HELP, preset_names
-    from qat.cli.train import build_cli
+    """Parse, fit, evaluate (the `FinalEvaluation` callback), print; help and mistakes come before torch is imported."""
+    from qat.cli.flags import help_text
 
     if not {"-h", "--help"}.isdisjoint(args):
-        print(HELP.format(presets=", ".join(preset_names())))
+        print(help_text())
         return
+    from qat.cli.check import check_arguments
+
+    check_arguments(args)
+    from qat.cli.train import build_cli
+
     run = build_cli(["--help" if item == "--help_all" else item for item in args])
     run.save_config()
     print(f"run folder: {run.run_folder}", flush=True)

@@ -5,24 +5,32 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from qat.layer_recipe import ActivationGranularity, Granularity, LayerFields, LayerRecipe, Observer, Rounding
+from qat.layer_recipe import (
+    ActivationGranularity,
+    FourBitLinear,
+    Granularity,
+    LayerFields,
+    LayerRecipe,
+    Observer,
+    Rounding,
+)
 from qat.system.errors import UserError
 from qat.system.hardware import cpu_has_vnni
+from qat.system.nearest import did_you_mean
 
 ReduceRange = bool | Literal["auto", "true", "false"]
 FoldBatchNorm = bool | Literal["after_calibration"]
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "rounding": ("nearest", "stochastic"),
-    "weight_observer": ("max", "mse", "percentile", "entropy"),
-    "activation_observer": ("max", "mse", "percentile", "entropy"),
-    "weight_granularity": ("channel", "tensor"),
-    "activation_granularity": ("tensor", "frame"),
-    "four_bit_linear": ("matmul_nbits", "integer"),
+    "rounding": get_args(Rounding),
+    "weight_observer": get_args(Observer),
+    "activation_observer": get_args(Observer),
+    "weight_granularity": get_args(Granularity),
+    "activation_granularity": get_args(ActivationGranularity),
+    "four_bit_linear": get_args(FourBitLinear),
 }
-
 BOOLEANS = (
     *("quantize", "activation_signed", "learn_scale", "fine_tune"),
     *("ada_round", "bias_correction", "re_estimate_batch_norm", "mid_rise"),
@@ -61,7 +69,7 @@ class Rule:
 
     def __post_init__(self) -> None:
         if not isinstance(self.match, str) or not self.match:
-            raise UserError(f"rules: match must be a group or a glob on layer names, not {self.match!r}")
+            raise UserError(f"qat.rules: match {self.match!r} must be a group or a glob on layer names")
         check_fields(self, f"rule {self.match!r}: ", optional=True)
 
     def matches(self, name: str, groups: Mapping[str, Sequence[str]]) -> bool:
@@ -84,11 +92,11 @@ class Recipe(LayerFields):
         fold_batch_norm: fold BatchNorm into the layer before it, before calibration; after_calibration is the wrong
             order (ranges are those of other weights), kept to measure what it costs.
         fine_tune: train after calibration; false stops there (post-training quantization).
-        ada_round_steps: optimiser steps a layer; 0 leaves coordinate descent alone.
-        bias_correction: take the mean error of each output out of the bias (Nagel 2019, arXiv 1906.04721): behind
-            AdaRound but for the last layer's, else where that brings the posteriors nearer to the float model's.
+        ada_round_steps: optimiser steps per layer; 0 leaves coordinate descent alone.
+        bias_correction: take the mean error of each output out of the bias (Nagel 2019, arXiv 1906.04721): after
+            AdaRound in all layers but the last, else where that brings the posteriors nearer to the float model's.
         reconstruction_utterances: training utterances that AdaRound and bias correction read.
-        re_estimate_batch_norm: measure the statistics of unfolded BatchNorm anew after training (arXiv 2203.11086).
+        re_estimate_batch_norm: measure the statistics of unfolded BatchNorm again after training (arXiv 2203.11086).
         calibration_utterances: training utterances that calibrate the activations.
         seed: of calibration draw and stochastic rounding.
         rules: the first rule that matches a layer wins; the fields above are the last rule.
@@ -168,9 +176,10 @@ class Recipe(LayerFields):
         names = list(names)
         for rule in self.rules:
             if not any(rule.matches(name, groups) for name in names):
+                near = did_you_mean(rule.match, [*groups, *names])
                 raise UserError(
-                    f"qat.rules: {rule.match!r} matches no layer; groups are {', '.join(groups) or '(none)'}, "
-                    f"layers are named like {', '.join(names[:3]) or '(none)'}"
+                    f"qat.rules: {rule.match!r} matches no layer; must be a group ({', '.join(groups) or 'none'}) or a "
+                    f"glob on names like {', '.join(names[:3]) or '(none)'}{near}"
                 )
 
 
@@ -181,11 +190,12 @@ def known_fields(cls: type, values: Mapping[str, Any], where: str) -> dict[str, 
         UserError: not a mapping, or a field that `cls` does not have.
     """
     if not isinstance(values, Mapping):
-        raise UserError(f"{where}: must be a mapping of fields, not {values!r}")
+        raise UserError(f"{where}: {values!r} must be a mapping of fields")
     allowed = [item.name for item in fields(cls)]
     for key in values:
         if key not in allowed:
-            raise UserError(f"{where}: unknown field {key!r}; allowed: {', '.join(allowed)}")
+            near = did_you_mean(str(key), allowed)
+            raise UserError(f"{where}: field {key!r} must be one of {', '.join(allowed)}{near}")
     return dict(values)
 
 
@@ -198,15 +208,15 @@ def check_fields(item: Rule | Recipe, where: str, optional: bool) -> None:
     for name in ("weight_bits", "activation_bits"):
         value = getattr(item, name)
         if value is not None and (type(value) is not int or (value != 0 and not 2 <= value <= 8)):
-            raise UserError(f"{where}{name}: {value!r} is not allowed; take 2 to 8, or null (0) for float")
+            raise UserError(f"{where}{name}: {value!r} must be 2 to 8, or null (0) for float")
     for name, choices in CHOICES.items():
         value = getattr(item, name, choices[0])
         if value not in choices and not (optional and value is None):
-            raise UserError(f"{where}{name}: {value!r} is not allowed; take {', '.join(choices)}")
+            raise UserError(f"{where}{name}: {value!r} must be one of {', '.join(choices)}")
     for name in BOOLEANS:
         value = getattr(item, name, False)
         if not isinstance(value, bool) and not (optional and value is None):
-            raise UserError(f"{where}{name}: {value!r} is not allowed; take true or false")
+            raise UserError(f"{where}{name}: {value!r} must be true or false")
     for name, low, high, text in (
         ("percentile", 50.0, 100.0, "a number above 50, up to 100"),
         ("quant_noise", -1e-30, 1.0, "a number from 0 to 1"),
@@ -215,21 +225,19 @@ def check_fields(item: Rule | Recipe, where: str, optional: bool) -> None:
         if value is None and optional:
             continue
         if isinstance(value, bool) or not isinstance(value, int | float) or not low < value <= high:
-            raise UserError(f"{where}{name}: {value!r} is not allowed; take {text}")
+            raise UserError(f"{where}{name}: {value!r} must be {text}")
     if isinstance(item, Recipe):
         _check_recipe(item)
 
 
 def _check_recipe(recipe: Recipe) -> None:
     if not isinstance(recipe.preset, str) or not recipe.preset:
-        raise UserError(f"qat.preset: {recipe.preset!r} is not a name")
+        raise UserError(f"qat.preset: {recipe.preset!r} must be a name")
     if not isinstance(recipe.reduce_range, bool) and recipe.reduce_range not in ("auto", "true", "false"):
-        raise UserError(f"qat.reduce_range: {recipe.reduce_range!r} is not allowed; take auto, true or false")
+        raise UserError(f"qat.reduce_range: {recipe.reduce_range!r} must be auto, true or false")
     folding = recipe.fold_batch_norm
     if not isinstance(folding, bool) and folding != "after_calibration":
-        raise UserError(
-            f"qat.fold_batch_norm: {folding!r} is not allowed; take true, false or after_calibration"
-        )
+        raise UserError(f"qat.fold_batch_norm: {folding!r} must be true, false or after_calibration")
     for name, least in (
         ("calibration_utterances", 1),
         ("reconstruction_utterances", 1),
@@ -238,9 +246,9 @@ def _check_recipe(recipe: Recipe) -> None:
     ):
         value = getattr(recipe, name)
         if type(value) is not int or value < least:
-            raise UserError(f"qat.{name}: {value!r} is not allowed; take a whole number from {least}")
+            raise UserError(f"qat.{name}: {value!r} must be a whole number from {least}")
     if not isinstance(recipe.rules, list | tuple | None):
-        raise UserError(f"qat.rules: {recipe.rules!r} is not allowed; take a list of rules")
+        raise UserError(f"qat.rules: {recipe.rules!r} must be a list of rules")
 
 
 def _rule(item: Any) -> Rule:
@@ -248,5 +256,5 @@ def _rule(item: Any) -> Rule:
         return item
     values = known_fields(Rule, item, "qat.rules")
     if "match" not in values:
-        raise UserError(f"qat.rules: {item!r} lacks match (a group or a glob on layer names)")
+        raise UserError(f"qat.rules: {item!r} must have the field match (a group or a glob on layer names)")
     return Rule(**values)

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from qat.system.errors import UserError
+from qat.system.nearest import did_you_mean
 from qat.system.ranks import launched_rank
 
 CHECKPOINTS = Path("checkpoints")
@@ -29,23 +30,55 @@ def choose_run_folder(config: Any) -> Path:
     """`checkpoints/NAME`, or a path of the user's own, refusing one that holds another run.
 
     Raises:
-        UserError: the folder is in use.
+        UserError: the folder is in use, or several processes cannot know a common name.
     """
     name = config["run"] or (os.environ.get(RUN_VARIABLE) if launched_rank() else None)
     if not name and started_outside():
         raise UserError(
-            "--run: torchrun and srun start every process by itself; name the run, so that all share it"
+            "--run: must be given where torchrun or srun starts every process by itself, so that all share one name"
         )
     if not name:
         model = config["model"]["class_path"].rpartition(".")[2].removesuffix("Module").lower()
         name = f"{model}-{config['qat']['preset']}-{time.strftime('%Y%m%d-%H%M%S')}"
     os.environ[RUN_VARIABLE] = name  # the other processes of a DDP run inherit it
-    folder = Path(name) if os.sep in name else CHECKPOINTS / name
-    if launched_rank() == 0 and config["ckpt_path"] is None and folder.is_dir() and any(folder.iterdir()):
+    refuse_used_folder(name, resumes=config["ckpt_path"] is not None)
+    return folder_of(name)
+
+
+def folder_of(name: str) -> Path:
+    """The folder of a run's name, or the path that a user has given in its place.
+
+    >>> str(folder_of("mine")), str(folder_of("/data/mine"))
+    ('checkpoints/mine', '/data/mine')
+    """
+    return Path(name) if os.sep in name else CHECKPOINTS / name
+
+
+def refuse_used_folder(name: str, resumes: bool) -> None:
+    """Refuse to start a run in a folder that holds something, on the first rank.
+
+    Raises:
+        UserError: it does.
+    """
+    folder = folder_of(name)
+    if launched_rank() == 0 and not resumes and folder.is_dir() and any(folder.iterdir()):
         raise UserError(
-            f"--run {name}: {folder} already holds a run; choose another name, or resume with --ckpt_path last"
+            f"--run {name}: must name a new run, and {folder} already holds one; choose another name, or resume it "
+            "with --ckpt_path last"
         )
-    return folder
+
+
+def checkpoint_to_resume(folder: Path, choice: str) -> Path:
+    """The file that `--ckpt_path` names: `last` or `best` of the run's folder, or a path.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    path = folder / f"{choice}.ckpt" if choice in ("last", "best") else Path(choice)
+    if not path.is_file():
+        where = f"{folder} holds no {path.name}" if choice in ("last", "best") else "there is no such file"
+        raise UserError(f"--ckpt_path {choice}: must be last, best or a checkpoint file; {where}")
+    return path
 
 
 def started_outside() -> bool:
@@ -55,7 +88,7 @@ def started_outside() -> bool:
 
 
 def make_run_folder(folder: Path) -> None:
-    """Create the folder and see that it can be written.
+    """Create the folder and check that it can be written.
 
     Raises:
         UserError: it cannot.
@@ -70,7 +103,7 @@ def make_run_folder(folder: Path) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise UserError(f"--run: {folder} cannot be written ({error.strerror})") from None
+        raise UserError(f"--run: {folder} must be writable ({error.strerror})") from None
 
 
 def find_checkpoint(target: str) -> Path:
@@ -86,11 +119,12 @@ def find_checkpoint(target: str) -> Path:
     if not folder.is_dir():
         known = sorted(item.name for item in CHECKPOINTS.glob("*/")) if CHECKPOINTS.is_dir() else []
         raise UserError(
-            f"{target!r}: neither a checkpoint file nor a run; runs here: {', '.join(known) or 'none'}"
+            f"{target!r}: must be a checkpoint file or one of the runs here, {', '.join(known) or 'none'}"
+            f"{did_you_mean(target, known)}"
         )
     if not (folder / MODEL_FILE).is_file():
         raise UserError(
-            f"{folder}: holds no {MODEL_FILE} (the run has not finished; resume it with --ckpt_path last)"
+            f"{folder}: must hold {MODEL_FILE}, as a finished run does; resume the run with --ckpt_path last"
         )
     return folder / MODEL_FILE
 
@@ -102,13 +136,14 @@ def read_config(path: Path) -> dict[str, Any]:
         UserError: missing or not a YAML mapping.
     """
     if not path.is_file():
-        raise UserError(f"{path}: no such configuration file")
+        near = did_you_mean(str(path), (str(item) for item in path.parent.glob("*.y*ml")))
+        raise UserError(f"{path}: must be an existing configuration file{near}")
     try:
         config = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
-        raise UserError(f"{path}: not YAML ({str(error).splitlines()[0]})") from None
+        raise UserError(f"{path}: must be YAML ({str(error).splitlines()[0]})") from None
     if not isinstance(config, dict):
-        raise UserError(f"{path}: not a mapping of settings")
+        raise UserError(f"{path}: must be a mapping of settings")
     return config
 
 

@@ -78,7 +78,7 @@ class KillInSave(AtSave):
         torch.save = half
 
 
-class KillBehindSave(AtSave):
+class KillAfterSave(AtSave):
     """Dies when a checkpoint is whole on disk, and the row of its step not yet in the log."""
 
     def arm(self, trainer: Trainer) -> None:
@@ -92,7 +92,7 @@ class KillBehindSave(AtSave):
 
 
 class KillInCalibration(Callback):
-    """Dies when all is heard and no range is set yet."""
+    """Dies when all utterances are counted and no range is set yet."""
 
     def setup(self, *_: Any, **__: Any) -> None:
         calibrate.finish_calibration_ = lambda module: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment]
@@ -177,7 +177,7 @@ def test_a_signal_saves_and_exits(config: Path, tmp_path: Path, number: int, pro
     statuses = finish(start(flags(stopped, folder, "--qat", "stochastic"), log, processes))
     assert statuses == [128 + number] * processes
     assert last(folder)["global_step"] == 3  # the step in work has ended
-    assert "after step 3; go on with --run stopped --ckpt_path last" in log.read_text()
+    assert "after step 3; resume with --run stopped --ckpt_path last" in log.read_text()
     again = flags(config, folder, "--qat", "stochastic", "--ckpt_path", "last")
     assert finish(start(again, log, processes)) == [0] * processes, log.read_text()[-3000:]
     assert_same_end(folder, whole, "signal")
@@ -233,7 +233,7 @@ def test_killed_between_a_checkpoint_and_the_log(config: Path, tmp_path: Path, p
     log, whole, folder = tmp_path / "log", tmp_path / "whole", tmp_path / "cut"
     assert finish(start(flags(config, whole, "--qat", "deterministic"), log)) == [0]
     step = 4 if place == "inside an epoch" else last(whole)["global_step"] // 2
-    deadly = with_callback(config, KillBehindSave, step=step)
+    deadly = with_callback(config, KillAfterSave, step=step)
     assert finish(start(flags(deadly, folder, "--qat", "deterministic"), log)) == [-signal.SIGKILL]
     written = (folder / "metrics.csv").read_text().splitlines()
     if place == "inside an epoch":
@@ -298,7 +298,7 @@ def test_a_torn_last_checkpoint_falls_back_to_the_one_before(
     )
     train(again)
     assert "last.ckpt: not a readable checkpoint" in (said := capsys.readouterr().err)
-    assert "going on from before_last.ckpt" in said
+    assert "resuming from before_last.ckpt" in said
     assert_same_end(folder, whole, "torn")
     for name in ("last.ckpt", "before_last.ckpt"):
         (folder / name).write_bytes(b"torn")
@@ -310,13 +310,16 @@ def test_a_torn_last_checkpoint_falls_back_to_the_one_before(
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--qat.weight_bits", "4"], "its recipe is weight_bits=8, and this run's is weight_bits=4"),
-        (["--model.dropout", "0.3"], "its dropout is 0.2, and this run's is 0.3"),
-        (["--data.max_batch_s", "3.5"], "its max_batch_s is 2.5, and this run's is 3.5"),
+        (["--qat.weight_bits", "4"], "its recipe is weight_bits=8 and must be weight_bits=4 as in this run"),
+        (["--model.dropout", "0.3"], "its dropout is 0.2 and must be 0.3 as in this run"),
+        (["--data.max_batch_s", "3.5"], "its max_batch_s is 2.5 and must be 3.5 as in this run"),
         (["--data.augment", "false"], "its augment is {"),
         (["--data.max_train_utterances", "5"], "its train is '"),
-        (["--seed_everything", "2"], "its seed is 1, and this run's is 2"),
-        (["--trainer.accumulate_grad_batches", "2"], "its accumulate_grad_batches is 1, and this run's is 2"),
+        (["--seed_everything", "2"], "its seed is 1 and must be 2 as in this run"),
+        (
+            ["--trainer.accumulate_grad_batches", "2"],
+            "its accumulate_grad_batches is 1 and must be 2 as in this run",
+        ),
     ],
 )
 def test_another_recipe_model_or_data_is_named_with_both_values(
@@ -339,7 +342,7 @@ def test_a_run_without_a_checkpoint_is_named(config: Path, tmp_path: Path) -> No
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_stream_goes_on_after_a_kill_in_any_epoch(config: Path, tmp_path: Path, workers: int) -> None:
+def test_a_stream_resumes_after_a_kill_in_any_epoch(config: Path, tmp_path: Path, workers: int) -> None:
     content = yaml.safe_load(config.read_text())
     data = content["data"]
     manifest = Path(data["init_args"]["train"])

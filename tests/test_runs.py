@@ -1,67 +1,129 @@
-"""Float models that a run starts from or learns from: files, folders and hub names."""
+"""Run folders: which one a run gets, what it may resume from, and how a user's words find one."""
 
 from __future__ import annotations
 
-import shutil
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
-import torch
-from transformers.utils import hub
 
-from qat.models.loading import find_float, load_float, load_teacher_
-from qat.models.wav2vec2 import Wav2Vec2Module
+from qat.runs import (
+    CHECKPOINTS,
+    RUN_VARIABLE,
+    checkpoint_to_resume,
+    choose_run_folder,
+    find_checkpoint,
+    make_run_folder,
+    read_config,
+    start_of,
+)
 from qat.system.errors import UserError
-from qat.system.files import sha256_path
-from tests.conftest import noise, write_hugging_face
 
 
-@pytest.fixture
-def pretrained(tmp_path: Path) -> Path:
-    """A Hugging Face folder."""
-    write_hugging_face(tmp_path / "hub")
-    return tmp_path / "hub"
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(RUN_VARIABLE, "")
 
 
-def test_a_pretrained_model_may_teach(pretrained: Path) -> None:
-    student = Wav2Vec2Module(pretrained=str(pretrained), teacher=str(pretrained))
-    load_teacher_(student)
-    teacher = student.teacher
-    assert teacher is not None
-    signal, lengths = noise(1, 0.5), torch.tensor([8_000])
-    with torch.no_grad():
-        logits, frames = student.eval()(signal, lengths)
-        assert float(teacher.loss(logits, frames, signal, lengths, torch.tensor([2]))) == pytest.approx(
-            0.0, abs=1e-5
-        )
+def config(run: str | None = None, ckpt_path: str | None = None) -> dict[str, Any]:
+    model = {"class_path": "qat.models.CRDNNModule"}
+    return {"run": run, "ckpt_path": ckpt_path, "model": model, "qat": {"preset": "off"}}
 
 
-def test_a_hub_name_is_found_in_the_cache(
-    pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def run_folder(name: str, *files: str) -> Path:
+    """A folder of a run with empty files."""
+    folder = CHECKPOINTS / name
+    folder.mkdir(parents=True)
+    for file in files:
+        (folder / file).touch()
+    return folder
+
+
+def test_a_run_is_a_name_below_checkpoints_or_a_path() -> None:
+    assert choose_run_folder(config("mine")) == Path("checkpoints/mine")
+    assert choose_run_folder(config("some/where")) == Path("some/where")
+
+
+def test_a_run_without_a_name_is_named_for_model_preset_and_time_and_other_ranks_share_it(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    cache = tmp_path / "cache"
-    (cache / "models--some--model" / "refs").mkdir(parents=True)
-    (cache / "models--some--model" / "refs" / "main").write_text("abc")
-    snapshot = cache / "models--some--model" / "snapshots" / "abc"
-    shutil.copytree(pretrained, snapshot)
-    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(cache))
-    assert find_float("some/model") == snapshot
-    assert find_float("no/model") is None
-    assert find_float(str(tmp_path / "nothing.ckpt")) is None and find_float("") is None
+    chosen = choose_run_folder(config())
+    assert chosen.parent == CHECKPOINTS and chosen.name.startswith("crdnn-off-20")
+    monkeypatch.setattr("qat.runs.launched_rank", lambda: 1)
+    assert os.environ[RUN_VARIABLE] == chosen.name and choose_run_folder(config()) == chosen
 
 
-def test_what_is_neither_checkpoint_nor_model_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no such checkpoint"):
-        load_float(tmp_path / "nothing.ckpt")
-    with pytest.raises(UserError, match="neither a local folder nor a hub model"):
-        load_float(tmp_path / "nothing")
+def test_a_folder_that_holds_something_is_for_resuming_only() -> None:
+    folder = run_folder("mine", "last.ckpt")
+    with pytest.raises(
+        UserError, match="--run mine: must name a new run, and checkpoints/mine already holds one"
+    ):
+        choose_run_folder(config("mine"))
+    assert choose_run_folder(config("mine", "last")) == folder
 
 
-def test_a_folder_is_hashed_by_names_and_bytes(tmp_path: Path) -> None:
-    hashes = set()
-    for name, content in (("a", "x"), ("a", "y"), ("b", "y")):
-        shutil.rmtree(tmp_path / "f", ignore_errors=True)
-        (tmp_path / "f" / "in").mkdir(parents=True)
-        (tmp_path / "f" / "in" / name).write_text(content)
-        hashes.add(sha256_path(tmp_path / "f"))
-    assert len(hashes) == 3
+def test_a_checkpoint_to_resume_is_last_best_or_a_file() -> None:
+    folder = run_folder("mine", "last.ckpt", "other.ckpt")
+    assert checkpoint_to_resume(folder, "last") == folder / "last.ckpt"
+    assert checkpoint_to_resume(folder, str(folder / "other.ckpt")) == folder / "other.ckpt"
+    with pytest.raises(
+        UserError, match=r"--ckpt_path best: must be last, .*; checkpoints/mine holds no best\.ckpt"
+    ):
+        checkpoint_to_resume(folder, "best")
+    with pytest.raises(UserError, match=r"--ckpt_path nothing: must be last, best .*; there is no such file"):
+        checkpoint_to_resume(folder, "nothing")
+
+
+def test_half_written_files_of_a_killed_run_are_removed() -> None:
+    folder = run_folder("mine", ".last.ckpt.7.part", "last.ckpt")
+    make_run_folder(folder)
+    assert [path.name for path in folder.iterdir()] == ["last.ckpt"]
+
+
+def test_a_folder_that_cannot_be_made_is_one_line() -> None:
+    Path("file").touch()
+    with pytest.raises(UserError, match=r"--run: file/run must be writable \(Not a directory\)"):
+        make_run_folder(Path("file/run"))
+
+
+def test_a_model_is_found_by_run_name_folder_or_file() -> None:
+    folder = run_folder("mine", "model.ckpt", "best.ckpt")
+    for target, found in (
+        ("mine", "model.ckpt"),
+        (str(folder), "model.ckpt"),
+        (f"{folder}/best.ckpt", "best.ckpt"),
+    ):
+        assert find_checkpoint(target) == folder / found
+
+
+def test_a_mistyped_run_is_told_the_nearest() -> None:
+    run_folder("crdnn-stochastic")
+    with pytest.raises(UserError) as caught:
+        find_checkpoint("crdn-stocastic")
+    assert str(caught.value) == (
+        "'crdn-stocastic': must be a checkpoint file or one of the runs here, crdnn-stochastic; "
+        "did you mean 'crdnn-stochastic'?"
+    )
+    with pytest.raises(UserError, match=r"checkpoints/crdnn-stochastic: must hold model\.ckpt"):
+        find_checkpoint("crdnn-stochastic")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("a: [", "must be YAML"), ("- 1", "must be a mapping"), (None, "did you mean 'near.yaml'")],
+)
+def test_a_configuration_that_cannot_be_read_is_one_line(text: str | None, message: str) -> None:
+    Path("near.yaml").write_text("")
+    if text is not None:
+        Path("neer.yaml").write_text(text)
+    with pytest.raises(UserError, match=f"neer.yaml: .*{message}") as caught:
+        read_config(Path("neer.yaml"))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_run_starts_from_a_checkpoint_a_pretrained_model_or_nothing() -> None:
+    assert start_of({"model": {"init_args": {"init_from": "a.ckpt", "pretrained": None}}}) == "a.ckpt"
+    assert start_of({"model": {"init_args": {"pretrained": "some/model"}}}) == "some/model"
+    assert start_of({"model": None}) == start_of({}) == ""

@@ -44,7 +44,7 @@ def program(path: Path, content: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["crdnn"])
-def test_a_job_that_ran_out_of_time_is_requeued_and_goes_on(tiny: Path, tmp_path: Path) -> None:
+def test_a_job_that_ran_out_of_time_is_requeued_and_resumes(tiny: Path, tmp_path: Path) -> None:
     content = yaml.safe_load(tiny.read_text())
     content["data"]["init_args"] |= {"max_batch_s": 2.5}
     content["trainer"] |= {

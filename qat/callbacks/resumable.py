@@ -1,4 +1,4 @@
-"""What lets a run be stopped at any moment: signals, checkpoints inside epochs, what a checkpoint tells of its run."""
+"""What lets a run be stopped at any moment: signals, checkpoints inside epochs, what a checkpoint says of its run."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from qat.callbacks.run_data import data_of
 from qat.runs import LAST_FILE
 from qat.system.errors import UserError
 from qat.tracking.csv_log import MetricsLog
@@ -30,9 +31,9 @@ class Stopped(SystemExit):
 class Resumable(Callback):
     """Saves `last.ckpt` inside epochs, and stops at a signal with everything saved.
 
-    SIGTERM and SIGUSR1 let the step in work end, save, and exit with 143 or 138; a signal to one rank stops all at the
-    same step. Before and after training (calibration, AdaRound, evaluation) they exit at once: what can be resumed
-    there is on disk already.
+    After SIGTERM or SIGUSR1 the current step ends, everything is saved, and the exit status is 143 or 138; a signal to
+    one rank stops all at the same step. Before and after training (calibration, AdaRound, evaluation) the process exits
+    at once: what can be resumed there is on disk already.
 
     Args:
         run_folder: where `last.ckpt` lies.
@@ -43,7 +44,7 @@ class Resumable(Callback):
         self.run_folder, self.every_steps = run_folder, every_steps
         self.received: int | None = None
         self.stopping = 0
-        self.course: dict[str, Any] = {}
+        self.batch_conditions: dict[str, Any] = {}
         self.training = False
         self.process = os.getpid()
         self.trainer: Trainer | None = None
@@ -51,25 +52,25 @@ class Resumable(Callback):
 
     # ---------------------------------------------------------------- signals
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the signals, and write the first checkpoint."""
+        """Handle the signals from here on, and write the first checkpoint."""
         self.trainer, self.process, self.received, self.stopping = trainer, os.getpid(), None, 0
-        self.course = {  # what a resumed run must share; read once, and before training seeds every batch
-            **trainer.datamodule.training_facts(),  # type: ignore[attr-defined]
+        self.batch_conditions = {  # what a resumed run must share; read once, and before training seeds every batch
+            **data_of(trainer).training_facts(),
             "accumulate_grad_batches": trainer.accumulate_grad_batches,
             "seed": torch.initial_seed(),
         }
-        self.before = take(self.handle)
+        self.before = handle_signals(self.handle)
         if not trainer.ckpt_path:  # so that a run killed in calibration can be resumed
             trainer.save_checkpoint(self.run_folder / LAST_FILE, weights_only=False)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Give the signals back."""
+        """Restore the handlers of before."""
         while self.before:
             signal.signal(*self.before.popitem())
         self.trainer = None
 
     def handle(self, signum: int, frame: FrameType | None) -> None:
-        """Remember the signal, or stop at once where no step is in work."""
+        """Remember the signal, or stop at once where no training step is running."""
         if os.getpid() != self.process:  # a worker that was forked with this handler
             if signum == signal.SIGTERM:
                 os._exit(128 + signum)
@@ -91,33 +92,32 @@ class Resumable(Callback):
                 trainer.strategy.launcher.kill(signum)  # type: ignore[attr-defined]
         if trainer is None or trainer.is_global_zero:
             name = signal.Signals(signum).name
-            say(
-                f"stopped by {name} after step {step}; go on with --run {self.run_folder.name} --ckpt_path last"
-            )
+            resume = f"resume with --run {self.run_folder.name} --ckpt_path last"
+            print(f"stopped by {name} after step {step}; {resume}", file=sys.stderr, flush=True)
         raise Stopped(signum)
 
     # ---------------------------------------------------------------- in training
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """From here on a step ends before a signal is obeyed (by us: Lightning has set its own handlers by now)."""
-        take(self.handle)
+        """From here on the current step ends before a signal is obeyed; Lightning has replaced our handlers by now."""
+        handle_signals(self.handle)
         self.training = True
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Stop where the checkpoint of the step before was the last: its metrics are logged by now."""
+        """Stop where the step before was the last: its metrics are logged by now."""
         if self.stopping:
             self.stop(self.stopping)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save where it is due, and where a signal has come.
+        """Save where a checkpoint is due, and where a signal has come.
 
-        Lightning logs the step behind this hook, thus behind any checkpoint of it; what it will log is announced. The
-        last batch of an epoch is left to the checkpoint of the epoch's end, which has the validation too.
+        Lightning logs a step after this hook, thus after any checkpoint of it, so its row is passed on beforehand. The
+        last batch of an epoch is left to the checkpoint at the epoch's end, which includes the validation.
         """
-        announce(trainer)
+        pass_on_step_row(trainer)
         if trainer.is_last_batch or (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
         asked = self.asked(trainer)
@@ -126,7 +126,7 @@ class Resumable(Callback):
         self.stopping = asked
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A signal that came during the last batch or the validation before: the epoch's checkpoint is written."""
+        """Obey a signal that came during the last batch or its validation: the epoch's checkpoint is written by now."""
         if trainer.current_epoch and (asked := self.asked(trainer)):
             self.stop(asked)
 
@@ -138,30 +138,30 @@ class Resumable(Callback):
             self.stop(asked)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Nothing is in work any more."""
+        """No step is running any more."""
         self.training = False
 
     def asked(self, trainer: Trainer) -> int:
-        """The signal that any rank has received; 0 for none. All ranks ask at the same place, and hear the same."""
+        """The signal that any rank has received, 0 for none; all ranks ask at one place and get the same answer."""
         if trainer.world_size == 1:
             return self.received or 0
         own = torch.tensor(self.received or 0, device=trainer.strategy.root_device)
         return int(trainer.strategy.reduce(own, reduce_op="max"))
 
-    # ---------------------------------------------------------------- what a checkpoint tells
+    # ---------------------------------------------------------------- what a checkpoint says
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Add what decides how the run goes on besides its model."""
-        checkpoint["course"] = self.course
+        """Add what decides how the run continues besides its model."""
+        checkpoint["course"] = self.batch_conditions
         checkpoint["logged"] = [row for log in metrics_logs(trainer) for row in log.state()]
         checkpoint["processes"] = trainer.world_size
-        checkpoint["inside_epoch"] = trainer.datamodule.inside_epoch  # type: ignore[attr-defined]
+        checkpoint["inside_epoch"] = data_of(trainer).inside_epoch
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Refuse to go on inside an epoch with another number of processes, which would share it out anew.
+        """Refuse to resume inside an epoch with another number of processes, which would divide it differently.
 
         Raises:
             UserError: naming both numbers.
@@ -169,8 +169,8 @@ class Resumable(Callback):
         processes = checkpoint.get("processes", trainer.world_size)
         if checkpoint.get("inside_epoch") and processes != trainer.world_size:
             raise UserError(
-                f"--ckpt_path: the checkpoint was written inside an epoch by {processes} processes, and this run has "
-                f"{trainer.world_size}; allowed is the same number (any, from a checkpoint of an epoch's end)"
+                f"--ckpt_path: {trainer.world_size} processes must be {processes}, as the checkpoint was written "
+                "inside an epoch; from the checkpoint of an epoch's end any number may resume"
             )
 
 
@@ -179,21 +179,16 @@ def metrics_logs(trainer: Trainer) -> list[MetricsLog]:
     return [logger for logger in trainer.loggers if isinstance(logger, MetricsLog)]
 
 
-def announce(trainer: Trainer) -> None:
-    """Tell the log the row of a step that Lightning is about to write (its `update_train_step_metrics`)."""
+def pass_on_step_row(trainer: Trainer) -> None:
+    """Give the log the row of a step that Lightning is about to write (its `update_train_step_metrics`)."""
     connector, loop = trainer._logger_connector, trainer.fit_loop
     if connector.should_update_logs and not loop._should_accumulate() and (row := connector.metrics["log"]):
         for log in metrics_logs(trainer):
             log.expect({**row, "epoch": trainer.current_epoch}, loop.epoch_loop._batches_that_stepped)
 
 
-def take(handler: Any) -> dict[int, Any]:
-    """Set the handler of our signals; those before. Only the main thread can: elsewhere nothing is set."""
+def handle_signals(handler: Any) -> dict[int, Any]:
+    """Set the handler of our signals, and return those set before; outside the main thread none can be set."""
     if threading.current_thread() is not threading.main_thread():
         return {}
     return {number: signal.signal(number, handler) for number in SIGNALS}
-
-
-def say(line: str) -> None:
-    """One line on stderr."""
-    print(line, file=sys.stderr, flush=True)

@@ -1,15 +1,12 @@
-"""What train.py takes: presets, help in one screen, and errors in one line."""
+"""What train.py takes: presets, the default configuration, and help in one screen."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
-
-from lightning.pytorch.cli import LightningArgumentParser
 
 from qat.system.errors import UserError
+from qat.system.nearest import did_you_mean
 
 ROOT = Path(__file__).resolve().parents[2]
 PRESETS = ROOT / "configs" / "qat"
@@ -36,33 +33,9 @@ HELP = """usage: python train.py [--config FILE] [--qat PRESET] [--run NAME] [--
 """
 
 
-class OneLineParser(LightningArgumentParser):
-    """A parser whose errors are one line, and which takes no abbreviated flags."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.allow_abbrev = False
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise the first telling line of the message as a `UserError`."""
-        raise UserError(one_line(message))
-
-
-def one_line(message: str) -> str:
-    """The telling parts of a parser's message on one line.
-
-    >>> one_line('Parser key "a.b":\\n  Expected an int. Got value: x')
-    'a.b: Expected an int. Got value: x'
-    """
-    lines = [line.strip() for line in str(message).splitlines() if line.strip()] or ["bad arguments"]
-    reasons = [line[2:] for line in lines if line.startswith("- ")]
-    reasons = [line for line in reasons if "NoneType" not in line] or reasons
-    if reasons:
-        given = next((line.partition(": ")[2] for line in lines if line.startswith("Given value:")), "")
-        given = "" if "NestedArg" in given else f" (given: {given})"
-        lines = [lines[0], "; ".join(reasons) + given]
-    text = re.sub(r'Parser key "([^"]*)":', r"\1:", " ".join(lines[:3]))
-    return text if len(text) <= 400 else text[:397] + "..."
+def help_text() -> str:
+    """Our own options in one screen."""
+    return HELP.format(presets=", ".join(preset_names()))
 
 
 def expand_presets(args: Sequence[str]) -> list[str]:
@@ -90,9 +63,15 @@ def preset_names() -> list[str]:
 
 
 def preset_path(name: str) -> str:
-    """File of a preset, or the user's own YAML file."""
-    if name in preset_names():
+    """File of a preset, or the user's own YAML file.
+
+    Raises:
+        UserError: it is neither; naming the nearest preset.
+    """
+    known = preset_names()
+    if name in known:
         return str(PRESETS / f"{name}.yaml")
     if name.endswith((".yaml", ".yml")) and Path(name).is_file():
         return name
-    raise UserError(f"--qat {name!r}: neither a preset ({', '.join(preset_names())}) nor a YAML file")
+    near = did_you_mean(name, known)
+    raise UserError(f"--qat {name!r}: must be one of {', '.join(known)}, or a YAML file{near}")

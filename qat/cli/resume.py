@@ -1,4 +1,4 @@
-"""Which checkpoint a run goes on from, and whether it is one of this very run."""
+"""Which checkpoint a run resumes from, and whether it is one of this very run."""
 
 from __future__ import annotations
 
@@ -10,9 +10,34 @@ from typing import Any
 from qat.models.checkpoint import keep_as, model_path, read_checkpoint
 from qat.models.ctc import CTCModule
 from qat.recipe import Recipe
-from qat.runs import BEFORE_LAST_FILE
+from qat.runs import BEFORE_LAST_FILE, METRICS_FILE, checkpoint_to_resume
 from qat.system.errors import UserError
 from qat.system.ranks import launched_rank
+from qat.tracking.csv_log import rows_before
+
+
+def resume_from(
+    choice: str | None, run_folder: Path, model: CTCModule, batch_conditions: Mapping[str, Any]
+) -> tuple[str | None, list[dict[str, Any]]]:
+    """The checkpoint to resume from, checked against this run's model, recipe and data, and its rows of the log.
+
+    Args:
+        choice: `last`, `best`, a path, or None for a new run.
+        run_folder: of the run.
+        model: as this run builds it.
+        batch_conditions: what decides this run's training batches.
+
+    Raises:
+        UserError: there is none, it cannot be read, or it is another run's.
+    """
+    if choice is None:
+        return None, []
+    path = checkpoint_to_resume(run_folder, choice)
+    checkpoint = read_last(path) if choice == "last" else read_checkpoint(path)
+    check_same_run(model, checkpoint, path)
+    check_same_batches(checkpoint, path, batch_conditions)
+    old = rows_before(run_folder / METRICS_FILE, checkpoint["global_step"])
+    return str(path), checkpoint.get("logged", old)  # an older version's checkpoint has none
 
 
 def read_last(path: Path) -> dict[str, Any]:
@@ -29,7 +54,7 @@ def read_last(path: Path) -> dict[str, Any]:
             raise
         checkpoint = read_checkpoint(before)
         if launched_rank() == 0:
-            print(f"{error}; going on from {before.name}, which takes its place", file=sys.stderr, flush=True)
+            print(f"{error}; resuming from {before.name}, which takes its place", file=sys.stderr, flush=True)
             keep_as(before, path)
         return checkpoint
 
@@ -41,17 +66,21 @@ def check_same_run(model: CTCModule, checkpoint: Mapping[str, Any], path: Path) 
         UserError: naming the field and both values.
     """
     if checkpoint["model"] != model_path(model):
-        raise UserError(f"{path}: holds a {checkpoint['model']}, and this run builds a {model_path(model)}")
+        raise UserError(
+            f"{path}: its model is {checkpoint['model']} and must be {model_path(model)} as in this run"
+        )
     if "global_step" not in checkpoint:
         raise UserError(
-            f"{path}: holds weights only, no optimiser to resume; start from it with --model.init_from"
+            f"{path}: holds weights only and must hold an optimiser too; start from it with --model.init_from"
         )
     stored = dict(checkpoint["hyper_parameters"])
     stored["recipe"] = Recipe.from_dict(stored["recipe"]).to_dict()  # an older one lacks newer fields
     refuse_difference(stored, dict(model.hparams), path)
 
 
-def check_same_course(checkpoint: Mapping[str, Any], path: Path, course: Mapping[str, Any]) -> None:
+def check_same_batches(
+    checkpoint: Mapping[str, Any], path: Path, batch_conditions: Mapping[str, Any]
+) -> None:
     """Refuse a checkpoint of other training batches; a run without a seed is not held to one.
 
     Raises:
@@ -59,8 +88,8 @@ def check_same_course(checkpoint: Mapping[str, Any], path: Path, course: Mapping
     """
     stored = checkpoint.get("course")
     if stored is not None:  # an older version's checkpoint has none
-        known = {key: value for key, value in stored.items() if key in course or key != "seed"}
-        refuse_difference(known, course, path)
+        known = {key: value for key, value in stored.items() if key in batch_conditions or key != "seed"}
+        refuse_difference(known, batch_conditions, path)
 
 
 def refuse_difference(stored: Mapping[str, Any], ours: Mapping[str, Any], path: Path) -> None:
@@ -72,7 +101,9 @@ def refuse_difference(stored: Mapping[str, Any], ours: Mapping[str, Any], path: 
     for key in sorted(set(stored) | set(ours)):
         if stored.get(key) != ours.get(key):
             theirs, mine = difference(stored.get(key), ours.get(key))
-            raise UserError(f"{path}: its {key} is {theirs}, and this run's is {mine}")
+            raise UserError(
+                f"{path}: its {key} is {theirs} and must be {mine} as in this run; resume with the run's own options"
+            )
 
 
 def difference(first: Any, second: Any) -> tuple[str, str]:

@@ -6,64 +6,34 @@ import logging
 import sys
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from jsonargparse.typing import PositiveInt
-from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import Logger
-from lightning.pytorch.plugins.environments import (
-    ClusterEnvironment,
-    SLURMEnvironment,
-    TorchElasticEnvironment,
-)
 
 from datamodules.base import SpeechDataModule
-from qat.callbacks.ada_round import AdaRound
-from qat.callbacks.agreement import RanksAgree
-from qat.callbacks.calibrate import Calibrate
-from qat.callbacks.final_evaluation import FinalEvaluation
-from qat.callbacks.fold import FoldBatchNorm
-from qat.callbacks.plain_progress import PlainProgress
-from qat.callbacks.resumable import Resumable
-from qat.cli.flags import OneLineParser, expand_presets
-from qat.cli.resume import check_same_course, check_same_run, read_last
-from qat.evaluation.options import EvaluationOptions
-from qat.models.checkpoint import SafeCheckpointIO, read_checkpoint
+from qat.cli.check import recipe_builtins
+from qat.cli.flags import expand_presets
+from qat.cli.messages import OneLineErrors
+from qat.cli.options import add_own_arguments
+from qat.cli.resume import resume_from
+from qat.cli.trainer import loggers, own_callbacks, plugins, refuse_sharding
 from qat.models.ctc import CTCModule
 from qat.models.loading import load_teacher_
-from qat.recipe import Recipe
-from qat.runs import CONFIG_FILE, METRICS_FILE, choose_run_folder, make_run_folder
+from qat.runs import CONFIG_FILE, choose_run_folder, make_run_folder
 from qat.system.errors import UserError
 from qat.system.files import write_text
 from qat.system.ranks import launched_rank
-from qat.tracking.csv_log import MetricsLog, replay, rows_before
-from qat.tracking.wandb_log import wandb_logger
-from qat.tracking.wandb_names import PROJECT, group_of
 
-SHARDING = ("fsdp", "deepspeed", "model_parallel", "modelparallel")
+PUBLIC_CLASSES = ("qat.models", "datamodules")  # packages that import each class when it is first named
 
 
-@dataclass(frozen=True)
-class WandbOptions:
-    """Weights & Biases logging.
-
-    Args:
-        enabled: log there at all (offline when no key is set; CSV is always written).
-        project: project name.
-        group: group of comparable runs; None takes the configuration's name.
-        offline: True never uses the network, False always, None decides by the key.
-    """
-
-    enabled: bool = True
-    project: str = PROJECT
-    group: str | None = None
-    offline: bool | None = None
+class OneLineParser(OneLineErrors, LightningArgumentParser):
+    """Lightning's parser with errors in one line."""
 
 
 class SpeechCLI(LightningCLI):
@@ -71,17 +41,7 @@ class SpeechCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Our own arguments beside Lightning's."""
-        parser.add_argument("--run", type=str | None, default=None, help="name of the run folder")
-        parser.add_argument("--ckpt_path", type=str | None, default=None, help="last, best or a checkpoint")
-        parser.add_argument(
-            "--save_every_steps",
-            type=PositiveInt | None,
-            default=None,
-            help="optimiser steps between two checkpoints inside an epoch; null: at the ends of epochs only",
-        )
-        parser.add_class_arguments(Recipe, "qat")
-        parser.add_class_arguments(EvaluationOptions, "evaluation")
-        parser.add_class_arguments(WandbOptions, "wandb")
+        add_own_arguments(parser)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, check the recipe, and hand it to the model."""
@@ -92,7 +52,7 @@ class SpeechCLI(LightningCLI):
         """Choose the run folder before anything expensive is built."""
         if self.config["qat"]["preset"] != "off" and not self.config["qat"]["fine_tune"]:
             self.config["trainer"]["max_epochs"] = 0  # calibration only
-        self.run_folder = choose_run_folder(self.config)
+        self.run_folder: Path = choose_run_folder(self.config)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Trainer with our loggers and callbacks in front of the configured ones.
@@ -100,54 +60,25 @@ class SpeechCLI(LightningCLI):
         Everything that a user may have got wrong is checked before the run folder is made.
         """
         refuse_sharding(self.config["trainer"]["strategy"])
-        self.checkpoint = self.resume_path()
+        self.checkpoint, logged = resume_from(
+            self.config["ckpt_path"], self.run_folder, self.model, self.batch_conditions()
+        )
         self.datamodule.check()
         load_teacher_(self.model)
         make_run_folder(self.run_folder)
         options = self.config_init["trainer"]
         bar = sys.stderr.isatty() and options.get("enable_progress_bar") is not False
-        ours: list[Callback] = [
-            Resumable(self.run_folder, self.config["save_every_steps"]),
-            FoldBatchNorm(),
-            Calibrate(self.run_folder),
-            AdaRound(self.run_folder),
-            RanksAgree(),
-        ]
-        if self.config["trainer"]["enable_checkpointing"] is not False:
-            ours += checkpoint_callbacks(self.run_folder)
-        ours += [TQDMProgressBar() if bar else PlainProgress(), LearningRateMonitor("step")]
-        if self.config["evaluation"]["enabled"]:
-            ours.append(FinalEvaluation(self.run_folder, self.config_init["evaluation"]))
-        theirs, plugins = as_list(options.get("callbacks")), as_list(options.get("plugins"))
-        plugins += [] if any(isinstance(item, ClusterEnvironment) for item in plugins) else cluster()
+        ours = own_callbacks(self.run_folder, self.config, self.config_init["evaluation"], bar)
         return super().instantiate_trainer(
-            logger=self.loggers(),
-            callbacks=ours + theirs,
-            plugins=[SafeCheckpointIO(), *plugins],
+            logger=loggers(self.run_folder, self.config_init["wandb"], self.plain_config(), logged),
+            callbacks=ours + as_list(options.get("callbacks")),
+            plugins=plugins(as_list(options.get("plugins"))),
             enable_progress_bar=bar,
             enable_model_summary=False,
             default_root_dir=str(self.run_folder),
             use_distributed_sampler=False,
             **kwargs,
         )
-
-    def loggers(self) -> list[Logger]:
-        """CSV always; Weights & Biases when it can be had."""
-        loggers: list[Logger] = [MetricsLog(self.run_folder, self.logged)]
-        options = self.config_init["wandb"]
-        if options.enabled:
-            logger = wandb_logger(
-                self.run_folder,
-                project=options.project,
-                name=self.run_folder.name,
-                group=group_of(self.plain_config()),
-                config=self.plain_config(),
-                offline=options.offline,
-            )
-            if logger is not None:
-                replay(logger, self.logged)  # it takes those that it does not have yet
-                loggers.append(logger)
-        return loggers
 
     def plain_config(self) -> dict[str, Any]:
         """The whole configuration as nested builtins."""
@@ -163,30 +94,7 @@ class SpeechCLI(LightningCLI):
             return
         write_text(self.run_folder / CONFIG_FILE, yaml.safe_dump(self.plain_config(), sort_keys=False))
 
-    def resume_path(self) -> str | None:
-        """The checkpoint to resume from, checked against this run's model, recipe and data.
-
-        Raises:
-            UserError: there is none, it cannot be read, or it is another run's.
-        """
-        self.logged: list[dict[str, Any]] = []
-        choice = self.config["ckpt_path"]
-        if choice is None:
-            return None
-        path = self.run_folder / f"{choice}.ckpt" if choice in ("last", "best") else Path(choice)
-        if not path.is_file():
-            raise UserError(
-                f"--ckpt_path {choice}: {self.run_folder if choice in ('last', 'best') else path} "
-                f"holds no {path.name}"
-            )
-        checkpoint = read_last(path) if choice == "last" else read_checkpoint(path)
-        check_same_run(self.model, checkpoint, path)
-        check_same_course(checkpoint, path, self.course())
-        old = rows_before(self.run_folder / METRICS_FILE, checkpoint["global_step"])
-        self.logged = checkpoint.get("logged", old)  # an older version's checkpoint has none
-        return str(path)
-
-    def course(self) -> dict[str, Any]:
+    def batch_conditions(self) -> dict[str, Any]:
         """What decides the batches of training, as `Resumable` keeps it in checkpoints."""
         trainer = self.config_init["trainer"]
         seeded = self.config["seed_everything"] is not False
@@ -201,7 +109,9 @@ def build_cli(args: Sequence[str]) -> SpeechCLI:
     """Parse `args` (never changing `sys.argv`, which Lightning runs again for every DDP process) and build."""
     quieten()
     try:
-        return build(expand_presets(args))
+        expanded = expand_presets(args)
+        import_named_classes(expanded)
+        return build(expanded)
     except Exception as error:  # the parser buries what a model or data module said about its arguments
         raise buried_user_error(error) or error from None
 
@@ -230,6 +140,28 @@ def build(args: list[str]) -> SpeechCLI:
     )
 
 
+def import_named_classes(args: Sequence[str]) -> None:
+    """Import the models and data modules that flags or configuration files name; for help, all of them.
+
+    The parser finds a class by its bare name, and lists it in its help, only when the class is imported.
+    """
+    everything = "--help" in args
+    values = [item.partition("=")[2] if item.startswith("--") else item for item in args]
+    files = [
+        file for value in values if value.endswith((".yaml", ".yml")) and (file := Path(value)).is_file()
+    ]
+    text = "\n".join([*values, *(file.read_text(errors="replace") for file in files)])
+    for package in map(import_module, PUBLIC_CLASSES):
+        for name in package.__all__:
+            if everything or name in text:
+                getattr(package, name)
+
+
+def as_list(value: Any) -> list[Any]:
+    """One thing, several or none, as a list."""
+    return list(value) if isinstance(value, list) else [] if value is None else [value]
+
+
 def quieten() -> None:
     """Hide library chatter that tells a user nothing about the run."""
     for message in (
@@ -247,51 +179,3 @@ def quieten() -> None:
             not any(word in record.getMessage() for word in ("litlogger", "TPU", "Loading `train_data"))
         )
     )
-
-
-def recipe_builtins(recipe: Any) -> dict[str, Any]:
-    """The parsed recipe as builtins, which every checkpoint can carry.
-
-    Raises:
-        UserError: a value that is not allowed.
-    """
-    values = recipe.as_dict()
-    values.pop("__path__", None)  # where the parser read a preset from
-    return Recipe.from_dict(values).to_dict()
-
-
-def refuse_sharding(strategy: Any) -> None:
-    """Strategies that cut weights into pieces cannot work with quantizers, which need whole output channels.
-
-    Raises:
-        UserError: naming the strategy and those that work.
-    """
-    name = strategy if isinstance(strategy, str) else str((strategy or {}).get("class_path", ""))
-    if any(word in name.lower() for word in SHARDING):
-        raise UserError(
-            f"--trainer.strategy {name}: it shards the weights, and ranges, AdaRound and learned scales need each "
-            "output channel whole; allowed are auto, ddp and its variants"
-        )
-
-
-def cluster() -> list[ClusterEnvironment]:
-    """SLURM, where it started this process: `Resumable` saves at its signal, and `docs/slurm.sh` requeues the job."""
-    if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
-        return [SLURMEnvironment(auto_requeue=False)]
-    return []
-
-
-def as_list(value: Any) -> list[Any]:
-    """One thing, several or none, as a list."""
-    return list(value) if isinstance(value, list) else [] if value is None else [value]
-
-
-def checkpoint_callbacks(folder: Path) -> list[Callback]:
-    """Keep `best.ckpt` (lowest dev WER) and `last.ckpt` (after every epoch, better or not)."""
-    best = ModelCheckpoint(
-        dirpath=folder, filename="best", monitor="val/wer", mode="min", enable_version_counter=False
-    )
-    last = ModelCheckpoint(
-        dirpath=folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False
-    )
-    return [best, last]

@@ -115,7 +115,7 @@ def test_bad_rules_and_checkpoints_leave_nothing_behind(tiny: Path, tmp_path: Pa
     common = ["--config", str(tiny), "--run", str(run), "--wandb.enabled", "false"]
     with pytest.raises(UserError, match="'nothing' matches no layer"):
         train([*common, "--qat", "ptq_max", "--qat.rules", "[{match: nothing}]"])
-    with pytest.raises(UserError, match=r"holds no last\.ckpt"):
+    with pytest.raises(UserError, match=r"--ckpt_path last: must be .*holds no last\.ckpt"):
         train([*common, "--ckpt_path", "last"])
     (tmp_path / "start.ckpt").write_bytes(b"broken")
     with pytest.raises(UserError, match="not a readable checkpoint"):
@@ -138,12 +138,12 @@ def test_a_run_folder_in_use_or_unwritable_is_refused(tiny: Path, tmp_path: Path
     used = tmp_path / "used"
     used.mkdir()
     (used / "report.json").write_text("[]")
-    with pytest.raises(UserError, match="already holds a run"):
+    with pytest.raises(UserError, match="must name a new run, and .*used already holds one"):
         train(["--config", str(tiny), "--run", str(used)])
     assert (used / "report.json").read_text() == "[]"
     blocked = tmp_path / "file"
     blocked.write_text("")
-    with pytest.raises(UserError, match="cannot be written"):
+    with pytest.raises(UserError, match="--run: .*run must be writable"):
         train(["--config", str(tiny), "--run", str(blocked / "run"), "--wandb.enabled", "false"])
 
 
@@ -180,10 +180,12 @@ def test_a_stochastic_run_reports_float_ptq_and_trained_integer_files(
     final = torch.load(run / "model.ckpt", weights_only=True)["state_dict"]
     assert any(not torch.equal(start[key], final[key]) for key in start if key.endswith("head.weight"))
     again = ["--config", str(tiny), "--run", str(run), "--ckpt_path", "last", "--model.learning_rate", "0.05"]
-    with pytest.raises(UserError, match="recipe is .*preset='stochastic'.*preset='deterministic'"):
+    with pytest.raises(
+        UserError, match="recipe is .*preset='stochastic'.* and must be .*preset='deterministic'"
+    ):
         train([*again, "--qat", "deterministic"])
     again[again.index("last")] = str(run / "model.ckpt")
-    with pytest.raises(UserError, match=r"model\.ckpt: holds weights only.*--model\.init_from"):
+    with pytest.raises(UserError, match=r"model\.ckpt: holds weights only .* optimiser.*--model\.init_from"):
         train([*again, "--qat", "stochastic"])
 
 
@@ -207,7 +209,7 @@ def test_evaluate_rebuilds_the_report_and_transcribes(
     capsys.readouterr()
     evaluate(["transcribe", str(run), str(audio)])
     assert capsys.readouterr().out.startswith(f"{audio}\t")
-    with pytest.raises(UserError, match="neither a checkpoint file nor a run"):
+    with pytest.raises(UserError, match="'no-such-run': must be a checkpoint file or one of the runs here"):
         evaluate(["report", "no-such-run"])
     with pytest.raises(UserError, match=r"absent\.wav"):
         evaluate(["transcribe", str(run), str(tmp_path / "absent.wav")])

@@ -1,17 +1,13 @@
-import hashlib
+"""Where a number comes from: commit, versions, command, hashes."""
+
+from __future__ import annotations
+
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from qat.system.files import sha256_file, write_text
 from qat.system.provenance import command, config_sha256, git_commit, provenance, versions
-
-
-def test_file_hash_is_that_of_its_bytes(tmp_path: Path) -> None:
-    path = tmp_path / "x"
-    path.write_bytes(b"abc" * 1000)
-    assert sha256_file(path) == hashlib.sha256(b"abc" * 1000).hexdigest()
 
 
 def test_config_hash_changes_with_a_nested_value_only() -> None:
@@ -57,16 +53,3 @@ def test_provenance_fills_its_fields() -> None:
     parts = provenance(started=0.0)
     assert parts["started_at"] == "1970-01-01T00:00:00+00:00" and parts["duration_s"] > 1e9
     assert parts["versions"] == versions() and parts["versions"]["torch"]
-
-
-def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "sub" / "x.json"
-    write_text(path, "old")
-
-    def fail(*arguments: object) -> None:
-        raise OSError("disk full")
-
-    monkeypatch.setattr("os.replace", fail)
-    with pytest.raises(OSError, match="disk full"):
-        write_text(path, "new")
-    assert path.read_text() == "old" and list(path.parent.iterdir()) == [path]

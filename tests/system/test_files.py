@@ -1,0 +1,56 @@
+"""Files are written whole or not at all, and hashed by what lies in them."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import pytest
+
+from qat.system.files import replacing, sha256_file, sha256_folder, sha256_path, write_text
+
+
+def test_file_hash_is_that_of_its_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"abc" * 1000)
+    assert sha256_file(path) == hashlib.sha256(b"abc" * 1000).hexdigest()
+
+
+def test_a_folder_is_hashed_by_names_and_bytes(tmp_path: Path) -> None:
+    hashes = set()
+    for name, content in (("a", "x"), ("a", "y"), ("b", "y")):
+        shutil.rmtree(tmp_path / "f", ignore_errors=True)
+        (tmp_path / "f" / "in").mkdir(parents=True)
+        (tmp_path / "f" / "in" / name).write_text(content)
+        hashes.add(sha256_path(tmp_path / "f"))
+    assert len(hashes) == 3
+
+
+def test_a_folder_may_be_hashed_by_some_of_its_files(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("x")
+    before = sha256_folder(tmp_path, "*.py")
+    (tmp_path / "b.txt").write_text("y")
+    assert sha256_folder(tmp_path, "*.py") == before != sha256_folder(tmp_path)
+
+
+def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "sub" / "x.json"
+    write_text(path, "old")
+
+    def fail(*arguments: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr("os.replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_text(path, "new")
+    assert path.read_text() == "old" and list(path.parent.iterdir()) == [path]
+
+
+def test_a_block_that_fails_leaves_the_old_file_and_no_part(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    write_text(path, "old")
+    with pytest.raises(KeyError), replacing(path) as part:
+        part.write_text("half")
+        raise KeyError
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
