@@ -25,7 +25,7 @@ COLUMNS: list[Column] = [
 
 
 def pages(root: Path = ROOT) -> list[Path]:
-    """The README and the pages behind it."""
+    """The README and the pages in docs/."""
     return [root / "README.md", *sorted((root / "docs").glob("*.md"))]
 
 
@@ -65,7 +65,7 @@ def rows_table(path: Path, words: str) -> str:
     chosen = [row for row in rows if row.split == split]
     if key != "split" or not chosen:
         allowed = ", ".join(dict.fromkeys(f"split={row.split}" for row in rows))
-        raise UserError(f"{path.name}: rows of {words!r} are not there; allowed: {allowed}")
+        raise UserError(f"{path.name}: rows of {words!r} are not there, must be one of {allowed}")
     return markdown_table(chosen, [column for column in TERMINAL if column[0] != "split"])
 
 

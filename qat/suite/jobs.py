@@ -54,7 +54,7 @@ def jobs_of(suite: Suite, folder: Path, quick: bool, only: Sequence[str] = ()) -
     for glob in only or ["*"]:
         fitting = {row.id: row for row in suite.rows if fnmatchcase(row.id, glob)}
         if not fitting:
-            raise UserError(f"--only {glob!r}: fits no row; rows are named like {suite.rows[0].id}")
+            raise UserError(f"--only {glob!r}: must fit a row; rows are named like {suite.rows[0].id}")
         chosen |= {name: row for name, row in fitting.items() if name not in chosen}
     inputs = {model: inputs_of(suite.configs[model]) for model in {row.model for row in chosen.values()}}
     rounds = 1 if quick else max(len(row.seeds) for row in chosen.values())

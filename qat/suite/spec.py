@@ -141,38 +141,22 @@ def load_suite(name: str, configs: Mapping[str, str] | None = None) -> Suite:
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else SUITES / f"{name}.yaml"
     if not path.is_file():
-        raise UserError(f"suite {name!r}: neither one of {', '.join(suite_names())} nor a YAML file")
+        raise UserError(f"suite {name!r}: must be one of {', '.join(suite_names())}, or a YAML file")
     content = read_config(path)
     for key in ("models", "rows", "tables"):
         if not content.get(key):
-            raise UserError(f"{path}: {key} is missing or empty")
+            raise UserError(f"{path}: {key} is missing or empty, must have at least one entry")
     for model in configs or {}:
         if model not in content["models"]:
-            raise UserError(f"--config {model}: the suite's models are {', '.join(content['models'])}")
+            raise UserError(
+                f"--config {model}: must be one of the suite's models {', '.join(content['models'])}"
+            )
     files = {model: str((configs or {}).get(model, file)) for model, file in content["models"].items()}
-    words = {
-        model: {
-            **(content.get("words") or {}),
-            "start": shlex.quote(start_of(read_config(Path(files[model])))),
-        }
-        for model in files
-    }
-    rows = [
-        SuiteRow(
-            model,
-            row_name,
-            str(values.get("title", row_name)),
-            tuple(shlex.split(substitute(values["args"], words[model]))),
-            tuple(values.get("seeds", (1,))),
-        )
-        for model, described in content["rows"].items()
-        for row_name, values in described.items()
-    ]
     suite = Suite(
         name=path.stem,
         title=str(content.get("title", path.stem)),
         configs={model: Path(file) for model, file in files.items()},
-        rows=tuple(rows),
+        rows=_rows(content, files),
         tables=tuple(_table(item) for item in content["tables"]),
         curves={method: tuple(names) for method, names in (content.get("curves") or {}).items()},
         aims=tuple(Aim(**{**item, "rows": tuple(item["rows"])}) for item in content.get("aims") or []),
@@ -193,6 +177,25 @@ def substitute(text: str, words: Mapping[str, str]) -> str:
     return text
 
 
+def _rows(content: Mapping[str, Any], files: Mapping[str, str]) -> tuple[SuiteRow, ...]:
+    """All rows, models in turn; `$start` in their flags is the float start of the model's configuration."""
+    words = {
+        model: {**(content.get("words") or {}), "start": shlex.quote(start_of(read_config(Path(file))))}
+        for model, file in files.items()
+    }
+    return tuple(
+        SuiteRow(
+            model,
+            name,
+            str(values.get("title", name)),
+            tuple(shlex.split(substitute(values["args"], words[model]))),
+            tuple(values.get("seeds", (1,))),
+        )
+        for model, described in content["rows"].items()
+        for name, values in described.items()
+    )
+
+
 def _table(item: Mapping[str, Any]) -> SuiteTable:
     rows = [
         Published(str(line.get("published", "")), tuple(line["rows"]), line.get("wer"), line.get("time_s"))
@@ -207,28 +210,33 @@ def check_names(suite: Suite, path: Path) -> None:
     Raises:
         UserError: naming the first that is not.
     """
+    models = ", ".join(suite.configs)
     known = {row.id for row in suite.rows} | {f"{model}/{FLOAT}" for model in suite.configs}
     for table in suite.tables:
         if table.model not in suite.configs:
-            raise UserError(f"{path}: table {table.heading!r}: unknown model {table.model!r}")
+            raise UserError(
+                f"{path}: table {table.heading!r}: model is {table.model!r}, must be one of {models}"
+            )
         for line in table.rows:
             for name in line.rows:
                 if f"{table.model}/{name}" not in known:
-                    raise UserError(f"{path}: table {table.heading!r}: no row {name!r} of {table.model}")
+                    raise UserError(
+                        f"{path}: table {table.heading!r}: {name!r} must be a row of {table.model}"
+                    )
     for aim in suite.aims:
         if aim.kind not in AIM_KINDS:
             raise UserError(
-                f"{path}: aim {aim.text!r}: kind {aim.kind!r} is not one of {', '.join(AIM_KINDS)}"
+                f"{path}: aim {aim.text!r}: kind is {aim.kind!r}, must be one of {', '.join(AIM_KINDS)}"
             )
         for name in aim.rows:
             if not any(row.name == name for row in suite.rows):
-                raise UserError(f"{path}: aim {aim.text!r}: no model has a row {name!r}")
+                raise UserError(f"{path}: aim {aim.text!r}: {name!r} must be a row of some model")
         for model in aim.missed:
             if model not in suite.configs:
-                raise UserError(f"{path}: aim {aim.text!r}: missed names the unknown model {model!r}")
+                raise UserError(f"{path}: aim {aim.text!r}: missed names {model!r}, must be one of {models}")
     for row in suite.rows:
         if row.model not in suite.configs:
-            raise UserError(f"{path}: rows of {row.model!r}, which is not among the models")
+            raise UserError(f"{path}: rows of {row.model!r}, must be of one of {models}")
         if not row.seeds or not all(type(seed) is int and seed >= 1 for seed in row.seeds):
             raise UserError(f"{path}: row {row.id}: seeds is {list(row.seeds)}, must be integers from 1")
     for file in suite.configs.values():

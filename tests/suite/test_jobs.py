@@ -38,7 +38,7 @@ def test_only_selects_rows_by_glob(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     ):  # batches differ too
         given = [int(job.command[job.command.index(flag) + 1]) for job in jobs]
         assert given == [seed - 1 + first for seed in seeds]
-    with pytest.raises(UserError, match="fits no row"):
+    with pytest.raises(UserError, match="must fit a row"):
         jobs_of(suite, tmp_path, False, ["nothing*"])
 
 

@@ -126,10 +126,10 @@ def test_what_an_older_version_left_half_made_is_started_again(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["no_such_suite"], "neither one of seed_tables nor a YAML file"),
+        (["no_such_suite"], "must be one of seed_tables, or a YAML file"),
         (["seed_tables", "--jobs", "0"], "allowed are integers from 1"),
         (["seed_tables", "--config", "crdnn"], "must be MODEL=FILE"),
-        (["seed_tables", "--config", "other=x.yaml"], "the suite's models are crdnn, wav2vec2"),
+        (["seed_tables", "--config", "other=x.yaml"], "must be one of the suite's models crdnn, wav2vec2"),
     ],
 )
 def test_bad_arguments_are_one_line(

@@ -48,11 +48,17 @@ def change(key: str, value: Any) -> Any:
     [
         (change("rows", {}), "rows is missing or empty"),
         (change("models", {"mine": "nowhere.yaml"}), "nowhere.yaml: no such configuration file"),
-        (lambda content: content["tables"][0]["rows"][0].update(rows=["typo"]), "no row 'typo' of mine"),
-        (lambda content: content["tables"][0].update(model="other"), "unknown model 'other'"),
-        (lambda content: content["aims"][0].update(kind="x"), "kind 'x' is not one of insignificant"),
-        (lambda content: content["aims"][0].update(rows=["y"]), "no model has a row 'y'"),
-        (lambda content: content["aims"][0].update(missed={"typo": "x"}), "unknown model 'typo'"),
+        (
+            lambda content: content["tables"][0]["rows"][0].update(rows=["typo"]),
+            "'typo' must be a row of mine",
+        ),
+        (lambda content: content["tables"][0].update(model="other"), "model is 'other', must be one of mine"),
+        (lambda content: content["aims"][0].update(kind="x"), "kind is 'x', must be one of insignificant"),
+        (lambda content: content["aims"][0].update(rows=["y"]), "'y' must be a row of some model"),
+        (
+            lambda content: content["aims"][0].update(missed={"typo": "x"}),
+            "missed names 'typo', must be one of mine",
+        ),
         (lambda content: content["rows"]["mine"]["w8a8"].update(seeds=[0]), r"seeds is \[0\], must be"),
     ],
 )
