@@ -15,7 +15,9 @@ from qat.decoding.recogniser import Decoder
 from qat.system.errors import UserError
 
 PROVIDER = "CPUExecutionProvider"
-SHORTEST = 1_600  # samples (0.1 s); a shorter signal is padded with zeros: the first convolutions need some input
+SHORTEST = (
+    1_600  # samples (0.1 s); a shorter signal is padded with zeros: the first convolutions need some input
+)
 
 
 def session_options(threads: int) -> ort.SessionOptions:
