@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -162,19 +161,6 @@ def test_reduce_range_auto_follows_the_cpu(vnni: bool, monkeypatch: pytest.Monke
     assert chosen.weight_quant_max == (127 if vnni else 63)
     for value, settled in ((True, True), (False, False), ("true", True), ("false", False)):
         assert Recipe(preset="mine", reduce_range=value).resolved().reduce_range is settled  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("bits", range(2, 9))
-def test_levels_follow_the_bits(bits: int) -> None:
-    layer = LayerRecipe(weight_bits=bits, activation_bits=bits, reduce_range=True)
-    top = 63 if bits == 8 else 2 ** (bits - 1) - 1
-    assert (layer.weight_quant_min, layer.weight_quant_max) == (-top - (bits < 4), top)
-    assert layer.weight_offset == (0.5 if bits < 4 else 0.0)
-    whole = replace(layer, mid_rise=False)
-    assert (whole.weight_quant_min, whole.weight_quant_max, whole.weight_offset) == (-top, top, 0.0)
-    assert (layer.activation_quant_min, layer.activation_quant_max) == (0, 2**bits - 1)
-    signed = LayerRecipe(activation_bits=bits, activation_signed=True)
-    assert signed.activation_quant_max == -signed.activation_quant_min == 2 ** (bits - 1) - 1
 
 
 def test_presets_are_there() -> None:

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from datamodules.build import build_data
 from qat.cli.flags import DEFAULT_CONFIG
 from qat.evaluation.options import EvaluationOptions
-from qat.report.build import report_checkpoint
 from qat.runs import CONFIG_FILE, MODEL_FILE, find_checkpoint, read_config
 
 
@@ -16,9 +14,16 @@ def report(targets: Sequence[str], config: Path | None, options: EvaluationOptio
     """Rebuild the report of each run or checkpoint.
 
     A run's report lies in its folder; a single checkpoint's in `report-NAME` beside it.
+
+    Raises:
+        UserError: there is no such run or configuration (before PyTorch is imported), or it cannot be measured.
     """
-    for checkpoint in [find_checkpoint(target) for target in targets]:
-        settings = read_config(config_of(checkpoint, config))
+    checkpoints = [find_checkpoint(target) for target in targets]
+    chosen = [(checkpoint, read_config(config_of(checkpoint, config))) for checkpoint in checkpoints]
+    from datamodules.build import build_data
+    from qat.report.build import report_checkpoint
+
+    for checkpoint, settings in chosen:
         folder = checkpoint.parent
         if checkpoint.name != MODEL_FILE:
             folder = folder / f"report-{checkpoint.stem}"

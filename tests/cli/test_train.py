@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -187,29 +186,3 @@ def test_a_stochastic_run_reports_float_ptq_and_trained_integer_files(
     again[again.index("last")] = str(run / "model.ckpt")
     with pytest.raises(UserError, match=r"model\.ckpt: holds weights only .* optimiser.*--model\.init_from"):
         train([*again, "--qat", "stochastic"])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["crdnn"], indirect=True)
-def test_evaluate_rebuilds_the_report_and_transcribes(
-    tiny: Path, tmp_path: Path, tiny_manifests: dict[str, Path], capsys: pytest.CaptureFixture[str]
-) -> None:
-    from evaluate import evaluate
-
-    run = tmp_path / "run"
-    train(["--config", str(tiny), "--qat", "ptq_mse", "--run", str(run), "--wandb.enabled", "false"])
-    before = load_report(run / "report.json")
-    assert [row.method for row in before] == ["float", "ptq_mse"] * 2
-    (run / "report.json").unlink()
-    evaluate(["report", str(run)])
-    after = load_report(run / "report.json")
-    assert [row.wer for row in after] == [row.wer for row in before]
-    line = json.loads(tiny_manifests["test_a"].read_text().splitlines()[0])
-    audio = tiny_manifests["test_a"].parent / line["audio"]
-    capsys.readouterr()
-    evaluate(["transcribe", str(run), str(audio)])
-    assert capsys.readouterr().out.startswith(f"{audio}\t")
-    with pytest.raises(UserError, match="'no-such-run': must be a checkpoint file or one of the runs here"):
-        evaluate(["report", "no-such-run"])
-    with pytest.raises(UserError, match=r"absent\.wav"):
-        evaluate(["transcribe", str(run), str(tmp_path / "absent.wav")])

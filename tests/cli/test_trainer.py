@@ -1,0 +1,64 @@
+"""What our trainer brings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEnvironment
+
+from qat.cli.options import WandbOptions
+from qat.cli.trainer import loggers, own_callbacks, plugins, refuse_sharding
+from qat.evaluation.options import EvaluationOptions
+from qat.models.checkpoint import SafeCheckpointIO
+from qat.system.errors import UserError
+from qat.tracking.csv_log import MetricsLog
+
+
+def config(checkpointing: bool = True) -> dict[str, Any]:
+    return {"save_every_steps": 2, "trainer": {"enable_checkpointing": checkpointing}}
+
+
+def names(folder: Path, checkpointing: bool, evaluated: bool, progress_bar: bool = False) -> list[str]:
+    options = EvaluationOptions(enabled=evaluated)
+    found = own_callbacks(folder, config(checkpointing), options, progress_bar)
+    return [type(item).__name__ for item in found]
+
+
+def test_callbacks_stand_in_the_order_in_which_they_act(tmp_path: Path) -> None:
+    first = ["Resumable", "FoldBatchNorm", "Calibrate", "AdaRound", "RanksAgree"]
+    kept = ["ModelCheckpoint", "ModelCheckpoint", "PlainProgress", "LearningRateMonitor", "FinalEvaluation"]
+    assert names(tmp_path, True, True) == [*first, *kept]
+    assert names(tmp_path, False, False, True) == [*first, "TQDMProgressBar", "LearningRateMonitor"]
+
+
+def test_the_csv_log_is_always_written(tmp_path: Path) -> None:
+    rows = [{"step": 1, "train/loss": 2.0}]
+    found = loggers(tmp_path, WandbOptions(enabled=False), {}, rows)
+    assert [type(item) for item in found] == [MetricsLog]
+
+
+def test_slurm_is_taken_where_it_started_us_and_no_other_cluster_is_configured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert [type(item) for item in plugins([])] == [SafeCheckpointIO]
+    monkeypatch.setattr(SLURMEnvironment, "detect", staticmethod(lambda: True))
+    assert [type(item) for item in plugins([])] == [SafeCheckpointIO, SLURMEnvironment]
+    assert [type(item) for item in plugins([LightningEnvironment()])] == [
+        SafeCheckpointIO,
+        LightningEnvironment,
+    ]
+
+
+@pytest.mark.parametrize(
+    "strategy", [None, "auto", "ddp", "ddp_find_unused_parameters_true", {"class_path": "DDP"}]
+)
+def test_strategies_with_whole_weights_are_taken(strategy: Any) -> None:
+    refuse_sharding(strategy)
+
+
+@pytest.mark.parametrize("strategy", ["fsdp", {"class_path": "x.ModelParallelStrategy"}])
+def test_strategies_that_shard_weights_are_refused(strategy: Any) -> None:
+    with pytest.raises(UserError, match="--trainer.strategy .*: must be auto, ddp or one of its variants"):
+        refuse_sharding(strategy)
