@@ -39,7 +39,7 @@ def test_a_suite_runs_shows_failures_and_restarts_where_it_was(
     with pytest.raises(UserError, match="1 runs failed"):
         commands.run(arguments)
     text = (out / "RESULTS.md").read_text()
-    assert "weight_bits: 1 is not allowed" in text  # the failed row says why
+    assert "weight_bits: 1 must be 2 to 8" in text  # the failed row says why
     assert "| no loss | mine | PTQ" in text
     assert "3.58 (+0.42) / -" in text and "W3 A8" in text and "W8 A8" in text
     rows = load_report(out / "mine.json")
