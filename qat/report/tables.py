@@ -76,7 +76,7 @@ PARITY: list[Column] = [
 TERMINAL: list[Column] = [
     *(column for column in NAMES if column[0] in ("split", "method", "bits")),
     ("WER % [95 % CI]", short("wer", WER[1][1])),
-    ("- float (p)", short("delta_wer_vs_float", short_difference)),
+    ("vs float (p)", short("delta_wer_vs_float", short_difference)),
     ("p50/p95 ms", short("latency_ms", lambda row: percentiles(row, "latency_ms").replace(" ", ""))),
     ("speedup", short("speedup", lambda row: number(row, "speedup", "{:.2f}x"))),
     ("MB", short("size_mb", lambda row: number(row, "size_mb", "{:.1f}"))),
