@@ -32,3 +32,9 @@ def test_starting_from_another_model_is_refused(tmp_path: Path) -> None:
     save_module(build("crdnn", rnn_neurons=10), tmp_path / "c.ckpt")
     with pytest.raises(UserError, match=r"c\.ckpt: init_from does not fit"):
         build("crdnn", init_from=str(tmp_path / "c.ckpt"))
+
+
+def test_equal_checkpoints_are_equal_bytes_whatever_their_names(tmp_path: Path) -> None:
+    for name in ("one.ckpt", "another.ckpt"):
+        write_checkpoint({"weight": torch.ones(3)}, tmp_path / name)
+    assert (tmp_path / "one.ckpt").read_bytes() == (tmp_path / "another.ckpt").read_bytes()
