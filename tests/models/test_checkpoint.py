@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from qat.models.checkpoint import read_checkpoint
+from qat.models.checkpoint import read_checkpoint, write_checkpoint
 from qat.models.loading import save_module
 from qat.system.errors import UserError
 from tests.conftest import build
