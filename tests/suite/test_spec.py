@@ -47,7 +47,7 @@ def change(key: str, value: Any) -> Any:
     ("act", "message"),
     [
         (change("rows", {}), "rows is missing or empty"),
-        (change("models", {"mine": "nowhere.yaml"}), "nowhere.yaml: no such configuration file"),
+        (change("models", {"mine": "nowhere.yaml"}), "nowhere.yaml: must be an existing configuration file"),
         (
             lambda content: content["tables"][0]["rows"][0].update(rows=["typo"]),
             "'typo' must be a row of mine",
