@@ -3,8 +3,8 @@
 import os
 import sys
 
-# oneDNN prepares every convolution anew for each shape and forgets the oldest of 1024; batches have more (read once, at
-# the first convolution)
+# oneDNN prepares a convolution for each shape and keeps the last 1024; batches have more (read once, at the first
+# convolution)
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192")
 
 from qat.system.errors import UserError

@@ -16,7 +16,7 @@ import torch
 import yaml
 from lightning.pytorch import Callback, Trainer
 
-from qat.callbacks import calibrate
+from qat.methods import calibrate
 from qat.models.checkpoint import write_checkpoint
 from qat.system.errors import UserError
 from tests.processes import finish, start
@@ -176,7 +176,7 @@ def test_a_signal_saves_and_exits(config: Path, tmp_path: Path, number: int, pro
     stopped = with_signal(config, 2, number, rank=processes - 1)  # one rank gets it, all stop
     statuses = finish(start(flags(stopped, folder, "--qat", "stochastic"), log, processes))
     assert statuses == [128 + number] * processes
-    assert last(folder)["global_step"] == 3  # the step in work has ended
+    assert last(folder)["global_step"] == 3  # the current step has ended
     assert "after step 3; resume with --run stopped --ckpt_path last" in log.read_text()
     again = flags(config, folder, "--qat", "stochastic", "--ckpt_path", "last")
     assert finish(start(again, log, processes)) == [0] * processes, log.read_text()[-3000:]

@@ -98,7 +98,7 @@ def test_a_model_is_found_by_run_name_folder_or_file() -> None:
         assert find_checkpoint(target) == folder / found
 
 
-def test_a_mistyped_run_is_told_the_nearest() -> None:
+def test_of_a_mistyped_run_the_nearest_is_named() -> None:
     run_folder("crdnn-stochastic")
     with pytest.raises(UserError) as caught:
         find_checkpoint("crdn-stocastic")

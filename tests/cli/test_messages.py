@@ -47,7 +47,7 @@ def parser() -> Parser:
         (["--part", '{"bit": 2}'], "part.bit: must be a known option; did you mean part.bits?"),
     ],
 )
-def test_a_mistake_is_told_with_its_name_and_the_nearest_option(
+def test_a_mistake_is_reported_with_its_name_and_the_nearest_option(
     parser: Parser, args: list[str], message: str
 ) -> None:
     with pytest.raises(UserError) as caught:

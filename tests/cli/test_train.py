@@ -122,7 +122,7 @@ def test_bad_rules_and_checkpoints_leave_nothing_behind(tiny: Path, tmp_path: Pa
     assert not run.exists()
 
 
-def test_a_bad_manifest_is_told_before_the_run_folder_is_made(tiny: Path, tmp_path: Path) -> None:
+def test_a_bad_manifest_is_reported_before_the_run_folder_is_made(tiny: Path, tmp_path: Path) -> None:
     config = yaml.safe_load(tiny.read_text())
     empty = tmp_path / "empty.jsonl"
     empty.write_text("")
