@@ -71,7 +71,10 @@ def first_problem(error: RuntimeError) -> str:
 
 def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
     """Write a checkpoint whole or not at all."""
-    with replacing(path) as part, part.open("wb") as file:  # given a path, torch writes its name into the file
+    with (
+        replacing(path) as part,
+        part.open("wb") as file,
+    ):  # given a path, torch writes its name into the file
         torch.save(checkpoint, file)
 
 
