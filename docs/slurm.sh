@@ -1,5 +1,5 @@
 #!/bin/bash
-# Trains on several GPUs of several nodes under SLURM, and goes on by itself after a time limit or preemption:
+# Trains on several GPUs of several nodes under SLURM, and resumes by itself after a time limit or preemption:
 #   sbatch docs/slurm.sh --config configs/librispeech_crdnn.yaml --qat stochastic
 # The folder of the project (with checkpoints/) must be one that all nodes see.
 #SBATCH --job-name=speech-qat

@@ -86,7 +86,7 @@ def engine(function: Callable[..., Tensor], *example: Tensor) -> Callable[..., T
 
 
 def test_normalised_waveform_is_the_files_to_the_last_bit(wav2vec2: Exported) -> None:
-    """What comes first must not differ: a last bit there is one in every value behind it."""
+    """What comes first must not differ: a last bit there is one in every later value."""
     module = wav2vec2.module
     assert isinstance(module, Wav2Vec2Module) and module.options.do_normalize
     normalise = engine(
