@@ -212,7 +212,7 @@ class PartlyQuantized(nn.Module):
         return self.output_quantizer(compute(self.input_quantizer(x), weight, layer.bias))
 
 
-# what stands for a quantized layer, by its class and that of its input's quantizer
+# what stands for a quantized layer, by its class and that of its input's quantizer (where weights are float: none)
 QUANTIZED: dict[tuple[type[nn.Module], type[nn.Module]], Callable[[Any], nn.Module]] = {
     (QuantLinear, ActivationQuantizer): IntegerLinear,
     (QuantLinear, BlockQuantizer): PackedLinear,
@@ -240,9 +240,8 @@ def exported_layer(layer: nn.Module, precision: str) -> nn.Module:
         plain = layer.to_float() if isinstance(layer, QuantLayer) else layer
         build = PLAIN.get(type(plain))
         return plain if build is None else build(plain)
-    if not layer.layer_recipe.weight_bits and not isinstance(layer, QuantLSTM):
-        return PartlyQuantized(layer)
-    return QUANTIZED[type(layer), type(layer.input_quantizer)](layer)
+    inputs = type(layer.input_quantizer) if layer.layer_recipe.weight_bits else Unquantized
+    return QUANTIZED[type(layer), inputs](layer)
 
 
 def replace_layers_(model: nn.Module, precision: str) -> None:
