@@ -77,11 +77,6 @@ class Quantizer(nn.Module):
         self.register_buffer("calibrated", torch.zeros((), dtype=torch.uint8))
 
     @property
-    def bits(self) -> int:
-        """Bits that the levels fill."""
-        return (self.quant_max - self.quant_min).bit_length()
-
-    @property
     def is_active(self) -> bool:
         """Whether it quantizes and does not only watch."""
         return self.is_enabled and not self.observing
