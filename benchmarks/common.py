@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import yaml
 
+from datamodules.audio_file import SAMPLE_RATE
 from qat.layers.state import calibrate_weights_, finish_calibration_, set_observing_
 from qat.models.crdnn import CRDNNModule
 from qat.models.ctc import CTCModule
@@ -25,7 +26,6 @@ from qat.system.hardware import cpu_has_vnni, processor
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-SAMPLE_RATE = 16_000
 PACKAGES = ("torch", "torchao", "aimet-torch", "onnxruntime", "transformers", "speechbrain", "onnxscript")
 # Published sizes: SpeechBrain's LibriSpeech CRDNN encoder, and facebook/wav2vec2-base.
 PUBLISHED: dict[str, tuple[type[CTCModule], dict[str, Any]]] = {

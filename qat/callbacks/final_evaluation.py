@@ -9,6 +9,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from datamodules.base import SpeechDataModule
+from qat.callbacks.run_data import data_of
 from qat.evaluation.options import EvaluationOptions
 from qat.methods.re_estimate import re_estimate_batch_norm_
 from qat.models.checkpoint import read_checkpoint
@@ -40,8 +41,7 @@ class FinalEvaluation(Callback):
         best = self.run_folder / "best.ckpt"
         if best.is_file():
             pl_module.load_state_dict(read_checkpoint(best)["state_dict"])
-        data = getattr(trainer, "datamodule", None)
-        assert isinstance(data, SpeechDataModule)
+        data = data_of(trainer)
         if pl_module.recipe.re_estimate_batch_norm:
             rank_zero_info(re_estimate_batch_norm_(pl_module, data))
         if trainer.is_global_zero:

@@ -17,11 +17,12 @@ import torch
 from onnxscript import opset21 as op
 from torch import Tensor, nn
 
+from datamodules.audio_file import SAMPLE_RATE
 from qat.layers.swap import quantizers
 from qat.models.ctc import CTCModule
 from qat.runtime.frontend import OnnxFbank
 from qat.runtime.layers import replace_layers_
-from qat.runtime.metadata import SAMPLE_RATE, metadata
+from qat.runtime.metadata import metadata
 from qat.runtime.packing import name_axes_, name_nodes_, pack_low_bits_, write_atomically
 from qat.system.errors import UserError
 

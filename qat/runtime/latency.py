@@ -17,11 +17,11 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from datamodules.audio_file import SAMPLE_RATE
 from qat.system.errors import UserError
 from qat.system.hardware import idle_cores, processor
 
 ROOT = Path(__file__).resolve().parents[2]
-SAMPLE_RATE = 16_000
 
 
 class Worker:

@@ -8,12 +8,11 @@ from collections import Counter
 
 from torch import nn
 
+from datamodules.audio_file import SAMPLE_RATE
 from qat.layer_recipe import LayerRecipe
 from qat.layers.base import QuantLayer
 from qat.layers.swap import quant_layers
 from qat.models.ctc import CTCModule
-
-SAMPLE_RATE = 16_000
 
 
 def metadata(module: CTCModule, precision: str) -> dict[str, str]:
