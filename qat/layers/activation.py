@@ -37,18 +37,16 @@ class ActivationQuantizer(ScaledQuantizer):
         self.observer = Observer(0 if recipe.activation_observer == "max" else BINS)
         self.to(device)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def pass_on(self, x: Tensor) -> Tensor:
         """As any quantizer; while observing, the histogram takes `x` in first."""
         if self.observing:
             self.observer.observe_(x, self.time_axis)
-        return super().forward(x)
+        return super().pass_on(x)
 
     def fake_quantize(self, x: Tensor) -> Tensor:
         """To nearest; in training as the recipe rounds."""
-        range_ = (self.positive_scale(), self.offset, self.quant_min, self.quant_max)
-        if not self.training:
-            return fake_quantize(x, *range_)
-        return fake_quantize(x, *range_, noise=self.rounding_noise(x), grad_factor=self.grad_factor(x))
+        noise = self.rounding_noise() if self.training else None
+        return fake_quantize(x, self.raw_scale(), self.offset, self.quant_min, self.quant_max, noise=noise)
 
     def levels(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Levels of the shape of `x`; scale and zero point `(1,)`. Divides as `QuantizeLinear` does."""

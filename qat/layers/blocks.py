@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from qat.layers.quantizer import Quantizer
+from qat.numerics import fused
 
 BLOCK_SIZES = (16, 32, 64, 128, 256)
 LEVELS = 127
@@ -41,6 +42,8 @@ def block_levels(x: Tensor, size: int) -> tuple[Tensor, Tensor]:
 
 def fake_quantize_blocks(x: Tensor, size: int) -> Tensor:
     """`x` on its blocks' levels; the gradient passes straight through (nothing is clipped)."""
+    if fused.applies(x):
+        return fused.straight_through(x, fused.quantize_blocks(x.detach().contiguous(), size, LEVELS))
     with torch.no_grad():
         levels, scale = block_levels(x.detach(), size)
         rounded = levels.mul_(scale).flatten(-2)[..., : x.shape[-1]].to(x.dtype)

@@ -13,7 +13,8 @@ from qat.layers.base import QuantLayer, device_of, emulates_kernel, new_activati
 from qat.layers.frames import FrameQuantizer
 from qat.layers.integer import bias_levels
 from qat.layers.windows import matrix_of, sampled_windows, windows_of
-from qat.numerics.affine import along, centred_levels
+from qat.numerics.affine import centred_levels
+from qat.numerics.scales import along
 
 
 class _ConvInputs(QuantLayer):

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from qat.layer_recipe import LayerRecipe
 from qat.layers.quantizer import KeyedNoise, Quantizer
+from qat.numerics import fused
 from qat.numerics.affine import dynamic_range
+from qat.numerics.rounding import uniform_noise
 
 
 class FrameQuantizer(Quantizer):
@@ -32,6 +34,11 @@ class FrameQuantizer(Quantizer):
         super().__init__(0, 2 ** (recipe.activation_bits or 8) - 1)
         self.recipe, self.noise = recipe, KeyedNoise()
 
+    @property
+    def draws(self) -> bool:
+        """Whether it rounds stochastically now."""
+        return self.training and self.recipe.rounding == "stochastic"
+
     @torch.no_grad()
     def _on_levels(self, x: Tensor) -> Tensor:
         levels, scale, zero_point = self.levels(x)
@@ -39,6 +46,11 @@ class FrameQuantizer(Quantizer):
 
     def fake_quantize(self, x: Tensor) -> Tensor:
         """`x` on its rows' levels."""
+        if fused.applies(x):
+            key = self.noise.of() if self.noise and self.draws else None
+            return fused.straight_through(
+                x, fused.quantize_frames(x.detach().contiguous(), self.quant_max, key)
+            )
         rounded = self._on_levels(x.detach())
         return x + (rounded - x).detach() if x.requires_grad else rounded
 
@@ -47,8 +59,8 @@ class FrameQuantizer(Quantizer):
         x = x.float()
         scale, zero_point = dynamic_range(x.amin(-1, keepdim=True), x.amax(-1, keepdim=True), self.quant_max)
         levels = x / scale
-        if self.training and self.noise and self.recipe.rounding == "stochastic":
-            levels = levels.add_(self.noise.bits(x).float().add_(2**15).div_(2**16)).floor_()
+        if self.noise and self.draws:
+            levels = levels.add_(uniform_noise(x.shape, self.noise.of(), x.device)).floor_()
         else:
             levels = levels.round_()
         return levels.add_(zero_point).clamp_(0, self.quant_max), scale, zero_point

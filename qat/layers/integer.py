@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from qat.numerics.affine import SCALE_FLOOR
+from qat.numerics.scales import SCALE_FLOOR
 from qat.system.errors import UserError
 
 INT32_MAX = 2**31 - 1

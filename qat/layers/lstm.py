@@ -51,7 +51,9 @@ class QuantLSTM(QuantLayer, nn.LSTM):
         self.weight_quantizers = nn.ModuleDict()
         if recipe.weight_bits:
             for name in self.matrix_names():
-                self.weight_quantizers[name] = WeightQuantizer(self.get_parameter(name), recipe)
+                self.weight_quantizers[name] = WeightQuantizer(
+                    self.get_parameter(name), recipe, casts=False
+                )
 
     def matrix_names(self) -> list[str]:
         """Names of the weight matrices, in the order of `_flat_weights`."""

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from qat.layer_recipe import LayerRecipe
-from qat.numerics.affine import SCALE_FLOOR
-from qat.numerics.rounding import noise_bits
+from qat.layers.shared import Shared
+from qat.numerics.rounding import NoiseKey
+from qat.numerics.scales import SCALE_FLOOR
+from qat.system.seeds import counter_seed
 
 ROUNDING, SELECTION = 0, 1  # what noise is drawn for
 
 
-@dataclass
+@dataclass(eq=False)
 class StepKey:
     """Counter shared by all quantizers of a model: what their noise depends on, besides their own index.
 
@@ -28,6 +31,27 @@ class StepKey:
     seed: int = 0
     step: int = 0
     rank: int = 0
+    written: list[Tensor] = field(
+        default_factory=lambda: [torch.zeros(1, dtype=torch.int64, device="cpu") for _ in range(2)],
+        repr=False,
+    )
+
+    def seed_of(self, of_weight: bool) -> int | Tensor:
+        """Seed of this step's noise; for compiled code, the tensor that `write_` filled."""
+        if torch.compiler.is_compiling():
+            return self.written[of_weight]
+        return step_seed(self.seed, self.step, -1 if of_weight else self.rank)
+
+    def write_(self) -> None:
+        """Tell compiled code the seeds of this step."""
+        for of_weight, tensor in enumerate(self.written):
+            tensor.fill_(step_seed(self.seed, self.step, -1 if of_weight else self.rank))
+
+
+@lru_cache(maxsize=64)
+def step_seed(*counters: int) -> int:
+    """`counter_seed`, which every quantizer asks for at every step."""
+    return counter_seed(counters)
 
 
 @dataclass
@@ -44,11 +68,13 @@ class KeyedNoise:
     key: StepKey = field(default_factory=StepKey)
     index: int = 0
 
-    def bits(self, x: Tensor, purpose: int = ROUNDING) -> Tensor:
-        """Uniform int16 noise of the shape of `x`; see `noise_bits`."""
-        key = self.key
-        counters = (key.seed, key.step, self.index, purpose, -1 if self.of_weight else key.rank)
-        return noise_bits(x.shape, counters, x.device)
+    def stream(self, purpose: int = ROUNDING) -> int:
+        """Number of this quantizer's noise among the model's."""
+        return 2 * self.index + purpose
+
+    def of(self, purpose: int = ROUNDING) -> NoiseKey:
+        """Key of this step's noise."""
+        return NoiseKey(self.key.seed_of(self.of_weight), self.stream(purpose))
 
 
 class Quantizer(nn.Module):
@@ -66,6 +92,7 @@ class Quantizer(nn.Module):
     enabled: Tensor
     calibrated: Tensor
     noise: KeyedNoise | None = None
+    shared: Shared | None = None  # where several layers read one tensor through this quantizer
     obsolete: tuple[str, ...] = ()  # keys of older checkpoints that nothing reads any more
 
     def __init__(self, quant_min: int, quant_max: int) -> None:
@@ -83,6 +110,14 @@ class Quantizer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`x` on its levels (any float dtype; computed in float32), or untouched while disabled."""
+        if self.shared is None or torch.compiler.is_compiling():  # a compiler finds the common work itself
+            return self.pass_on(x)
+        seed = self.noise and self.noise.key.seed_of(self.noise.of_weight)
+        state = (self.training, self.is_enabled, self.observing, seed)
+        return self.shared(self.pass_on, x, state)
+
+    def pass_on(self, x: Tensor) -> Tensor:
+        """What `forward` gives, computed anew."""
         return self.fake_quantize(x) if self.is_enabled else x
 
     def fake_quantize(self, x: Tensor) -> Tensor:
@@ -144,13 +179,13 @@ class ScaledQuantizer(Quantizer):
         """The scale; a learned one is kept positive."""
         return self.scale.abs().clamp(min=SCALE_FLOOR) if self.recipe.learn_scale else self.scale
 
-    def grad_factor(self, x: Tensor) -> float:
-        """LSQ's gradient scale `1 / sqrt(numel p)`, `numel` being the values that share one scale."""
-        return (x.numel() / self.scale.numel() * self.quant_max) ** -0.5 if self.recipe.learn_scale else 1.0
+    def raw_scale(self) -> Tensor:
+        """The scale as `fake_quantize` takes it, which keeps one that requires a gradient positive itself."""
+        return self.scale if self.scale.requires_grad else self.positive_scale()
 
-    def rounding_noise(self, x: Tensor) -> Tensor | None:
+    def rounding_noise(self) -> NoiseKey | None:
         """Noise of this step's stochastic rounding; None rounds to nearest."""
-        return self.noise.bits(x) if self.noise and self.recipe.rounding == "stochastic" else None
+        return self.noise.of() if self.noise and self.recipe.rounding == "stochastic" else None
 
     def extra_repr(self) -> str:
         """Levels, scales, rounding and switch."""

@@ -14,6 +14,8 @@ from qat.layers.conv import QuantConv1d, QuantConv2d, QuantFrameConv1d
 from qat.layers.linear import QuantLinear
 from qat.layers.lstm import QuantLSTM
 from qat.layers.quantizer import Quantizer, StepKey
+from qat.layers.weight import WeightQuantizer
+from qat.layers.weight_group import WeightGroup
 from qat.layers.weight_norm import remove_weight_norm_
 from qat.recipe import Recipe
 from qat.system.errors import UserError
@@ -152,7 +154,11 @@ def quantizers(model: nn.Module) -> Iterator[tuple[str, Quantizer]]:
 
 
 def set_step_key_(model: nn.Module, key: StepKey) -> None:
-    """Point the noise of all quantizers at one counter and number it in traversal order."""
-    drawn = (quantizer.noise for _, quantizer in quantizers(model))
-    for index, noise in enumerate(noise for noise in drawn if noise is not None):
-        noise.key, noise.index = key, index
+    """Point the noise of all quantizers at one counter and number it in traversal order; group the weights."""
+    group, index = WeightGroup(), 0
+    for _, quantizer in quantizers(model):
+        if quantizer.noise is not None:
+            quantizer.noise.key, quantizer.noise.index = key, index
+            index += 1
+        if isinstance(quantizer, WeightQuantizer):
+            group.add(quantizer)

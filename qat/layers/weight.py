@@ -9,9 +9,13 @@ from torch import Tensor, nn
 
 from qat.layer_recipe import LayerRecipe
 from qat.layers.quantizer import SELECTION, KeyedNoise, ScaledQuantizer
+from qat.layers.weight_group import Prepared, WeightGroup
+from qat.numerics import fused
 from qat.numerics.ada_round import hard_round
-from qat.numerics.affine import SCALE_FLOOR, along, fake_quantize
+from qat.numerics.affine import fake_quantize
+from qat.numerics.fused_weights import WeightMode, least_of
 from qat.numerics.ranges import symmetric_range, weight_magnitude
+from qat.numerics.scales import SCALE_FLOOR, along, lsq_factor
 from qat.system.errors import UserError
 
 MARGIN = 0.25  # of a step: nearer to its level, a weight does not flip at the first noise of training
@@ -61,20 +65,56 @@ class WeightQuantizer(ScaledQuantizer):
 
     State besides a scaled quantizer's: with AdaRound that of `ada_round`.
 
+    Where the kernels run, all weights of a model are quantized together (`WeightGroup`).
+
     Args:
         weight: what it is for.
         recipe: of the layer.
+        casts: whether the result may have autocast's dtype; cuDNN's LSTM wants all its parameters in one.
     """
 
     obsolete = ("zero_point",)
 
-    def __init__(self, weight: Tensor, recipe: LayerRecipe) -> None:
+    def __init__(self, weight: Tensor, recipe: LayerRecipe, casts: bool = True) -> None:
         per_channel = recipe.weight_granularity == "channel"
         levels = (recipe.weight_quant_min, recipe.weight_quant_max)
         super().__init__(*levels, recipe, weight.shape[0] if per_channel else 1, KeyedNoise(of_weight=True))
         self.axis, self.level_offset = 0 if per_channel else None, recipe.weight_offset
         self.ada_round = AdaRounding(weight.shape) if recipe.ada_round else None
+        self.casts = casts
+        self.group, self.prepared = WeightGroup(), Prepared()
+        self.group.add(self)
         self.to(weight.device)
+
+    def pass_on(self, x: Tensor) -> Tensor:
+        """As any quantizer; from the group where the kernels run."""
+        if self.is_enabled and self.is_grouped(x):
+            return self.group.quantized(self, x)
+        return super().pass_on(x)
+
+    def is_grouped(self, x: Tensor) -> bool:
+        """Whether the kernels quantize the weight `x`."""
+        return fused.applies(x) and x.dtype == torch.float32 and x.is_contiguous() and not self.ada_rounded
+
+    def mode(self, dtype: torch.dtype) -> WeightMode:
+        """How the kernels quantize the weight now.
+
+        Args:
+            dtype: of the result.
+        """
+        recipe, training = self.recipe, self.training
+        covered = training and self.follows_weight
+        return WeightMode(
+            low=self.quant_min,
+            high=self.quant_max,
+            offset=self.level_offset,
+            share=recipe.quant_noise if training and 0 < recipe.quant_noise < 1 else 1.0,
+            covered=covered,
+            follows=covered and self.axis == 0,
+            stochastic=training and recipe.rounding == "stochastic",
+            learned=recipe.learn_scale,
+            dtype=dtype,
+        )
 
     @property
     def ada_rounded(self) -> bool:
@@ -94,8 +134,8 @@ class WeightQuantizer(ScaledQuantizer):
         out = self.on_whole_steps(x) if shift is None else self.on_whole_steps(x - shift) + shift
         if self.training and 0 < self.recipe.quant_noise < 1 and not self.ada_rounded:
             assert self.noise is not None
-            least = round(self.recipe.quant_noise * 2**16) - 2**15
-            out = torch.where(self.noise.bits(x, SELECTION) < least, out, x)
+            chosen = self.noise.of(SELECTION).bits(x.shape, x.device) < least_of(self.recipe.quant_noise)
+            out = torch.where(chosen, out, x)
         return out
 
     def levels(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -106,14 +146,16 @@ class WeightQuantizer(ScaledQuantizer):
         """
         scale = self.positive_scale().detach().float().expand(x.shape[0]).contiguous()
         scale = scale / 2 if self.level_offset else scale
-        levels = self(x).float().div(scale.reshape(-1, *[1] * (x.ndim - 1))).round_()
+        values = self.fake_quantize(x) if self.is_enabled else x
+        levels = values.float().div(scale.reshape(-1, *[1] * (x.ndim - 1))).round_()
         return levels, scale, torch.zeros_like(scale)
 
     def shift(self, x: Tensor) -> Tensor:
         """What the levels lie above whole steps, broadcastable to `x`; follows a learned scale as LSQ would have it."""
         scale = self.positive_scale()
         if scale.requires_grad:
-            scale = scale.detach() + (scale - scale.detach()) * self.grad_factor(x)
+            factor = lsq_factor(x.numel(), scale.numel(), self.quant_max)
+            scale = scale.detach() + (scale - scale.detach()) * factor
         return along(self.level_offset * scale, x.ndim, self.axis).to(x.dtype)
 
     def on_whole_steps(self, x: Tensor) -> Tensor:
@@ -121,12 +163,10 @@ class WeightQuantizer(ScaledQuantizer):
         if self.ada_round is not None and self.ada_rounded:
             scale: Tensor = along(self.positive_scale(), x.ndim, self.axis)
             return self.ada_round(x, scale, self.quant_min, self.quant_max)
-        range_ = (self.positive_scale(), None, self.quant_min, self.quant_max, self.axis)
+        range_ = (self.raw_scale(), None, self.quant_min, self.quant_max, self.axis)
         if not self.training:
             return fake_quantize(x, *range_)
-        return fake_quantize(
-            x, *range_, self.rounding_noise(x), self.grad_factor(x), clips=not self.follows_weight
-        )
+        return fake_quantize(x, *range_, self.rounding_noise(), clips=not self.follows_weight)
 
     @torch.no_grad()
     def follow_(self, weight: Tensor) -> None:

@@ -1,8 +1,8 @@
 """Affine fake quantization with a straight-through gradient.
 
 `Q(x) = s * (clip(round(x / s) + z, n, p) - z)`; Krishnamoorthi 2018 (arXiv 1806.08342), Nagel 2021 (2106.08295).
-On a GPU the nearest case runs PyTorch's fused kernel; elsewhere `kernel.py` computes the same bits, several times
-faster than that kernel does on a CPU.
+On a GPU `fused.py` runs Triton kernels; elsewhere `kernel.py` computes the same bits, several times faster than
+PyTorch's own kernel does on a CPU. Compiled code calls either through `traced.py`.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from qat.numerics import fused, traced
 from qat.numerics.kernel import quantize_dequantize
+from qat.numerics.rounding import NoiseKey
+from qat.numerics.scales import both_along, lsq_factor, positive
 
 U8_LEVELS = 255  # steps of an unsigned 8-bit range
-SCALE_FLOOR = 2.0**-30  # a scale is never zero: dead channels divide by this
 
 
 def fake_quantize(
@@ -25,14 +27,15 @@ def fake_quantize(
     quant_min: int,
     quant_max: int,
     axis: int | None = None,
-    noise: Tensor | None = None,
-    grad_factor: float = 1.0,
+    noise: Tensor | NoiseKey | None = None,
+    grad_factor: float | None = None,
     clips: bool = True,
 ) -> Tensor:
-    """Quantize and dequantize in float32 (whatever autocast says); the result has the dtype of `x`.
+    """Quantize and dequantize in float32, whatever autocast says.
 
     The gradient passes where `x` is inside the range and is zero where it was clipped. A `scale` that requires a
-    gradient gets LSQ's (Esser 2019, arXiv 1902.08153): `round(x/s) - x/s` inside, the clipped level outside.
+    gradient counts by its magnitude, and gets LSQ's gradient (Esser 2019, arXiv 1902.08153): `round(x/s) - x/s` inside,
+    the clipped level outside.
 
     Args:
         x: any shape.
@@ -41,22 +44,32 @@ def fake_quantize(
         quant_min: smallest level.
         quant_max: largest level.
         axis: dimension of `x` that `scale` runs along; None for one scale.
-        noise: uniform noise like `x` for stochastic rounding: floats in [0, 1), or the int16 of `noise_bits`.
-        grad_factor: multiplies the gradient of `scale`.
+        noise: for stochastic rounding: the key of uniform noise, or the noise itself, like `x`: floats in [0, 1), or
+            the int16 of `NoiseKey.bits`.
+        grad_factor: multiplies the gradient of `scale`; None is LSQ's `1 / sqrt(numel p)`, `numel` being the values
+            that share one scale.
         clips: False promises that `scale` covers all of `x`, so the gradient passes everywhere.
+
+    Returns:
+        Of the dtype of `x`; by Triton kernels under autocast, of autocast's.
 
     >>> fake_quantize(torch.tensor([0.26, 9.0]), torch.tensor([0.5]), None, -3, 3).tolist()
     [0.5, 1.5]
     """
-    if x.is_cuda and noise is None and not scale.requires_grad:
-        return _fused(x, scale, zero_point, quant_min, quant_max, axis)
-    scale, zero_point = both_along(scale, zero_point, x.ndim, axis)
-    if torch.is_grad_enabled() and (x.requires_grad or scale.requires_grad):
-        return _FakeQuantize.apply(x, scale, zero_point, quant_min, quant_max, noise, grad_factor, clips)
-    scale = scale.detach()
-    return quantize_dequantize(x.detach().float(), scale, zero_point, quant_min, quant_max, noise)[0].to(
-        x.dtype
+    levels = (quant_min, quant_max)
+    if torch.compiler.is_compiling() and not isinstance(noise, Tensor):
+        return traced.fake_quantize(x, scale, zero_point, *levels, axis, noise, grad_factor, clips)
+    if fused.applies(x) and not isinstance(noise, Tensor) and fused.fits(x, scale, zero_point, axis):
+        return fused.fake_quantize(x, scale, zero_point, *levels, noise, grad_factor, clips)
+    learned = scale.requires_grad
+    factor = (
+        lsq_factor(x.numel(), scale.numel(), quant_max) if grad_factor is None and learned else grad_factor
     )
+    scale, zero_point = both_along(positive(scale), zero_point, x.ndim, axis)
+    if torch.is_grad_enabled() and (x.requires_grad or learned):
+        return _FakeQuantize.apply(x, scale, zero_point, quant_min, quant_max, noise, factor, clips)
+    values = quantize_dequantize(x.detach().float(), scale.detach(), zero_point, *levels, noise)[0]
+    return values.to(x.dtype)
 
 
 def quantize(
@@ -86,22 +99,6 @@ def dequantize(levels: Tensor, scale: Tensor, zero_point: Tensor | None, axis: i
     return values * scale.detach()
 
 
-def both_along(
-    scale: Tensor, zero_point: Tensor | None, ndim: int, axis: int | None
-) -> tuple[Tensor, Tensor | None]:
-    """Scale and zero point (None is zero), each `along` the axis."""
-    return along(scale, ndim, axis), None if zero_point is None else along(zero_point, ndim, axis)
-
-
-def along(values: Tensor, ndim: int, axis: int | None) -> Tensor:
-    """Reshape `(C,)` so that it broadcasts along dimension `axis` of a tensor with `ndim` dimensions."""
-    if axis is None or values.numel() == 1:
-        return values
-    shape = [1] * ndim
-    shape[axis] = -1
-    return values.view(shape)
-
-
 class _FakeQuantize(torch.autograd.Function):
     """Masked straight-through estimator; with a gradient of the scale if that is learned."""
 
@@ -113,7 +110,7 @@ class _FakeQuantize(torch.autograd.Function):
         zero_point: Tensor | None,
         low: int,
         high: int,
-        noise: Tensor | None,
+        noise: Tensor | NoiseKey | None,
         grad_factor: float,
         clips: bool,
     ) -> Tensor:
@@ -137,19 +134,6 @@ class _FakeQuantize(torch.autograd.Function):
             slope.mul_(grad)
             grad_scale = slope.sum_to_size(scale.shape).div(scale).mul_(ctx.grad_factor)
         return grad_x, grad_scale, None, None, None, None, None, None
-
-
-def _fused(
-    x: Tensor, scale: Tensor, zero_point: Tensor | None, low: int, high: int, axis: int | None
-) -> Tensor:
-    """PyTorch's kernel: one launch, and one byte of mask per element."""
-    if zero_point is None:
-        zero_point = torch.zeros_like(scale, dtype=torch.int32)
-    if axis is None or scale.numel() == 1:
-        out = torch.fake_quantize_per_tensor_affine(x.float(), scale, zero_point, low, high)
-    else:
-        out = torch.fake_quantize_per_channel_affine(x.float(), scale, zero_point, axis, low, high)
-    return out.to(x.dtype)
 
 
 def dynamic_range(low: Tensor, high: Tensor, levels: int = U8_LEVELS) -> tuple[Tensor, Tensor]:

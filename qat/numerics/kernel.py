@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from qat.numerics.rounding import NOISE_STEP
+from qat.numerics.rounding import NOISE_STEP, NoiseKey
 
-CHUNK_SIZE = 1 << 16  # values quantized at a time
+CHUNK_SIZE = 1 << 16  # values quantized at a time; their noise is drawn with them
 
 
 class Chunk(NamedTuple):
@@ -43,7 +43,7 @@ def quantize_dequantize(
     zero_point: Tensor | None,
     low: int,
     high: int,
-    noise: Tensor | None = None,
+    noise: Tensor | NoiseKey | None = None,
     masked: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """Fake-quantizes `x`.
@@ -54,7 +54,7 @@ def quantize_dequantize(
         zero_point: like `scale`; None is zero.
         low: smallest level.
         high: largest level.
-        noise: like `x`, float in [0, 1) or the int16 of `noise_bits`; None rounds to nearest.
+        noise: a key; or like `x`, float in [0, 1) or the int16 of `NoiseKey.bits`; None rounds to nearest.
         masked: also return the mask (int8, 1 inside the range); otherwise it is None.
 
     Returns:
@@ -64,7 +64,16 @@ def quantize_dequantize(
         x = x.contiguous()
     out = torch.empty_like(x)
     mask = torch.empty_like(x, dtype=torch.int8) if masked else None
-    for chunk in chunks(Chunk(x, scale, zero_point, noise, out, mask)):
+    key = noise if isinstance(noise, NoiseKey) else None
+    if key is not None and not (x.is_contiguous() and x.device.type == "cpu"):
+        noise, key = key.bits(x.shape, x.device), None  # chunks go through memory, noise through rows
+    drawn = None if isinstance(noise, NoiseKey) else noise
+    start = 0
+    for chunk in chunks(Chunk(x, scale, zero_point, drawn, out, mask)):
+        if key is not None:
+            count = chunk.x.numel()
+            chunk = chunk._replace(noise=key.part(start, count).view(chunk.x.shape))
+            start += count
         quantize_chunk_(chunk, low, high)
     return out, mask
 

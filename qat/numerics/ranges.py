@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from qat.numerics.affine import SCALE_FLOOR
 from qat.numerics.histogram import Histogram
+from qat.numerics.scales import SCALE_FLOOR
 
 CANDIDATES = 100  # clips tried by the MSE search: 1 % to 100 % of the largest magnitude
 BLOCK = 1 << 17  # weights searched at a time, so that they stay in the cache

@@ -1,7 +1,16 @@
-"""Rounding, and the counter-keyed noise of stochastic rounding."""
+"""Rounding, and the counter-keyed noise of stochastic rounding.
+
+The noise of a value is a hash of a key and of the value's place in its tensor, in 32-bit integer arithmetic (multiply
+and xorshift, after Mueller 2014 and Wellons 2018, "lowbias32"). The same key therefore gives the same bits on every
+device, at any time and for any part of a tensor; `triton_kernels.py` computes the same inside its kernels.
+"""
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -9,6 +18,9 @@ from qat.system.seeds import counter_seed
 
 # Resolution of the noise: the mean of stochastic rounding is exact to this share of a step.
 NOISE_STEP = 2.0**-16
+GOLDEN, FIRST, SECOND = 0x9E3779B9, 0x7FEB352D, 0x846CA68B  # odd multipliers
+PIECE = 1 << 16  # values drawn at a time, so that they stay in the cache
+MASK = 0xFFFFFFFF
 
 
 def round_nearest(x: Tensor) -> Tensor:
@@ -33,32 +45,108 @@ def round_stochastic(x: Tensor, noise: Tensor) -> Tensor:
     return torch.floor(x + noise)
 
 
-def noise_bits(shape: torch.Size, key: tuple[int, ...], device: torch.device) -> Tensor:
-    """Uniform 16-bit noise of `shape` that depends on `key` and the device type only.
+class NoiseKey(NamedTuple):
+    """What the noise of one tensor depends on, besides the place of each value in it.
 
-    Each 64-bit draw gives four values: about four times cheaper than uniform floats, and exact to 2^-16 of a step.
-
-    Returns:
-        int16 `r` in [-2^15, 2^15); the noise in [0, 1) is `(r + 2^15) / 2^16`.
+    Attributes:
+        seed: of the step, in [0, 2^63). An int64 `(1,)` tensor on the CPU inside compiled code, which would be compiled
+            anew for each other number.
+        stream: which tensor of the step.
     """
-    generator = torch.Generator(device).manual_seed(counter_seed(key))
-    count = shape.numel()
-    words = torch.empty((count + 3) // 4, dtype=torch.int64, device=device)
-    words.random_(-(2**63), None, generator=generator)
-    return words.view(torch.int16)[:count].view(shape)
+
+    seed: int | Tensor
+    stream: int = 0
+
+    @classmethod
+    def of(cls, *counters: int) -> NoiseKey:
+        """Key from counters; their order matters."""
+        return cls(counter_seed(counters))
+
+    @property
+    def halves(self) -> tuple[int, int]:
+        """Both halves of the seed, as signed 32-bit numbers."""
+        seed = int(self.seed)
+        return signed(seed), signed(seed >> 32)
+
+    def words(self) -> tuple[int, int]:
+        """The two 32-bit words that enter the hash of each pair of values."""
+        low, high = self.halves
+        first = mixed(low ^ (self.stream * GOLDEN))
+        return first, mixed(high + first)
+
+    def bits(self, shape: torch.Size, device: torch.device | str = "cpu") -> Tensor:
+        """Noise of a whole tensor: int16 `r` in [-2^15, 2^15); the noise in [0, 1) is `(r + 2^15) / 2^16`."""
+        if torch.device(device).type != "cpu":
+            return device_part(*self.words(), shape.numel(), torch.device(device)).view(shape)
+        out = torch.empty(shape, dtype=torch.int16, device="cpu")
+        for start, piece in enumerate(out.view(-1).split(PIECE)):
+            piece.copy_(self.part(start * PIECE, len(piece)))
+        return out
+
+    def part(self, start: int, count: int) -> Tensor:
+        """int16 `(count,)` on the CPU: the noise of values `start ... start + count` in row-major order.
+
+        NumPy shifts unsigned numbers as they are; PyTorch would need three passes for each shift.
+        """
+        first, second = map(np.uint32, self.words())
+        before, end = start >> 1, (start + count + 1) >> 1
+        count_from_zero = places if end - before <= PIECE else places.__wrapped__
+        word = count_from_zero(end - before) + np.uint32(before & MASK)
+        word ^= first
+        shifted = np.empty_like(word)
+        word ^= np.right_shift(word, 16, out=shifted)
+        word *= np.uint32(FIRST)
+        word += second
+        word ^= np.right_shift(word, 15, out=shifted)
+        word *= np.uint32(SECOND)
+        word ^= np.right_shift(word, 16, out=shifted)
+        return torch.from_numpy(word.view(np.int16)[start & 1 : (start & 1) + count])
+
+
+@lru_cache(maxsize=4)
+def places(count: int) -> np.ndarray:
+    """`0 ... count - 1` as uint32; small ones are kept."""
+    return np.arange(count, dtype=np.uint32)
+
+
+def device_part(first: int, second: int, count: int, device: torch.device) -> Tensor:
+    """What `NoiseKey.part` gives from value 0 on, by PyTorch's operations: for a GPU without Triton."""
+    word = torch.arange((count + 1) >> 1, dtype=torch.int32, device=device).bitwise_xor_(signed(first))
+    xor_shift_(word, 16).mul_(FIRST).add_(signed(second))
+    xor_shift_(word, 15).mul_(signed(SECOND))
+    return xor_shift_(word, 16).view(torch.int16)[:count]
+
+
+def xor_shift_(word: Tensor, bits: int) -> Tensor:
+    """`word ^ (word >> bits)` of int32 taken as unsigned, in place (the shift alone would keep the sign)."""
+    return word.bitwise_xor_(word.bitwise_right_shift(bits).bitwise_and_((1 << (32 - bits)) - 1))
+
+
+def mixed(word: int) -> int:
+    """Hash of a 32-bit word, in [0, 2^32)."""
+    word &= MASK
+    word = ((word ^ (word >> 16)) * FIRST) & MASK
+    word = ((word ^ (word >> 15)) * SECOND) & MASK
+    return word ^ (word >> 16)
+
+
+def signed(word: int) -> int:
+    """The lowest 32 bits as a signed number.
+
+    >>> signed(0xFFFFFFFF), signed(5)
+    (-1, 5)
+    """
+    return ((word + 0x80000000) & MASK) - 0x80000000
 
 
 def uniform_noise(
-    shape: torch.Size | tuple[int, ...], key: tuple[int, ...], device: torch.device | str
+    shape: torch.Size | tuple[int, ...], key: NoiseKey, device: torch.device | str = "cpu"
 ) -> Tensor:
-    """Uniform float32 noise in [0, 1) on a grid of 2^-16, drawn from a counter key.
-
-    The same key gives the same bits at any time, so that a resumed or recomputed step repeats its rounding.
+    """Uniform float32 noise in [0, 1) on a grid of 2^-16: `key.bits` as floats.
 
     Args:
         shape: of the result.
-        key: for example `(seed, step, layer index, rank)`.
-        device: where to draw; different device types draw different bits.
+        key: what it depends on.
+        device: where to draw; the bits are the same everywhere.
     """
-    bits = noise_bits(torch.Size(shape), key, torch.device(device))
-    return bits.to(torch.float32).add_(2.0**15).mul_(NOISE_STEP)
+    return key.bits(torch.Size(shape), device).to(torch.float32).add_(2.0**15).mul_(NOISE_STEP)

@@ -13,10 +13,9 @@ from qat.layers.state import calibrate_weights_, finish_calibration_, set_enable
 from qat.layers.swap import swap_
 from qat.numerics.affine import centred_levels, dequantize, dynamic_range, fake_quantize, quantize
 from qat.numerics.ranges import symmetric_range
-from qat.numerics.rounding import noise_bits
+from qat.numerics.rounding import NoiseKey
 from qat.recipe import Recipe
 
-CPU = torch.device("cpu")
 NORMAL = st.floats(-1e6, 1e6, width=32).map(lambda x: x if abs(x) > 1e-30 else 0.0)  # so is their scale
 FLOATS = st.lists(st.floats(-1e4, 1e4, width=32), min_size=1, max_size=40)
 
@@ -85,7 +84,7 @@ def test_quantizing_twice_is_quantizing_once(values: list[float], scale: float, 
 @pytest.mark.parametrize("noise", [None, (9,)])
 def test_values_outside_the_range_are_clipped(noise: tuple[int, ...] | None) -> None:
     x = torch.tensor([-1e6, -9.0, 9.0, 1e6])
-    bits = None if noise is None else noise_bits(x.shape, noise, CPU)
+    bits = None if noise is None else NoiseKey.of(*noise)
     assert fake_quantize(x, torch.tensor([0.5]), None, -3, 3, noise=bits).tolist() == [-1.5, -1.5, 1.5, 1.5]
     zero = torch.tensor([2], dtype=torch.int32)
     assert fake_quantize(x, torch.tensor([0.5]), zero, 0, 7, noise=bits).tolist() == [-1, -1, 2.5, 2.5]

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from qat.numerics import kernel as module
 from qat.numerics.affine import fake_quantize
-from qat.numerics.rounding import noise_bits, uniform_noise
+from qat.numerics.rounding import NoiseKey, uniform_noise
 
 LAYOUTS = {
     "contiguous": lambda x: x,
@@ -18,7 +18,6 @@ LAYOUTS = {
     "expanded": lambda x: x[:1].expand(3, -1, -1),
     "empty": lambda x: x[:, :0],
 }
-CPU = torch.device("cpu")
 
 
 def values() -> Tensor:
@@ -26,7 +25,7 @@ def values() -> Tensor:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("noise", ["none", "floats", "bits"])
+@pytest.mark.parametrize("noise", ["none", "floats", "bits", "key"])
 @pytest.mark.parametrize("scales", ["tensor", "rows", "columns"])
 def test_chunks_equal_the_whole(
     layout: str, noise: str, scales: str, monkeypatch: pytest.MonkeyPatch
@@ -38,8 +37,9 @@ def test_chunks_equal_the_whole(
     zero = (torch.arange(count, dtype=torch.int32) * 3) % 16
     drawn = {
         "none": None,
-        "floats": uniform_noise(x.shape, (1,), CPU),
-        "bits": noise_bits(x.shape, (1,), CPU),
+        "floats": uniform_noise(x.shape, NoiseKey.of(1)),
+        "bits": NoiseKey.of(1).bits(x.shape),
+        "key": NoiseKey.of(1),
     }[noise]
     found = []
     for size in (1 << 30, 64, 700):
@@ -50,6 +50,8 @@ def test_chunks_equal_the_whole(
         with torch.no_grad():
             assert torch.equal(fake_quantize(x, scale, zero, 0, 15, axis, drawn), out)
         found.append((out.detach(), leaf.grad))
+    if noise == "key":
+        assert torch.equal(found[0][0], fake_quantize(x, scale, zero, 0, 15, axis, NoiseKey.of(1).bits(x.shape)))
     for out, grad in found[1:]:
         assert torch.equal(out, found[0][0]) and torch.equal(grad, found[0][1])
     assert out.shape == x.shape and (x.numel() == 0 or 0 < float(grad.mean()) < 1)

@@ -1,0 +1,147 @@
+"""All weights of a model, quantized together where kernels take many in one launch.
+
+They are quantized when the first of them is read in a step; a step of several batches, and a validation, read what is
+there. What is kept for a weight says of which values, mode and noise it was made, so that nothing stale is read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+from weakref import WeakSet
+
+import torch
+from torch import Tensor
+
+from qat.layers.quantizer import KeyedNoise
+from qat.numerics.fused import StraightThrough, working_dtype
+from qat.numerics.fused_weights import FusedWeight, Table, WeightMode
+from qat.numerics.rounding import NoiseKey
+
+
+@dataclass(eq=False)
+class Prepared:
+    """What a group keeps of one weight.
+
+    Attributes:
+        weight: the Parameter; None before its first reading.
+        made_of: what `values` depend on.
+        values: fake-quantized.
+        mode: how.
+        key: of their noise.
+    """
+
+    weight: Tensor | None = None
+    made_of: tuple[Any, ...] = ()
+    values: Tensor | None = None
+    mode: WeightMode | None = None
+    key: NoiseKey = NoiseKey(0)
+
+
+class Member(Protocol):
+    """What a group asks of the quantizer of a weight (`qat.layers.weight`)."""
+
+    casts: bool
+    is_enabled: bool
+    scale: Tensor
+    noise: KeyedNoise | None
+    group: WeightGroup
+    prepared: Prepared
+
+    def is_grouped(self, x: Tensor) -> bool:
+        """Whether the kernels quantize the weight `x`."""
+
+    def mode(self, dtype: torch.dtype) -> WeightMode:
+        """How, now."""
+
+    def follow_(self, weight: Tensor) -> None:
+        """Set the scale to the range of `weight`."""
+
+
+class WeightGroup:
+    """Weight quantizers whose weights are quantized together."""
+
+    def __init__(self) -> None:
+        self.members: WeakSet[Member] = WeakSet()
+        self.tables: dict[tuple[Any, ...], Table] = {}
+
+    def add(self, quantizer: Member) -> None:
+        """Take a quantizer in; it leaves the group that it was in."""
+        if quantizer.group is not self:
+            quantizer.group.members.discard(quantizer)
+            quantizer.group = self
+        self.members.add(quantizer)
+
+    def quantized(self, quantizer: Member, weight: Tensor) -> Tensor:
+        """`weight` as `quantizer` has it now, with its gradient."""
+        prepared = quantizer.prepared
+        if not torch.compiler.is_compiling():
+            prepared.weight = weight
+            mode = quantizer.mode(working_dtype(weight) if quantizer.casts else weight.dtype)
+            if prepared.values is None or prepared.made_of != made_of(quantizer, weight, mode):
+                prepared.mode = mode
+                self.prepare_()
+        values, mode = prepared.values, prepared.mode
+        assert values is not None and mode is not None
+        scale = quantizer.scale
+        if not (torch.is_grad_enabled() and (weight.requires_grad or scale.requires_grad)):
+            return values
+        if mode.passes:
+            return StraightThrough.apply(weight, values)
+        noise = quantizer.noise
+        key = prepared.key if noise is None or not torch.compiler.is_compiling() else noise.of()
+        return FusedWeight.apply(weight, scale, values, *key, *mode.of_gradient)
+
+    @torch.no_grad()
+    def prepare_(self) -> None:
+        """Quantize all weights of which something has changed: one launch for each mode."""
+        stale: dict[tuple[WeightMode, torch.device], list[Member]] = {}
+        for quantizer in sorted(self.members, key=index_of):
+            prepared = quantizer.prepared
+            weight = prepared.weight
+            if weight is None or not quantizer.is_enabled or not quantizer.is_grouped(weight):
+                continue
+            mode = quantizer.mode(prepared.mode.dtype if prepared.mode else weight.dtype)
+            if prepared.values is None or prepared.made_of != made_of(quantizer, weight, mode):
+                prepared.values, prepared.mode = None, mode
+                stale.setdefault((mode, weight.device), []).append(quantizer)
+        for (mode, _), quantizers in stale.items():
+            self.fill_(quantizers, mode)
+
+    def fill_(self, quantizers: list[Member], mode: WeightMode) -> None:
+        """Quantize weights of one mode."""
+        weights = [weight for item in quantizers if (weight := item.prepared.weight) is not None]
+        if mode.covered and not mode.follows:
+            for quantizer, weight in zip(quantizers, weights, strict=True):
+                quantizer.follow_(weight)
+        keys = [quantizer.noise.of() for quantizer in quantizers if quantizer.noise is not None]
+        found = self.table(quantizers, weights, keys).quantize(mode, keys[0])
+        for quantizer, weight, values, key in zip(quantizers, weights, found, keys, strict=True):
+            prepared = quantizer.prepared
+            prepared.values, prepared.key = values, key
+            prepared.made_of = made_of(quantizer, weight, mode)
+
+    def table(self, quantizers: list[Member], weights: list[Tensor], keys: list[NoiseKey]) -> Table:
+        """Where the weights lie; made anew when one of them has moved."""
+        scales = [quantizer.scale for quantizer in quantizers]
+        places = tuple(
+            (weight.data_ptr(), weight.shape, scale.data_ptr(), key.stream)
+            for weight, scale, key in zip(weights, scales, keys, strict=True)
+        )
+        if places not in self.tables:
+            if len(self.tables) >= 8:  # training and evaluation, in a few dtypes
+                self.tables.clear()
+            self.tables[places] = Table(weights, scales, [key.stream for key in keys])
+        return self.tables[places]
+
+
+def made_of(quantizer: Member, weight: Tensor, mode: WeightMode) -> tuple[Any, ...]:
+    """What the values of a weight depend on: equal where they need not be computed again."""
+    scale = None if mode.covered else (quantizer.scale.data_ptr(), quantizer.scale._version)
+    noise = quantizer.noise.of() if mode.draws and quantizer.noise is not None else None
+    return (weight.data_ptr(), weight._version, mode, scale, noise)
+
+
+def index_of(quantizer: Member) -> int:
+    """Number in the model."""
+    return quantizer.noise.index if quantizer.noise is not None else 0

@@ -1,0 +1,39 @@
+"""Shapes and signs of scales."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+SCALE_FLOOR = 2.0**-30  # a scale is never zero: dead channels divide by this
+
+
+def both_along(
+    scale: Tensor, zero_point: Tensor | None, ndim: int, axis: int | None
+) -> tuple[Tensor, Tensor | None]:
+    """Scale and zero point (None is zero), each `along` the axis."""
+    return along(scale, ndim, axis), None if zero_point is None else along(zero_point, ndim, axis)
+
+
+def along(values: Tensor, ndim: int, axis: int | None) -> Tensor:
+    """Reshape `(C,)` so that it broadcasts along dimension `axis` of a tensor with `ndim` dimensions."""
+    if axis is None or values.numel() == 1:
+        return values
+    shape = [1] * ndim
+    shape[axis] = -1
+    return values.view(shape)
+
+
+def positive(scale: Tensor) -> Tensor:
+    """A scale that requires a gradient, kept positive; any other as it is."""
+    return scale.abs().clamp(min=SCALE_FLOOR) if scale.requires_grad else scale
+
+
+def lsq_factor(values: int, scales: int, quant_max: int) -> float:
+    """LSQ's gradient scale `1 / sqrt(numel p)` (Esser 2019, arXiv 1902.08153, 2.2).
+
+    Args:
+        values: of the tensor.
+        scales: that share them.
+        quant_max: largest level `p`.
+    """
+    return (values / scales * quant_max) ** -0.5
