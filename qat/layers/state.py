@@ -6,6 +6,7 @@ import hashlib
 
 from torch import Tensor, nn
 
+from qat.layers.quantizer import Quantizer
 from qat.layers.swap import quant_layers, quantizers
 from qat.layers.weight_norm import strip_weight_norm
 from qat.system.errors import UserError
@@ -76,7 +77,8 @@ def load_float_state_(model: nn.Module, state_dict: dict[str, Tensor]) -> None:
     """
     stripped = strip_weight_norm(state_dict)
     ours = model.state_dict()
-    prefixes = tuple(f"{name}." for name, _ in quantizers(model))
+    modules = model.named_modules(remove_duplicate=False)  # a shared quantizer has a name in each of its layers
+    prefixes = tuple(f"{name}." for name, module in modules if isinstance(module, Quantizer))
     missing = [key for key in ours if key not in stripped and not key.startswith(prefixes)]
     unexpected = [key for key in stripped if key not in ours]
     if missing or unexpected:

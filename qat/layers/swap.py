@@ -14,6 +14,7 @@ from qat.layers.conv import QuantConv1d, QuantConv2d, QuantFrameConv1d
 from qat.layers.linear import QuantLinear
 from qat.layers.lstm import QuantLSTM
 from qat.layers.quantizer import Quantizer, StepKey
+from qat.layers.shared import Shared
 from qat.layers.weight import WeightQuantizer
 from qat.layers.weight_group import WeightGroup
 from qat.layers.weight_norm import remove_weight_norm_
@@ -61,7 +62,12 @@ class SwapReport:
         )
 
 
-def swap_(model: nn.Module, recipe: Recipe, groups: Mapping[str, Sequence[str]] | None = None) -> SwapReport:
+def swap_(
+    model: nn.Module,
+    recipe: Recipe,
+    groups: Mapping[str, Sequence[str]] | None = None,
+    readers: Sequence[Sequence[str]] = (),
+) -> SwapReport:
     """Replace the layers that the recipe quantizes, in place; their quantizers are off.
 
     weight_norm is removed first. A module that is registered under several names is swapped once and stays shared.
@@ -70,6 +76,7 @@ def swap_(model: nn.Module, recipe: Recipe, groups: Mapping[str, Sequence[str]] 
         model: any module; its layers keep their Parameters.
         recipe: `active`.
         groups: name of a group -> globs on dotted names.
+        readers: names of layers that read the very same tensor where they are children of one module.
 
     Raises:
         UserError: a rule matches no layer, or asks of a layer what it cannot do.
@@ -93,8 +100,27 @@ def swap_(model: nn.Module, recipe: Recipe, groups: Mapping[str, Sequence[str]] 
         for key, child in parent._modules.items():
             if child in replaced:
                 parent._modules[key] = replaced[child]
+    share_input_quantizers_(model, readers)
     set_step_key_(model, StepKey(recipe.seed))
     return report
+
+
+def share_input_quantizers_(model: nn.Module, readers: Sequence[Sequence[str]]) -> None:
+    """Give layers that read one tensor one quantizer of it, where their recipes are one and their ranges too.
+
+    The keys of a checkpoint stay: each layer names the quantizer as its own. Learned scales stay apart.
+    """
+    for parent in model.modules():
+        for names in readers:
+            layers = [parent._modules.get(name) for name in names]
+            found = [layer for layer in layers if isinstance(layer, QuantLayer)]
+            recipes = {layer.layer_recipe for layer in found}
+            if len(found) != len(names) or len(recipes) != 1 or found[0].layer_recipe.learn_scale:
+                continue
+            if isinstance(found[0].input_quantizer, Quantizer):
+                for layer in found:
+                    layer.input_quantizer = found[0].input_quantizer
+                found[0].input_quantizer.shared = Shared(len(found))
 
 
 def quantize_layer(layer: nn.Module, recipe: LayerRecipe, name: str = "layer") -> QuantLayer:
