@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.common import save, table
+from benchmarks.result_file import save, table
 from qat.layers.linear import QuantLinear
 from qat.layers.state import calibrate_weights_, set_enabled_
 from qat.layers.swap import swap_

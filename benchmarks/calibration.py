@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.common import PUBLISHED, mini, noise, save, table
+from benchmarks.common import PUBLISHED, mini, noise
+from benchmarks.result_file import save, table
 from qat.layers.state import calibrate_weights_, finish_calibration_, set_observing_
 from qat.layers.swap import quantizers
 from qat.models.ctc import CTCModule

@@ -1,32 +1,20 @@
-"""What every benchmark shares: models, calibration on noise, result files, tables."""
+"""What benchmarks share: models, noise, calibration on it."""
 
 from __future__ import annotations
 
-import json
-import os
-import platform
-import shlex
-import sys
-from collections.abc import Sequence
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 
+from benchmarks.result_file import ROOT
 from datamodules.audio_file import SAMPLE_RATE
 from qat.layers.state import calibrate_weights_, finish_calibration_, set_observing_
 from qat.models.crdnn import CRDNNModule
 from qat.models.ctc import CTCModule
 from qat.models.wav2vec2 import Wav2Vec2Module
 from qat.recipe import Recipe
-from qat.system.hardware import cpu_has_vnni, processor
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks" / "results"
-PACKAGES = ("torch", "torchao", "aimet-torch", "onnxruntime", "transformers", "speechbrain", "onnxscript")
 # Published sizes: SpeechBrain's LibriSpeech CRDNN encoder, and facebook/wav2vec2-base.
 PUBLISHED: dict[str, tuple[type[CTCModule], dict[str, Any]]] = {
     "crdnn": (
@@ -77,49 +65,3 @@ def calibrate_on_noise_(module: CTCModule, seconds: float = 3.0) -> None:
     finish_calibration_(module)
     module.quantize()
     module.train(was_training)
-
-
-def save(name: str, results: list[dict[str, Any]]) -> Path:
-    """Write `benchmarks/results/NAME.json` with everything needed to read or repeat the numbers."""
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    script = Path(sys.argv[0]).stem
-    hidden = "avx2_only" in os.environ.get(
-        "LD_PRELOAD", ""
-    )  # by benchmarks.avx2_only, which takes the script's name
-    module = ["benchmarks.avx2_only", script] if hidden else [f"benchmarks.{script}"]
-    content = {
-        "benchmark": name,
-        "command": shlex.join(["python", "-m", *module, *sys.argv[1:]]),
-        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "device": processor(),
-        "cpu_vnni": cpu_has_vnni(),
-        "instructions": torch.backends.cpu.get_cpu_capability(),  # what this process may use
-        "versions": {"python": platform.python_version(), **found},
-        "results": results,
-    }
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps(content, indent=1) + "\n")
-    return path
-
-
-def table(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> str:
-    """Markdown table of some fields.
-
-    >>> print(table([{"a": 1, "b": 2.345}], ["a", "b"]))
-    | a | b |
-    |---|---|
-    | 1 | 2.35 |
-    """
-
-    def cell(value: Any) -> str:
-        return f"{value:.2f}" if isinstance(value, float) else "" if value is None else str(value)
-
-    lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
-    lines += [f"| {' | '.join(cell(row.get(column, '')) for column in columns)} |" for row in rows]
-    return "\n".join(lines)

@@ -10,7 +10,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import PUBLISHED, calibrate_on_noise_, noise, published, save, table
+from benchmarks.common import PUBLISHED, calibrate_on_noise_, noise, published
+from benchmarks.result_file import save, table
 from qat.recipe import Recipe
 from qat.runtime.export import export_onnx
 from qat.runtime.graph import count_nodes, optimised_graph

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import ROOT, table
+from benchmarks.result_file import ROOT, table
 from qat.report.readme import fill_blocks
 from qat.system.files import write_text
 

@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.ao.quantization import FusedMovingAvgObsFakeQuantize, MovingAveragePerChannelMinMaxObserver
 
-from benchmarks.common import PUBLISHED, calibrate_on_noise_, mini, noise, save, table
+from benchmarks.common import PUBLISHED, calibrate_on_noise_, mini, noise
+from benchmarks.result_file import save, table
 from qat.models.ctc import CTCModule
 from qat.recipe import Recipe
 

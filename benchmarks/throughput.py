@@ -25,8 +25,9 @@ import torch.distributed as dist
 from lightning.fabric.plugins.environments.lightning import find_free_network_port
 from torch.nn.parallel import DistributedDataParallel
 
-from benchmarks.common import ROOT, calibrate_on_noise_, mini, noise, save, table
+from benchmarks.common import calibrate_on_noise_, mini, noise
 from benchmarks.qat_step import RECIPES, TEXT, step
+from benchmarks.result_file import ROOT, save, table
 from datamodules.mini_corpus import MiniDataModule
 from datamodules.stream_module import StreamDataModule
 from qat.models.ctc import CTCModule
