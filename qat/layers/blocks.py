@@ -47,7 +47,7 @@ def fake_quantize_blocks(x: Tensor, size: int) -> Tensor:
     with torch.no_grad():
         levels, scale = block_levels(x.detach(), size)
         rounded = levels.mul_(scale).flatten(-2)[..., : x.shape[-1]].to(x.dtype)
-    return x + (rounded - x).detach() if x.requires_grad else rounded
+    return fused.straight_through(x, rounded)
 
 
 def block_linear(x: Tensor, weight: Tensor, weight_scale: Tensor, size: int) -> Tensor:

@@ -51,8 +51,7 @@ class FrameQuantizer(Quantizer):
             return fused.straight_through(
                 x, fused.quantize_frames(x.detach().contiguous(), self.quant_max, key)
             )
-        rounded = self._on_levels(x.detach())
-        return x + (rounded - x).detach() if x.requires_grad else rounded
+        return fused.straight_through(x, self._on_levels(x.detach()))
 
     def levels(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Whole levels as float32 `(..., I)`, and the step and zero point (whole, float32) of each row `(..., 1)`."""

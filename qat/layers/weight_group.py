@@ -37,6 +37,10 @@ class Prepared:
     mode: WeightMode | None = None
     key: NoiseKey = NoiseKey(0)
 
+    def __reduce__(self) -> tuple[type[Prepared], tuple[()]]:
+        """A copy starts anew."""
+        return Prepared, ()
+
 
 class Member(Protocol):
     """What a group asks of the quantizer of a weight (`qat.layers.weight`)."""
@@ -64,6 +68,13 @@ class WeightGroup:
     def __init__(self) -> None:
         self.members: WeakSet[Member] = WeakSet()
         self.tables: dict[tuple[Any, ...], Table] = {}
+
+    def __getstate__(self) -> list[Member]:
+        """A copy finds the copied weights itself."""
+        return list(self.members)
+
+    def __setstate__(self, members: list[Member]) -> None:
+        self.members, self.tables = WeakSet(members), {}
 
     def add(self, quantizer: Member) -> None:
         """Take a quantizer in; it leaves the group that it was in."""

@@ -36,4 +36,4 @@ def lsq_factor(values: int, scales: int, quant_max: int) -> float:
         scales: that share them.
         quant_max: largest level `p`.
     """
-    return (values / scales * quant_max) ** -0.5
+    return (max(values, 1) / scales * quant_max) ** -0.5

@@ -51,7 +51,9 @@ def test_chunks_equal_the_whole(
             assert torch.equal(fake_quantize(x, scale, zero, 0, 15, axis, drawn), out)
         found.append((out.detach(), leaf.grad))
     if noise == "key":
-        assert torch.equal(found[0][0], fake_quantize(x, scale, zero, 0, 15, axis, NoiseKey.of(1).bits(x.shape)))
+        assert torch.equal(
+            found[0][0], fake_quantize(x, scale, zero, 0, 15, axis, NoiseKey.of(1).bits(x.shape))
+        )
     for out, grad in found[1:]:
         assert torch.equal(out, found[0][0]) and torch.equal(grad, found[0][1])
     assert out.shape == x.shape and (x.numel() == 0 or 0 < float(grad.mean()) < 1)

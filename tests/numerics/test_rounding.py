@@ -90,7 +90,14 @@ def test_neighbours_are_uncorrelated() -> None:
 
 def test_the_two_halves_of_a_word_are_the_first_and_the_second_value() -> None:
     """Stored values: another machine, device or release must draw the same."""
-    assert NoiseKey(123456789, 7).bits(torch.Size((6,))).tolist() == [19512, -12320, 27562, 27265, -26042, 14303]
+    assert NoiseKey(123456789, 7).bits(torch.Size((6,))).tolist() == [
+        19512,
+        -12320,
+        27562,
+        27265,
+        -26042,
+        14303,
+    ]
 
 
 @pytest.mark.parametrize("start, count", [(0, 10), (1, 10), (65_535, 4), (12_345, 70_001), (200_000, 1)])
