@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +74,10 @@ def check_same_run(model: CTCModule, checkpoint: Mapping[str, Any], path: Path) 
         raise UserError(
             f"{path}: holds weights only and must hold an optimiser too; start from it with --model.init_from"
         )
-    stored = dict(checkpoint["hyper_parameters"])
-    stored["recipe"] = Recipe.from_dict(stored["recipe"]).to_dict()  # an older one lacks newer fields
+    defaults = asdict(type(model.options)())  # an older checkpoint lacks newer fields
+    newer = {key: value for key, value in defaults.items() if key in model.hparams}
+    stored = {**newer, **checkpoint["hyper_parameters"]}
+    stored["recipe"] = Recipe.from_dict(stored["recipe"]).to_dict()
     refuse_difference(stored, dict(model.hparams), path)
 
 

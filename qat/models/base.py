@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor, nn
 
 from datamodules.batch import Batch
@@ -18,6 +19,7 @@ from qat.layers.quantizer import StepKey
 from qat.layers.state import set_enabled_
 from qat.layers.swap import SwapReport, set_step_key_, swap_
 from qat.models.checkpoint import load_float_weights_, model_path
+from qat.models.compiling import Compiled, check_compiler
 from qat.models.optimizer import parameter_groups, warmup_cosine
 from qat.models.options import TrainingOptions
 from qat.recipe import Recipe
@@ -36,9 +38,13 @@ class RecipeModule(LightningModule, ABC):
 
     Attributes:
         groups: name of a group of layers -> globs on dotted names; what rules of a recipe may name.
+        readers: names of layers that read the very same tensor where they are children of one module.
+        compiled_functions: names of the static methods that are compiled beside `compiled_parts`.
     """
 
     groups: dict[str, list[str]] = {}
+    readers: Sequence[Sequence[str]] = ()
+    compiled_functions: tuple[str, ...] = ()
 
     def __init__(
         self, recipe: Recipe | dict[str, Any] | None, init_from: str | None, options: TrainingOptions
@@ -54,6 +60,7 @@ class RecipeModule(LightningModule, ABC):
         self.swap_report = SwapReport([], [])
         self.step_key = StepKey(seed=self.recipe.seed)
         self.noise_seed = 0
+        self.compiled: Compiled | None = None
 
     # ---------------------------------------------------------------- building
     def hyper_parameters(self) -> dict[str, Any]:
@@ -65,7 +72,7 @@ class RecipeModule(LightningModule, ABC):
         if self.init_from:
             load_float_weights_(self, self.init_from)
         if self.recipe.active:
-            self.swap_report = swap_(self, self.recipe, self.groups)
+            self.swap_report = swap_(self, self.recipe, self.groups, self.readers)
             set_step_key_(self, self.step_key)
 
     # ---------------------------------------------------------------- the forward path
@@ -85,10 +92,34 @@ class RecipeModule(LightningModule, ABC):
         """Switch every quantizer on or off (off computes exactly the plain float model)."""
         set_enabled_(self, enabled)
 
+    def compiled_parts(self) -> Iterator[nn.Module]:
+        """Yield the modules that `--model.compile true` compiles, none inside another."""
+        return iter(())
+
     # ---------------------------------------------------------------- training
+    def setup(self, stage: str) -> None:
+        """Find out whether training can be compiled, where it is to be.
+
+        Raises:
+            UserError: it cannot.
+        """
+        if stage == "fit" and self.options.compile:
+            check_compiler(self.trainer.strategy.root_device)
+
     def on_fit_start(self) -> None:
         """Remember the seed that the run was started with (a random one where the user set none)."""
         self.noise_seed = torch.initial_seed()
+
+    def on_train_start(self) -> None:
+        """Compile: by now folding, calibration and AdaRound have changed what they change."""
+        if self.options.compile:
+            self.compiled = Compiled(self, self.compiled_parts(), self.compiled_functions)
+
+    def on_train_end(self) -> None:
+        """Hand plain modules to the report."""
+        if self.compiled is not None:
+            rank_zero_info(self.compiled.stop_())
+            self.compiled = None
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Make all noise of training a function of (seed, epoch, batch, rank): a resumed run draws the same.

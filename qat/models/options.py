@@ -86,4 +86,10 @@ class DistillationOptions(Options):
 
 @dataclass(frozen=True)
 class TrainingOptions(DistillationOptions, OptimizerOptions):
-    """What every model needs to know to be trained: optimiser and distillation."""
+    """What every model needs to know to be trained: optimiser, distillation and compilation.
+
+    Args:
+        compile: train under torch.compile: slow first steps, faster ones after.
+    """
+
+    compile: bool = False

@@ -61,6 +61,14 @@ def test_a_recipe_that_lacks_a_newer_field_has_its_default() -> None:
     check_same_run(build("crdnn", Recipe(preset="x")), stored, PATH)
 
 
+def test_a_checkpoint_that_lacks_a_newer_option_has_its_default() -> None:
+    stored = checkpoint_of(Recipe())
+    del stored["hyper_parameters"]["compile"]
+    check_same_run(build("crdnn"), stored, PATH)
+    with pytest.raises(UserError, match="its compile is False and must be True as in this run"):
+        check_same_run(build("crdnn", compile=True), stored, PATH)
+
+
 def test_other_batches_are_refused_but_no_seed_is_no_promise() -> None:
     stored = {"course": {"seed": 1, "max_batch_s": 2.5}}
     check_same_batches(stored, PATH, {"seed": 1, "max_batch_s": 2.5})
