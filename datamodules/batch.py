@@ -14,7 +14,7 @@ class Batch:
 
     Attributes:
         signal: audio at 16 kHz `(B, S)`, float32 in [-1, 1], zero after each utterance's end.
-        lengths: true number of samples `(B,)`, int64.
+        lengths: true number of samples `(B,)`, int64, always on the CPU: packing and the CTC loss want them there.
         texts: references, in batch order.
         ids: utterance ids, in batch order.
     """
@@ -28,13 +28,17 @@ class Batch:
         return len(self.ids)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Batch":
-        """Returns the batch with its tensors on `device`."""
+        """Returns the batch with its signal on `device`; the lengths stay.
+
+        Lightning asks for a blocking copy, which would wait for the whole step before; one to a GPU need not block.
+        """
+        non_blocking = non_blocking or torch.device(device).type != "cpu"
         signal = self.signal.to(device, non_blocking=non_blocking)
-        return Batch(signal, self.lengths.to(device, non_blocking=non_blocking), self.texts, self.ids)
+        return Batch(signal, self.lengths, self.texts, self.ids)
 
     def pin_memory(self) -> "Batch":
-        """Returns the batch in page-locked memory; the loader calls this when the trainer has a GPU."""
-        return Batch(self.signal.pin_memory(), self.lengths.pin_memory(), self.texts, self.ids)
+        """Returns the batch with its signal in page-locked memory; the loader calls this when there is a GPU."""
+        return Batch(self.signal.pin_memory(), self.lengths, self.texts, self.ids)
 
 
 def collate(items: list[tuple[Utterance, Tensor]], multiple: int = 1) -> Batch:

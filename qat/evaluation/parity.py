@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from datamodules.batch import Batch
 from qat.decoding.recogniser import Recogniser
+from qat.layers.base import device_of
 from qat.models.ctc import CTCModule
 from qat.system.errors import UserError
 from qat.system.ranks import interleaved
@@ -87,7 +88,7 @@ def module_logits(module: CTCModule, batch: Batch) -> NDArray[Any]:
     """
     if len(batch) != 1:
         raise UserError(f"parity: a batch of {len(batch)} utterances, must be one; take batches of one")
-    logits, frames = module(batch.signal.to(module.device), batch.lengths.to(module.device))
+    logits, frames = module(batch.signal.to(device_of(module)), batch.lengths)
     return logits[0, : int(frames[0])].float().cpu().numpy()
 
 

@@ -71,6 +71,21 @@ def valid_values(x: Tensor, time_axis: int) -> Tensor:
     return torch.cat(rows)
 
 
-def frame_mask(frames: Tensor, total: int) -> Tensor:
-    """Boolean `(B, total)`: True where the frame index is below `frames (B,)`."""
-    return torch.arange(total, device=frames.device)[None, :] < frames[:, None]
+def frame_mask(frames: Tensor, x: Tensor, axis: int = 1) -> Tensor:
+    """Boolean `(B, T)`, on the device of `x`: True where the frame index is below `frames`.
+
+    Args:
+        frames: valid frames `(B,)`, on any device.
+        x: what is masked, with time along `axis`.
+        axis: of time.
+    """
+    frames = to_device_of(x, frames)
+    return torch.arange(x.shape[axis], device=frames.device)[None, :] < frames[:, None]
+
+
+def to_device_of(x: Tensor, values: Tensor) -> Tensor:
+    """`values` on the device of `x`. Lengths lie on the CPU: copied to a GPU they keep nobody waiting, read from one
+    they would make the CPU wait for all that it has asked for before."""
+    if values.device == x.device:
+        return values
+    return values.to(x.device, non_blocking=x.device.type != "cpu")

@@ -14,7 +14,28 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from qat.layers.lstm_weights import float_weights, fused_lstm, packed_rows
+from qat.layers.masking import to_device_of
 from qat.layers.quantizer import Unquantized
+
+_functions: Any = torch._VF
+pack_sorted, pad_sorted = _functions._pack_padded_sequence, _functions._pad_packed_sequence
+
+
+def pack(x: Tensor, frames: Tensor) -> PackedSequence:
+    """`(B, T, F)` with `frames (B,)` valid, as `pack_padded_sequence` packs it; with frames on the CPU nothing waits
+    for a GPU."""
+    sizes, order = frames.cpu().sort(descending=True)
+    inverse = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device="cpu"))
+    order, inverse = to_device_of(x, order), to_device_of(x, inverse)
+    data, batch_sizes = pack_sorted(x.index_select(0, order), sizes, True)
+    return PackedSequence(data, batch_sizes, order, inverse)
+
+
+def unpack(packed: PackedSequence, data: Tensor, total: int) -> Tensor:
+    """Frames `data (N, F)`, packed as `packed`, as `(B, total, F)` in the batch's order, with zeros as padding."""
+    padded = pad_sorted(data, packed.batch_sizes, True, 0.0, total)[0]
+    assert packed.unsorted_indices is not None
+    return padded.index_select(0, packed.unsorted_indices)
 
 
 @runtime_checkable
@@ -67,7 +88,7 @@ def packed_lstm(rnn: nn.LSTM, packed: PackedSequence) -> PackedSequence:
 def _run_layer(data: Tensor, sizes: Tensor, weights: list[Tensor], directions: int) -> Tensor:
     """One stacked layer on packed frames `(N, F)` of `sizes (T,)` utterances a frame -> `(N, directions * H)`."""
     x, lengths = pad_packed_sequence(PackedSequence(data, sizes), batch_first=True)
-    steps = torch.arange(x.shape[1])
+    steps = torch.arange(x.shape[1], device=x.device)
     valid = steps < lengths[:, None]
     turned = torch.where(valid, lengths[:, None] - 1 - steps, steps)[:, :, None]
     each = len(weights) // directions

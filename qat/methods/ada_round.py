@@ -12,6 +12,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
 from datamodules.base import SpeechDataModule
+from qat.layers.base import device_of
 from qat.methods.bias_correction import keep_if_nearer_
 from qat.methods.float_reference import FloatInputs, collect, divergence, sites
 from qat.methods.reconstruction import LinearMap, Moments
@@ -64,7 +65,7 @@ class Reconstruction:
         recipe, started, was_training = module.recipe, time.perf_counter(), module.training
         module.eval()
         utterances = data.calibration_utterances(recipe.reconstruction_utterances, recipe.seed)
-        batches = [batch.to(module.device) for batch in data.loader(utterances)]
+        batches = [batch.to(device_of(module)) for batch in data.loader(utterances)]
         found = within_memory(sites(module, batches[0]))
         floats = FloatInputs(self.float_reference(module), found, batches, recipe.seed)
         nearness = 0.0 if recipe.ada_round else divergence(module, floats)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from datamodules.base import SpeechDataModule
+from qat.layers.base import device_of
 from qat.layers.observer import Observer
 from qat.layers.state import calibrate_weights_, finish_calibration_, set_observing_
 from qat.layers.swap import quantizers
@@ -32,7 +33,7 @@ def calibrate_(module: CTCModule, data: SpeechDataModule) -> str:
     module.eval()
     set_observing_(module, True)
     for batch in data.loader(utterances, shard=True):
-        batch = batch.to(module.device)
+        batch = batch.to(device_of(module))
         module(batch.signal, batch.lengths)
     set_observing_(module, False)
     merge_observers_(module)

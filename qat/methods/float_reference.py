@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from datamodules.batch import Batch
+from qat.layers.base import device_of
 from qat.layers.recording import execution_order, record_inputs
 from qat.methods.reconstruction import LinearMap, Moments, linear_maps
 from qat.models.ctc import CTCModule
@@ -61,7 +62,7 @@ class FloatInputs:
 
     def generator(self, number: int) -> torch.Generator:
         """Draws the positions of one utterance, the same for both models."""
-        return torch.Generator().manual_seed(1_000_003 * self.seed + number)
+        return torch.Generator("cpu").manual_seed(1_000_003 * self.seed + number)
 
     def read(self, number: int, chosen: Sequence[str]) -> dict[str, Tensor]:
         """Rows of the named maps for one utterance."""
@@ -110,7 +111,7 @@ def collect(module: CTCModule, floats: FloatInputs, maps: Sequence[LinearMap]) -
     total = {item.name: Moments() for item in maps}
     for part in in_chunks(len(floats.batches), lambda numbers: moments_of(module, floats, maps, numbers)):
         for name, moments in part.items():
-            total[name].merge(moments.to(module.device))
+            total[name].merge(moments.to(device_of(module)))
     return total
 
 

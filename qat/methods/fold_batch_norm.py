@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from qat.layers.base import device_of
 from qat.models.ctc import CTCModule
 
 TOLERANCE = 1e-5  # relative to the largest logit; float32 rounding of one more product
@@ -19,9 +20,10 @@ def fold_and_check(module: CTCModule) -> str:
     pairs = len(list(module.batch_norm_pairs()))
     if not pairs:
         return "folded 0 of 0 BatchNorm (this model has none)"
-    generator = torch.Generator().manual_seed(0)
-    signal = 0.1 * torch.randn(2, 16_000, generator=generator).to(module.device)
-    lengths = torch.tensor([16_000, 12_000], device=module.device)
+    device = device_of(module)  # `module.device` is where the trainer will move the weights to
+    generator = torch.Generator("cpu").manual_seed(0)
+    signal = 0.1 * torch.randn(2, 16_000, generator=generator, device="cpu").to(device)
+    lengths = torch.tensor([16_000, 12_000], device="cpu")
     was_training = module.training
     module.eval()
     before = module(signal, lengths)[0]

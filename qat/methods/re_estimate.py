@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from datamodules.base import SpeechDataModule
 from datamodules.batch import Batch
+from qat.layers.base import device_of
 from qat.layers.recording import record_inputs
 from qat.models.ctc import CTCModule
 from qat.numerics.statistics import Statistics
@@ -30,7 +31,7 @@ def re_estimate_batch_norm_(module: CTCModule, data: SpeechDataModule) -> str:
     """
     recipe, was_training = module.recipe, module.training
     utterances = data.calibration_utterances(recipe.calibration_utterances, recipe.seed)
-    batches = [batch.to(module.device) for batch in data.loader(utterances)]
+    batches = [batch.to(device_of(module)) for batch in data.loader(utterances)]
     module.eval()
     names = [name for name, item in module.named_modules() if isinstance(item, BATCH_NORM)]
     with record_inputs(module, names, stop=False) as recorded:

@@ -13,10 +13,9 @@ from speechbrain.lobes.models.CRDNN import CRDNN
 from speechbrain.nnet.normalization import BatchNorm1d
 from speechbrain.nnet.RNN import LSTM
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from qat.layers.masking import frame_mask, valid_lengths
-from qat.layers.ragged_lstm import packed_lstm
+from qat.layers.masking import frame_mask, to_device_of, valid_lengths
+from qat.layers.ragged_lstm import pack, packed_lstm, unpack
 from qat.models.ctc import CTCModule
 from qat.models.options import Options, TrainingOptions
 from qat.recipe import Recipe
@@ -156,7 +155,7 @@ class CRDNNModule(CTCModule):
         """Features `(B, T, F)` -> (logits `(B, T', V)`, frames `(B,)`), `T' = T // time_pooling_size`."""
         if self.training:
             for mask in self.masks:
-                inputs = mask(inputs.clone())  # in place
+                inputs = drop(mask, inputs)
         with valid_lengths(frames, inputs.shape[1]):
             x = self.crdnn.time_pooling(self.crdnn.CNN(inputs))
         frames = torch.div(frames, self.time_pooling_size, rounding_mode="floor").clamp(min=1)
@@ -164,12 +163,14 @@ class CRDNNModule(CTCModule):
         rnn = self.crdnn.RNN.rnn
         if not isinstance(rnn, nn.LSTM):  # an exported layer takes padded input and its frames
             return self.head(self.crdnn.DNN(rnn(x, frames))), frames
-        packed = pack_padded_sequence(x, frames.cpu(), batch_first=True, enforce_sorted=False)
-        packed = packed_lstm(rnn, packed)
+        packed = packed_lstm(rnn, pack(x, frames))
         # Padding never reaches the DNN, so neither BatchNorm nor an observer can see it.
-        logits = self.head(self.crdnn.DNN(packed.data))
-        packed = PackedSequence(logits, packed.batch_sizes, packed.sorted_indices, packed.unsorted_indices)
-        return pad_packed_sequence(packed, batch_first=True, total_length=x.shape[1])[0], frames
+        return unpack(packed, self.head(self.crdnn.DNN(packed.data)), x.shape[1]), frames
+
+    def compiled_parts(self) -> Iterator[nn.Module]:
+        """Blocks of the CNN and of the DNN."""
+        for name in ("CNN", "DNN"):
+            yield from self.crdnn[name].children() if name in self.crdnn else ()
 
     def batch_norm_pairs(self) -> Iterator[tuple[str, nn.Module, nn.Module]]:
         """Linear -> BatchNorm1d of each DNN block (the CNN blocks use LayerNorm)."""
@@ -180,6 +181,14 @@ class CRDNNModule(CTCModule):
                 yield f"crdnn.DNN.{name}.norm", block["linear"].w, block["norm"].norm
 
 
+def drop(mask: SpectrogramDrop, features: Tensor) -> Tensor:
+    """`mask(features)`, `(B, T, F)`, drawn on the CPU: on a GPU a `SpectrogramDrop` would read its draws back."""
+    shape = [*features.shape]
+    shape[3 - mask.dim] = 1  # draws depend on the masked axis only
+    kept = mask(torch.ones(shape, device="cpu"))
+    return features.masked_fill(to_device_of(features, kept == 0), 0.0)
+
+
 def normalise_features(log_mel: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
     """Zero mean and unit variance per utterance and channel over valid frames; padding becomes zero.
 
@@ -187,8 +196,8 @@ def normalise_features(log_mel: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]
         log_mel: `(B, T, F)`, dB.
         frames: valid frames `(B,)`.
     """
-    mask = frame_mask(frames, log_mel.shape[1]).unsqueeze(-1)
-    count = frames.to(log_mel.dtype)[:, None, None]
+    mask = frame_mask(frames, log_mel).unsqueeze(-1)
+    count = to_device_of(log_mel, frames).to(log_mel.dtype)[:, None, None]
     mean = log_mel.masked_fill(~mask, 0.0).sum(1, keepdim=True) / count
     centred = (log_mel - mean).masked_fill(~mask, 0.0)
     variance = centred.square().sum(1, keepdim=True) / count

@@ -13,6 +13,7 @@ from torchmetrics.text import WordErrorRate
 from datamodules.batch import Batch
 from datamodules.text import ALPHABET
 from qat.decoding.ctc import GreedyCTC
+from qat.layers.masking import to_device_of
 from qat.models.base import RecipeModule
 from qat.models.distillation import Teacher, splice
 from qat.models.options import TrainingOptions
@@ -109,11 +110,12 @@ class CTCModule(RecipeModule):
     def distillation_loss(self, batch: Batch, teacher: Teacher) -> Tensor:
         """Transcripts of the utterances that stay whole, and the teacher's posteriors of all."""
         options = self.options
-        labels = torch.tensor([len(text) for text in batch.texts], device=batch.signal.device)
+        labels = torch.tensor([len(text) for text in batch.texts], device="cpu")
         signal, lengths, labels, spliced = splice(batch.signal, batch.lengths, labels, options.splice_share)
         logits, frames = self(signal, lengths)
         whole = (~spliced).nonzero().flatten()
-        loss = self.ctc_loss(logits[whole], frames[whole], [batch.texts[row] for row in whole.tolist()])
+        texts = [batch.texts[row] for row in whole.tolist()]
+        loss = self.ctc_loss(logits[to_device_of(logits, whole)], frames[whole], texts)
         divergence = teacher.loss(logits, frames, signal, lengths, labels)
         self.log("train/divergence", divergence, batch_size=len(batch.texts))
         return (1 - options.distillation_weight) * loss + options.distillation_weight * divergence
@@ -123,13 +125,14 @@ class CTCModule(RecipeModule):
 
         Args:
             logits: `(B, T, V)`.
-            frames: valid frames `(B,)`.
+            frames: valid frames `(B,)`; on the CPU where nothing is to wait for a GPU.
             texts: B transcripts.
         """
-        labels = [torch.tensor(self.labels(text)) for text in texts]
-        counts = torch.tensor([len(item) for item in labels])
+        labels = [self.labels(text) for text in texts]
+        counts = torch.tensor([len(item) for item in labels], device="cpu")
         log_probs = F.log_softmax(logits.float(), dim=-1).transpose(0, 1)
-        targets = torch.cat(labels).to(logits.device)
+        together = torch.tensor([label for item in labels for label in item], dtype=torch.int64, device="cpu")
+        targets = to_device_of(logits, together)
         with torch.autocast(logits.device.type, enabled=False):
             return F.ctc_loss(log_probs, targets, frames.cpu(), counts, blank=self.blank, zero_infinity=True)
 

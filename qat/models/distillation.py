@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from qat.layers.masking import frame_mask
+from qat.layers.masking import frame_mask, to_device_of
 from qat.system.errors import UserError
 
 FRAME_SLACK = 2  # models of one frame rate differ by this much at the end of an utterance
@@ -78,8 +78,9 @@ def frame_divergence(teacher: Tensor, logits: Tensor, frames: Tensor, labels: Te
     total = int(frames.max())
     student = F.log_softmax(logits[:, :total].float(), dim=-1)
     divergence = F.kl_div(student, teacher[:, :total], reduction="none", log_target=True).sum(-1)
-    valid = frame_mask(frames, total)
-    return (divergence.masked_fill(~valid, 0.0).sum(1) / labels.clamp(min=1)).mean()
+    valid = frame_mask(frames, divergence)
+    counts = to_device_of(divergence, labels.clamp(min=1))
+    return (divergence.masked_fill(~valid, 0.0).sum(1) / counts).mean()
 
 
 def splice(
@@ -92,8 +93,8 @@ def splice(
 
     Args:
         signal: `(B, S)`, zero past the lengths.
-        lengths: valid samples `(B,)`.
-        labels: number of labels of each transcript `(B,)`.
+        lengths: valid samples `(B,)`, on the CPU, as what is drawn.
+        labels: number of labels of each transcript `(B,)`, on the CPU.
         share: in [0, 1]; at least one utterance stays whole.
 
     Returns:
@@ -102,13 +103,13 @@ def splice(
     """
     rows, width = signal.shape
     if not share:
-        return signal, lengths, labels.float(), torch.zeros(rows, dtype=torch.bool, device=signal.device)
-    count = min(int(share * rows + float(torch.rand([]))), rows - 1)
-    first = torch.randperm(rows)[:count]
-    second = (first + torch.randint(1, max(rows, 2), (count,))) % rows  # another one
-    cuts = torch.empty(count, 2).uniform_(*CUTS)
+        return signal, lengths, labels.float(), torch.zeros_like(lengths, dtype=torch.bool)
+    count = min(int(share * rows + float(torch.rand([], device="cpu"))), rows - 1)
+    first = torch.randperm(rows, device="cpu")[:count]
+    second = (first + torch.randint(1, max(rows, 2), (count,), device="cpu")) % rows  # another one
+    cuts = torch.empty(count, 2, device="cpu").uniform_(*CUTS)
     mixed, new_lengths, new_labels = signal.clone(), lengths.clone(), labels.float()
-    spliced = torch.zeros(rows, dtype=torch.bool, device=signal.device)
+    spliced = torch.zeros_like(lengths, dtype=torch.bool)
     for row, other, (end, begin) in zip(first.tolist(), second.tolist(), cuts.tolist(), strict=True):
         head, rest = int(end * int(lengths[row])), int(lengths[other])
         tail = signal[other, int(begin * rest) : rest][: width - head]

@@ -8,9 +8,10 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from transformers.models.wav2vec2.modeling_wav2vec2 import _compute_mask_indices
 
 from qat.layers.base import QuantLayer
-from qat.layers.masking import frame_mask, valid_lengths
+from qat.layers.masking import frame_mask, to_device_of, valid_lengths
 from qat.layers.weight_norm import remove_weight_norm_
 from qat.models.ctc import VOCABULARY, CTCModule
 from qat.models.hugging_face import HuggingFaceOptions, build_model, plain_config
@@ -46,6 +47,8 @@ class Wav2Vec2Module(CTCModule):
         "transformer": ["hf.wav2vec2.feature_projection.*", "hf.wav2vec2.encoder.*"],
         "head": ["hf.lm_head"],
     }
+    readers = (("q_proj", "k_proj", "v_proj"),)
+    compiled_functions = ("masked_layer",)
     options: Wav2Vec2Options
 
     def __init__(
@@ -109,11 +112,11 @@ class Wav2Vec2Module(CTCModule):
 
         In float64, so that the order in which PyTorch and ONNX Runtime add leaves no trace in the float32 result.
         """
-        mask = frame_mask(lengths, signal.shape[1])
+        mask = frame_mask(lengths, signal)
         signal = signal.float().masked_fill(~mask, 0.0)
         if not self.options.do_normalize:
             return signal, lengths
-        signal, count = signal.double(), lengths.double().unsqueeze(1)
+        signal, count = signal.double(), to_device_of(signal, lengths).double().unsqueeze(1)
         mean = signal.sum(1, keepdim=True) / count
         centred = (signal - mean).masked_fill(~mask, 0.0)
         variance = centred.square().sum(1, keepdim=True) / count
@@ -124,7 +127,7 @@ class Wav2Vec2Module(CTCModule):
         with valid_lengths(frames, inputs.shape[1]):
             hidden, frames = self.extract(inputs, frames)
             hidden = self.hf.wav2vec2.feature_projection(hidden.transpose(1, 2))[0]
-            hidden = self.transform(hidden, frame_mask(frames, hidden.shape[1]))
+            hidden = self.transform(hidden, frames)
             return self.hf.lm_head(self.hf.dropout(hidden)), frames
 
     def extract(self, signal: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -135,18 +138,29 @@ class Wav2Vec2Module(CTCModule):
             kernel, stride = layer.conv.kernel_size[0], layer.conv.stride[0]
             lengths = (torch.div(lengths - kernel, stride, rounding_mode="floor") + 1).clamp(min=1)
             if isinstance(getattr(layer, "layer_norm", None), nn.GroupNorm):
-                hidden = layer.conv(hidden)
-                hidden = layer.activation(masked_group_norm(hidden, lengths, layer.layer_norm))
+                hidden = self.masked_layer(layer, hidden, to_device_of(hidden, lengths))
             else:
                 hidden = layer(hidden)
         return hidden, lengths
 
-    def transform(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """Transformer encoder on `(B, T, H)`; `mask (B, T)` is True on valid frames."""
+    @staticmethod
+    def masked_layer(layer: Any, hidden: Tensor, frames: Tensor) -> Tensor:
+        """The first layer of a feature extractor with GroupNorm: `(B, C, T)` -> `(B, C', T')`, `frames (B,)` valid."""
+        return layer.activation(masked_group_norm(layer.conv(hidden), frames, layer.layer_norm))
+
+    def compiled_parts(self) -> Iterator[nn.Module]:
+        """Layers of the feature extractor and of the transformer, and what lies between them."""
+        model = self.hf.wav2vec2
+        yield from cast(nn.ModuleList, model.feature_extractor.conv_layers)
+        yield from (model.feature_projection, model.encoder.pos_conv_embed, *model.encoder.layers)
+
+    def transform(self, hidden: Tensor, frames: Tensor) -> Tensor:
+        """Transformer encoder on `(B, T, H)` with `frames (B,)` valid."""
         encoder = self.hf.wav2vec2.encoder
         config = self.hf.config
+        mask = frame_mask(frames, hidden)
         if self.training and config.apply_spec_augment and hidden.shape[1] >= config.mask_time_length:
-            hidden = self.hf.wav2vec2._mask_hidden_states(hidden.clone(), attention_mask=cast(Any, mask))
+            hidden = spec_augment(self.hf.wav2vec2, hidden, frames)
         hidden = hidden.masked_fill(~mask.unsqueeze(-1), 0.0)
         hidden = hidden + encoder.pos_conv_embed(hidden)
         stable = config.do_stable_layer_norm
@@ -154,10 +168,41 @@ class Wav2Vec2Module(CTCModule):
         bias = torch.zeros_like(mask, dtype=hidden.dtype).masked_fill(~mask, torch.finfo(hidden.dtype).min)
         bias = bias[:, None, None, :]
         for layer in encoder.layers:
-            if self.training and self.hf.config.layerdrop > 0 and torch.rand([]) < self.hf.config.layerdrop:
+            if self.training and config.layerdrop > 0 and torch.rand([], device="cpu") < config.layerdrop:
                 continue
             hidden = layer(hidden, attention_mask=bias)
         return encoder.layer_norm(hidden) if stable else hidden
+
+
+def spec_augment(model: Any, hidden: Tensor, frames: Tensor) -> Tensor:
+    """SpecAugment (arXiv 1904.08779) as `Wav2Vec2Model` does it, in training; nothing is read back from a GPU.
+
+    Args:
+        model: its configuration says how much is masked.
+        hidden: `(B, T, H)`.
+        frames: valid frames `(B,)`.
+    """
+    config, (rows, total, width) = model.config, hidden.shape
+    hidden = hidden.clone()
+    if config.mask_time_prob > 0:
+        spans = _compute_mask_indices(
+            (rows, total),
+            mask_prob=config.mask_time_prob,
+            mask_length=config.mask_time_length,
+            attention_mask=cast(Any, torch.arange(total, device="cpu") < frames.cpu()[:, None]),
+            min_masks=config.mask_time_min_masks,
+        )
+        places = [to_device_of(hidden, torch.from_numpy(axis)) for axis in spans.nonzero()]
+        hidden[places] = model.masked_spec_embed.to(hidden.dtype)
+    if config.mask_feature_prob > 0:
+        bands = _compute_mask_indices(
+            (rows, width),
+            mask_prob=config.mask_feature_prob,
+            mask_length=config.mask_feature_length,
+            min_masks=config.mask_feature_min_masks,
+        )
+        hidden = hidden.masked_fill(to_device_of(hidden, torch.from_numpy(bands))[:, None], 0.0)
+    return hidden
 
 
 ROWS = 4  # that share the frames of a sum of squares
@@ -178,10 +223,10 @@ def masked_group_norm(x: Tensor, frames: Tensor, norm: nn.GroupNorm) -> Tensor:
     with torch.autocast(x.device.type, enabled=False):
         x = x.float()
         by_time = x.transpose(1, 2)
-        valid = frame_mask(frames, x.shape[-1]).unsqueeze(1)
+        valid = frame_mask(frames, x, axis=2).unsqueeze(1)
         row = torch.arange(ROWS, device=x.device).unsqueeze(1)
         turns = torch.arange(x.shape[-1], device=x.device) % ROWS == row
-        count = frames.float()[:, None, None]
+        count = to_device_of(x, frames).float()[:, None, None]
         mean = (valid.float() @ by_time).transpose(1, 2) / count
         square = ((valid & turns).float() @ by_time.square()).sum(1).unsqueeze(2) / count
         variance = (square - mean.square()).clamp(min=0.0)
