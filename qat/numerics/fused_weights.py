@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qat.numerics.fused import ROW_BLOCK, kernels, launch
+from qat.numerics.fused import kernels, launch
 from qat.numerics.rounding import NoiseKey
 from qat.numerics.scales import lsq_factor
 
+ROWS, WIDTH = 16, 256  # of a weight that a program holds at a time
 ALIGNED = 64  # values: each weight starts where a matrix product likes it
 
 
@@ -67,6 +68,11 @@ def least_of(share: float) -> int:
     return round(share * 2**16) - 2**15
 
 
+def programs_of(weight: Tensor) -> int:
+    """Programs for a weight `(C, ...)`."""
+    return -(-len(weight) // ROWS)
+
+
 class Table:
     """Where the rows of some weights lie, in the memory of their device.
 
@@ -77,17 +83,19 @@ class Table:
     """
 
     def __init__(self, weights: Sequence[Tensor], scales: Sequence[Tensor], streams: Sequence[int]) -> None:
+        self.held = (*weights, *scales)  # the kernel reads their memory
         self.shapes = [weight.shape for weight in weights]
         self.starts: list[int] = []
-        rows, end, lines = 0, 0, []
+        programs, end, lines = 0, 0, []
         for weight, scale, stream in zip(weights, scales, streams, strict=True):
             self.starts.append(end)
             inner, step = weight.numel() // len(weight), int(scale.numel() > 1)
-            lines.append([weight.data_ptr(), scale.data_ptr(), end, rows, inner, step, stream])
-            rows, end = rows + len(weight), end + -(-weight.numel() // ALIGNED) * ALIGNED
-        self.rows, self.size = rows, end
+            lines.append([weight.data_ptr(), scale.data_ptr(), end, programs, inner, step, stream, len(weight)])
+            programs += programs_of(weight)
+            end += -(-weight.numel() // ALIGNED) * ALIGNED
+        self.programs, self.size = programs, end
         device = weights[0].device
-        counts = torch.tensor([len(weight) for weight in weights], device="cpu")
+        counts = torch.tensor([programs_of(weight) for weight in weights], device="cpu")
         owner = torch.arange(len(lines), dtype=torch.int32, device="cpu").repeat_interleave(counts)
         self.lines, self.owner = torch.tensor(lines, device=device), owner.to(device)
 
@@ -100,11 +108,11 @@ class Table:
         """
         out = torch.empty(self.size, dtype=mode.dtype, device=self.lines.device)
         launch(
-            kernels().weights_forward, self.rows, out,
+            kernels().weights_forward, self.programs, out,
             self.lines, self.owner, out, float(mode.low), float(mode.high), mode.offset,
             least_of(mode.share),
             *key.halves, FOLLOW=mode.follows, STOCHASTIC=mode.stochastic, HALF=mode.offset != 0,
-            SELECT=mode.share < 1, LEARNED=mode.learned, BLOCK=ROW_BLOCK,
+            SELECT=mode.share < 1, LEARNED=mode.learned, ROWS=ROWS, WIDTH=WIDTH,
         )  # fmt: skip
         return [
             out[start : start + shape.numel()].view(shape)
@@ -142,10 +150,10 @@ def weight_gradients(
     found = torch.empty(rows if learned else 0, dtype=torch.float32, device=weight.device)
     factor = lsq_factor(weight.numel(), scale.numel(), high)
     launch(
-        kernels().weight_backward, rows, weight,
-        grad, weight, scale, out, found, weight.numel() // rows, int(scale.numel() > 1),
+        kernels().weight_backward, programs_of(weight), weight,
+        grad, weight, scale, out, found, rows, weight.numel() // rows, int(scale.numel() > 1),
         float(low), float(high), offset, least_of(share), factor, *key.halves, key.stream,
-        STOCHASTIC=stochastic, SELECT=share < 1, LEARNED=learned, BLOCK=ROW_BLOCK,
+        STOCHASTIC=stochastic, SELECT=share < 1, LEARNED=learned, ROWS=ROWS, WIDTH=WIDTH,
     )  # fmt: skip
     return out, found.sum().view(scale.shape) if learned and scale.numel() == 1 else found
 

@@ -23,7 +23,7 @@ LARGE = tl.constexpr(2.0**22)  # far outside of any range of levels
 WHOLE = tl.constexpr(
     1.5 * 2.0**23
 )  # adding it leaves a float32 below `LARGE` no fraction: rounds half to even
-COLUMNS = tl.constexpr(7)  # of the table of weights
+COLUMNS = tl.constexpr(8)  # of the table of weights
 SEEDS = ["seed_low", "seed_high", "stream"]  # numbers that change with every step or tensor
 
 
@@ -165,35 +165,39 @@ def learned_backward(
 def weights_forward(
     table, owner, out, low, high, offset, least, seed_low, seed_high,
     FOLLOW: tl.constexpr, STOCHASTIC: tl.constexpr, HALF: tl.constexpr, SELECT: tl.constexpr,
-    LEARNED: tl.constexpr, BLOCK: tl.constexpr,
+    LEARNED: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """Rows of many weights, one a program; see `fused_weights.Table`.
+    """Rows of many weights, ROWS of one weight a program; see `fused_weights.Table`.
 
     FOLLOW takes the scale from the row and stores it, HALF shifts levels by `offset`, SELECT quantizes a share.
     """
     entry = table + tl.load(owner + tl.program_id(0)).to(tl.int64) * COLUMNS
-    inner = tl.load(entry + 4)
-    row = tl.program_id(0).to(tl.int64) - tl.load(entry + 3)
-    weight = tl.load(entry).to(tl.pointer_type(tl.float32)) + row * inner
+    row = (tl.program_id(0).to(tl.int64) - tl.load(entry + 3)) * ROWS + tl.arange(0, ROWS)
+    present = row < tl.load(entry + 7)
+    inner, stream = tl.load(entry + 4), tl.load(entry + 6)
+    weight = tl.load(entry).to(tl.pointer_type(tl.float32))
     scale = tl.load(entry + 1).to(tl.pointer_type(tl.float32)) + row * tl.load(entry + 5)
-    out += tl.load(entry + 2) + row * inner
-    stream = tl.load(entry + 6)
+    out += tl.load(entry + 2)
     if FOLLOW:
-        largest = tl.zeros([BLOCK], tl.float32)
-        for start in range(0, inner, BLOCK):
-            column = start + tl.arange(0, BLOCK)
-            largest = tl.maximum(largest, tl.abs(tl.load(weight + column, mask=column < inner, other=0.0)))
-        step = tl.maximum(tl.div_rn(tl.max(largest, axis=0), high + offset), SCALE_FLOOR)
-        tl.store(scale, step)
+        largest = tl.zeros([ROWS, WIDTH], tl.float32)
+        for start in range(0, inner, WIDTH):
+            column = start + tl.arange(0, WIDTH)
+            valid = present[:, None] & (column < inner)[None, :]
+            value = tl.load(weight + row[:, None] * inner + column[None, :], mask=valid, other=0.0)
+            largest = tl.maximum(largest, tl.abs(value))
+        step = tl.maximum(tl.div_rn(tl.max(largest, axis=1), high + offset), SCALE_FLOOR)
+        tl.store(scale, step, mask=present)
     else:
-        step = tl.load(scale)
+        step = tl.load(scale, mask=present, other=1.0)
         if LEARNED:
             step = positive(step)
+    step = step[:, None]
     shift = offset * step
-    for start in range(0, inner, BLOCK):
-        column = start + tl.arange(0, BLOCK)
-        place = row * inner + column
-        value = tl.load(weight + column, mask=column < inner, other=0.0)
+    for start in range(0, inner, WIDTH):
+        column = start + tl.arange(0, WIDTH)
+        place = row[:, None] * inner + column[None, :]
+        valid = present[:, None] & (column < inner)[None, :]
+        value = tl.load(weight + place, mask=valid, other=0.0)
         result = value
         if HALF:
             result = result - shift
@@ -204,27 +208,30 @@ def weights_forward(
         if SELECT:
             chosen = noise_bits(place, seed_low, seed_high, stream + 1) < least
             result = tl.where(chosen, result, value)
-        tl.store(out + column, result.to(out.dtype.element_ty), mask=column < inner)
+        tl.store(out + place, result.to(out.dtype.element_ty), mask=valid)
 
 
 @triton.jit(do_not_specialize=SEEDS)
 def weight_backward(
-    grad, weight, scale, out, scale_grad, inner, scale_step, low, high, offset, least, factor,
+    grad, weight, scale, out, scale_grad, rows, inner, scale_step, low, high, offset, least, factor,
     seed_low, seed_high, stream,
-    STOCHASTIC: tl.constexpr, SELECT: tl.constexpr, LEARNED: tl.constexpr, BLOCK: tl.constexpr,
+    STOCHASTIC: tl.constexpr, SELECT: tl.constexpr, LEARNED: tl.constexpr,
+    ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """Gradient of one weight, a row a program, and of the row's scale where it is learned."""
-    row = tl.program_id(0).to(tl.int64)
-    raw = tl.load(scale + row * scale_step)
+    """Gradient of one weight, ROWS a program, and of each row's scale where it is learned."""
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    present = row < rows
+    raw = tl.load(scale + row * scale_step, mask=present, other=1.0)
     step = raw
     if LEARNED:
         step = positive(raw)
+    step = step[:, None]
     shift = offset * step
-    total = tl.zeros([BLOCK], tl.float32)
-    for start in range(0, inner, BLOCK):
-        column = start + tl.arange(0, BLOCK)
-        place = row * inner + column
-        valid = column < inner
+    total = tl.zeros([ROWS, WIDTH], tl.float32)
+    for start in range(0, inner, WIDTH):
+        column = start + tl.arange(0, WIDTH)
+        place = row[:, None] * inner + column[None, :]
+        valid = present[:, None] & (column < inner)[None, :]
         value = tl.load(weight + place, mask=valid, other=0.0) - shift
         up = tl.load(grad + place, mask=valid, other=0.0).to(tl.float32)
         level = rounded(value, step, place, seed_low, seed_high, stream, STOCHASTIC)
@@ -239,7 +246,7 @@ def weight_backward(
         tl.store(out + place, down.to(out.dtype.element_ty), mask=valid)
         total += tl.where(valid, up * slope, 0.0)
     if LEARNED:
-        tl.store(scale_grad + row, tl.sum(total, axis=0) * factor * slope_of_positive(raw))
+        tl.store(scale_grad + row, tl.sum(total, axis=1) * factor * slope_of_positive(raw), mask=present)
 
 
 @triton.jit(do_not_specialize=SEEDS)
