@@ -32,9 +32,8 @@ class StepKey:
     step: int = 0
     rank: int = 0
     written: list[Tensor] = field(
-        default_factory=lambda: [torch.zeros(1, dtype=torch.int64, device="cpu") for _ in range(2)],
-        repr=False,
-    )
+        default_factory=lambda: [int64_(0), int64_(0)], repr=False
+    )  # for compiled code: of activations, and of weights
 
     def seed_of(self, of_weight: bool) -> int | Tensor:
         """Seed of this step's noise; for compiled code, the tensor that `write_` filled."""
@@ -46,6 +45,11 @@ class StepKey:
         """Tell compiled code the seeds of this step."""
         for of_weight, tensor in enumerate(self.written):
             tensor.fill_(step_seed(self.seed, self.step, -1 if of_weight else self.rank))
+
+
+def int64_(number: int) -> Tensor:
+    """`(1,)` on the CPU: a number that compiled code reads when it runs."""
+    return torch.tensor([number], dtype=torch.int64, device="cpu")
 
 
 @lru_cache(maxsize=64)
@@ -67,6 +71,14 @@ class KeyedNoise:
     of_weight: bool = False
     key: StepKey = field(default_factory=StepKey)
     index: int = 0
+    written: list[Tensor] = field(
+        default_factory=list, repr=False, compare=False
+    )  # streams, for compiled code
+
+    def number_(self, key: StepKey, index: int) -> None:
+        """Take a place in a model."""
+        self.key, self.index = key, index
+        self.written = [int64_(self.stream(purpose)) for purpose in (ROUNDING, SELECTION)]
 
     def stream(self, purpose: int = ROUNDING) -> int:
         """Number of this quantizer's noise among the model's."""
@@ -74,7 +86,10 @@ class KeyedNoise:
 
     def of(self, purpose: int = ROUNDING) -> NoiseKey:
         """Key of this step's noise."""
-        return NoiseKey(self.key.seed_of(self.of_weight), self.stream(purpose))
+        seed = self.key.seed_of(self.of_weight)
+        return NoiseKey(
+            seed, self.written[purpose] if torch.compiler.is_compiling() else self.stream(purpose)
+        )
 
 
 class Quantizer(nn.Module):

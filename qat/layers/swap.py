@@ -184,7 +184,7 @@ def set_step_key_(model: nn.Module, key: StepKey) -> None:
     group, index = WeightGroup(), 0
     for _, quantizer in quantizers(model):
         if quantizer.noise is not None:
-            quantizer.noise.key, quantizer.noise.index = key, index
+            quantizer.noise.number_(key, index)
             index += 1
         if isinstance(quantizer, WeightQuantizer):
             group.add(quantizer)

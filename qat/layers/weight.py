@@ -86,6 +86,12 @@ class WeightQuantizer(ScaledQuantizer):
         self.group.add(self)
         self.to(weight.device)
 
+    def forward(self, x: Tensor) -> Tensor:
+        """As any quantizer; compiled code reads what `prepare_step_` left ready."""
+        if torch.compiler.is_compiling() and self.prepared.read is not None:
+            return self.prepared.read
+        return super().forward(x)
+
     def pass_on(self, x: Tensor) -> Tensor:
         """As any quantizer; from the group where the kernels run."""
         if self.is_enabled and self.is_grouped(x):

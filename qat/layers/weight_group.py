@@ -29,6 +29,7 @@ class Prepared:
         values: fake-quantized.
         mode: how.
         key: of their noise.
+        read: what compiled code reads instead (`qat.layers.prepare`).
     """
 
     weight: Tensor | None = None
@@ -36,6 +37,7 @@ class Prepared:
     values: Tensor | None = None
     mode: WeightMode | None = None
     key: NoiseKey = NoiseKey(0)
+    read: Tensor | None = None
 
     def __reduce__(self) -> tuple[type[Prepared], tuple[()]]:
         """A copy starts anew."""
@@ -86,22 +88,23 @@ class WeightGroup:
     def quantized(self, quantizer: Member, weight: Tensor) -> Tensor:
         """`weight` as `quantizer` has it now, with its gradient."""
         prepared = quantizer.prepared
-        if not torch.compiler.is_compiling():
-            prepared.weight = weight
-            mode = quantizer.mode(working_dtype(weight) if quantizer.casts else weight.dtype)
-            if prepared.values is None or prepared.made_of != made_of(quantizer, weight, mode):
-                prepared.mode = mode
-                self.prepare_()
-        values, mode = prepared.values, prepared.mode
-        assert values is not None and mode is not None
+        mode = self.expect(quantizer, weight)
+        if prepared.values is None or prepared.made_of != made_of(quantizer, weight, mode):
+            self.prepare_()
+        values = prepared.values
+        assert values is not None
         scale = quantizer.scale
         if not (torch.is_grad_enabled() and (weight.requires_grad or scale.requires_grad)):
             return values
         if mode.passes:
             return StraightThrough.apply(weight, values)
-        noise = quantizer.noise
-        key = prepared.key if noise is None or not torch.compiler.is_compiling() else noise.of()
-        return FusedWeight.apply(weight, scale, values, *key, *mode.of_gradient)
+        return FusedWeight.apply(weight, scale, values, *prepared.key, *mode.of_gradient)
+
+    def expect(self, quantizer: Member, weight: Tensor) -> WeightMode:
+        """Note what will be read, and how it is quantized now."""
+        dtype = working_dtype(weight) if quantizer.casts else weight.dtype
+        quantizer.prepared.weight, quantizer.prepared.mode = weight, quantizer.mode(dtype)
+        return quantizer.prepared.mode
 
     @torch.no_grad()
     def prepare_(self) -> None:

@@ -86,6 +86,8 @@ class RecipeModule(LightningModule, ABC):
 
     def forward(self, signal: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Samples `(B, S)` at 16 kHz in [-1, 1], `lengths (B,)` -> (logits `(B, T, V)`, frames `(B,)`)."""
+        if self.compiled is not None and self.training:
+            self.compiled.prepare_step_(self.step_key)
         return self.encode(*self.features(signal, lengths))
 
     def quantize(self, enabled: bool = True) -> None:

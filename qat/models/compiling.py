@@ -1,8 +1,9 @@
 """Training under `torch.compile`: parts of a model are compiled in place, for as long as training lasts.
 
-A part is what PyTorch traces whole. What it cannot trace stays between the parts: SpecAugment draws from NumPy, LayerDrop
-decides by a number, an LSTM is one kernel already. Parts of one shape share one graph. Outside training mode a part runs
-uncompiled, so that validation computes bit for bit what it does without `--model.compile`.
+A part is what PyTorch traces whole. What it cannot trace stays between the parts: SpecAugment draws from NumPy,
+LayerDrop decides by a number, an LSTM is one kernel already. Parts of one shape share one graph. Weights are quantized
+before each forward, all of them together. Outside training mode a part runs uncompiled, so that validation computes bit
+for bit what it does without `--model.compile`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from qat.layers.prepare import forget_step_, prepare_step_, weights_of
+from qat.layers.quantizer import StepKey
 from qat.system.errors import UserError
 
 COMPILER: dict[str, Any] = {"dynamic": True}  # arguments of `torch.compile`; batches differ in length
@@ -56,6 +59,8 @@ class Compiled:
         # DDP cuts a graph so that gradients travel while others are computed; between parts they do already.
         self.settings.enter_context(config.patch(recompile_limit=GRAPHS_PER_CLASS, optimize_ddp=False))
         self.before = counts()
+        parts = list(parts)
+        self.weights = weights_of(parts)
         for part in parts:
             self.replace_(part, "_compiled_call_impl", CompiledCall(part._call_impl, part))
         for name in functions:
@@ -66,10 +71,15 @@ class Compiled:
         setattr(owner, name, call)
         self.replaced.append((owner, name))
 
+    def prepare_step_(self, key: StepKey) -> None:
+        """Quantize the weights that the next forward reads; inside autocast, where that runs inside it."""
+        prepare_step_(self.weights, key)
+
     def stop_(self) -> str:
         """Bring back what was there before; says how many graphs there were, and what broke any into pieces."""
         for owner, name in self.replaced:
             delattr(owner, name)
+        forget_step_(self.weights)
         self.settings.close()
         (graphs, breaks), (graphs_before, breaks_before) = counts(), self.before
         reasons = [
@@ -102,7 +112,8 @@ def check_compiler(device: torch.device) -> None:
     try:
         torch.compile(add_one, **COMPILER)(torch.zeros(2, device=device))
     except Exception as error:  # a compiler may be missing, too old or broken
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        text = str(getattr(error, "inner_exception", error)).strip() or type(error).__name__
+        reason = text.splitlines()[0][:200]
         raise UserError(
             f"compile: true, must be false where torch.compile does not work ({reason}); install a C++ compiler, or "
             "leave --model.compile out"

@@ -51,11 +51,11 @@ class NoiseKey(NamedTuple):
     Attributes:
         seed: of the step, in [0, 2^63). An int64 `(1,)` tensor on the CPU inside compiled code, which would be compiled
             anew for each other number.
-        stream: which tensor of the step.
+        stream: which tensor of the step; likewise.
     """
 
     seed: int | Tensor
-    stream: int = 0
+    stream: int | Tensor = 0
 
     @classmethod
     def of(cls, *counters: int) -> NoiseKey:
@@ -71,7 +71,7 @@ class NoiseKey(NamedTuple):
     def words(self) -> tuple[int, int]:
         """The two 32-bit words that enter the hash of each pair of values."""
         low, high = self.halves
-        first = mixed(low ^ (self.stream * GOLDEN))
+        first = mixed(low ^ (int(self.stream) * GOLDEN))
         return first, mixed(high + first)
 
     def bits(self, shape: torch.Size, device: torch.device | str = "cpu") -> Tensor:

@@ -25,7 +25,12 @@ def along(values: Tensor, ndim: int, axis: int | None) -> Tensor:
 
 def positive(scale: Tensor) -> Tensor:
     """A scale that requires a gradient, kept positive; any other as it is."""
-    return scale.abs().clamp(min=SCALE_FLOOR) if scale.requires_grad else scale
+    return magnitude(scale) if scale.requires_grad else scale
+
+
+def magnitude(scale: Tensor) -> Tensor:
+    """What a learned scale counts as."""
+    return scale.abs().clamp(min=SCALE_FLOOR)
 
 
 def lsq_factor(values: int, scales: int, quant_max: int) -> float:

@@ -1,7 +1,7 @@
 """Fake quantization as an operator that `torch.compile` traces through without looking inside.
 
-The seed of the noise comes in a tensor: a number that changes with every step would be compiled into the code. On a GPU
-the operator launches the kernels of `fused.py`; elsewhere it computes as `kernel.py` does.
+Seed and stream of the noise come in tensors: numbers that change with every step or layer would be compiled into the
+code. On a GPU the operator launches the kernels of `fused.py`; elsewhere it computes as `kernel.py` does.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 from qat.numerics import fused
 from qat.numerics.kernel import quantize_dequantize
 from qat.numerics.rounding import NoiseKey
-from qat.numerics.scales import both_along, lsq_factor, positive
+from qat.numerics.scales import SCALE_FLOOR, both_along, lsq_factor, magnitude
 
 
 def fake_quantize(
@@ -29,8 +29,8 @@ def fake_quantize(
     clips: bool,
 ) -> Tensor:
     """As `affine.fake_quantize`, inside compiled code."""
-    seed, stream = (None, 0) if noise is None else noise
-    assert seed is None or isinstance(seed, Tensor)
+    seed, stream = (None, None) if noise is None else noise
+    assert not isinstance(seed, int) and not isinstance(stream, int)
     levels, kind = (low, high), x.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
     learned = scale.requires_grad
@@ -39,9 +39,9 @@ def fake_quantize(
     return quantize_operator(x, scale, *where, grad_factor, learned, masked, dtype)[0]
 
 
-def key_of(seed: Tensor | None, stream: int) -> NoiseKey | None:
-    """The key that a seed in a tensor stands for."""
-    return None if seed is None else NoiseKey(int(seed), stream)
+def key_of(seed: Tensor | None, stream: Tensor | None) -> NoiseKey | None:
+    """The key that seed and stream in tensors stand for."""
+    return None if seed is None or stream is None else NoiseKey(int(seed), int(stream))
 
 
 @torch.library.custom_op("speech_qat::fake_quantize", mutates_args=())
@@ -50,7 +50,7 @@ def quantize_operator(
     scale: Tensor,
     zero_point: Tensor | None,
     seed: Tensor | None,
-    stream: int,
+    stream: Tensor | None,
     low: int,
     high: int,
     axis: int | None,
@@ -64,8 +64,7 @@ def quantize_operator(
     if fused.applies(x) and fused.fits(x, scale, zero_point, axis):
         x = x.contiguous()
         return fused.quantize_values(x, scale, zero_point, *levels, key, learned, masked, dtype)
-    scale = scale.detach().requires_grad_(learned)
-    steps, zeros = both_along(positive(scale).detach(), zero_point, x.ndim, axis)
+    steps, zeros = both_along(magnitude(scale) if learned else scale, zero_point, x.ndim, axis)
     values, mask = quantize_dequantize(x.detach().float(), steps, zeros, *levels, key, masked)
     values = values.contiguous().to(dtype)
     empty = torch.empty(0, dtype=torch.int8, device=x.device)
@@ -78,7 +77,7 @@ def _(
     scale: Tensor,
     zero_point: Tensor | None,
     seed: Tensor | None,
-    stream: int,
+    stream: Tensor | None,
     low: int,
     high: int,
     axis: int | None,
@@ -113,7 +112,7 @@ def learned_operator(
     scale: Tensor,
     zero_point: Tensor | None,
     seed: Tensor | None,
-    stream: int,
+    stream: Tensor | None,
     low: int,
     high: int,
     axis: int | None,
@@ -124,15 +123,12 @@ def learned_operator(
     factor = lsq_factor(x.numel(), scale.numel(), high) if grad_factor is None else grad_factor
     if fused.applies(x) and fused.fits(x, scale, zero_point, axis) and scale.numel() == 1:
         return fused.learned_gradients(grad, x.contiguous(), scale, zero_point, *levels, key, factor)
-    with torch.enable_grad():
-        raw = scale.detach().requires_grad_()
-        kept = positive(raw)
-    steps, zeros = both_along(kept.detach(), zero_point, x.ndim, axis)
+    steps, zeros = both_along(magnitude(scale), zero_point, x.ndim, axis)
     values, mask = quantize_dequantize(x.detach().float(), steps, zeros, *levels, key, True)
     assert mask is not None
     slope = (values - x.float() * mask).mul_(grad)
     found = slope.sum_to_size(steps.shape).div(steps).mul_(factor).view(scale.shape)
-    return (grad * mask).to(x.dtype), torch.autograd.grad(kept, raw, found)[0]
+    return (grad * mask).to(x.dtype), found * scale.sign() * (scale.abs() >= SCALE_FLOOR)
 
 
 @learned_operator.register_fake
@@ -142,7 +138,7 @@ def _(
     scale: Tensor,
     zero_point: Tensor | None,
     seed: Tensor | None,
-    stream: int,
+    stream: Tensor | None,
     low: int,
     high: int,
     axis: int | None,
@@ -152,11 +148,11 @@ def _(
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    x, scale, zero_point, seed, *numbers, grad_factor, learned, masked, dtype = inputs
+    x, scale, zero_point, seed, stream, *numbers, grad_factor, learned, masked, dtype = inputs
     ctx.dtype, ctx.learned, ctx.masked = x.dtype, learned, masked
     ctx.numbers = (*numbers, grad_factor)
     if learned:
-        ctx.save_for_backward(x, scale, zero_point, seed)
+        ctx.save_for_backward(x, scale, zero_point, seed, stream)
     elif masked:
         ctx.save_for_backward(output[1])
 
