@@ -1,6 +1,7 @@
-"""Write the tables of docs/benchmarks.md from the stored results: `python -m benchmarks.publish`.
+"""Write the tables of docs/benchmarks.md and docs/gpu.md from the stored results: `python -m benchmarks.publish`.
 
-Everything between `<!-- table: FILE -->` and `<!-- end -->` is rewritten from that result file.
+Everything between `<!-- table: FILE -->` and `<!-- end -->` is rewritten from that result file; between
+`<!-- gpu: FILE checks -->` (or `steps`) and `<!-- end -->` stand tables of `benchmarks.gpu`, where its file is stored.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks.gpu_page import block
 from benchmarks.result_file import ROOT, table
 from qat.report.readme import fill_blocks
 from qat.system.files import write_text
 
-PAGE = ROOT / "docs" / "benchmarks.md"
+PAGES = (ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "gpu.md")
 Row = dict[str, Any]
 
 
@@ -154,13 +156,14 @@ def published(path: Path, words: str = "") -> str:
 
 def fill(text: str, root: Path = ROOT) -> str:
     """The text with every table rewritten from its result file."""
-    return fill_blocks(text, "table", published, root)
+    return fill_blocks(fill_blocks(text, "table", published, root), "gpu", block, root, may_be_absent=True)
 
 
 def main() -> None:
-    """Rewrite the page."""
-    write_text(PAGE, fill(PAGE.read_text()))
-    print(f"wrote the tables of {PAGE.relative_to(ROOT)}")
+    """Rewrite the pages."""
+    for page in PAGES:
+        write_text(page, fill(page.read_text()))
+        print(f"wrote the tables of {page.relative_to(ROOT)}")
 
 
 if __name__ == "__main__":

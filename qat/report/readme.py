@@ -29,22 +29,25 @@ def pages(root: Path = ROOT) -> list[Path]:
     return [root / "README.md", *sorted((root / "docs").glob("*.md"))]
 
 
-def fill_blocks(text: str, kind: str, make: Callable[[Path, str], str], root: Path = ROOT) -> str:
+def fill_blocks(
+    text: str, kind: str, make: Callable[[Path, str], str], root: Path = ROOT, may_be_absent: bool = False
+) -> str:
     """The text with every block `<!-- KIND: FILE WORDS -->` to `<!-- end -->` rewritten.
 
     Args:
         text: a page.
-        kind: `rows` or `table`.
+        kind: what its opening says, such as `rows` or `table`.
         make: file and the words after it (mostly none) -> content of the block, which ends with a line break.
         root: folder that the files' names start from.
+        may_be_absent: whether `make` also writes for a file that is not there.
 
     Raises:
-        UserError: a block names a file that is not there.
+        UserError: a block names a file that is not there and may not be absent.
     """
 
     def block(match: re.Match[str]) -> str:
         path = root / match[2]
-        if not path.is_file():
+        if not (may_be_absent or path.is_file()):
             raise UserError(f"{match[1].strip()}: there is no such file")
         return f"{match[1]}{make(path, match[3] or '')}{match[4]}"
 

@@ -1,0 +1,94 @@
+"""What `benchmarks.gpu` keeps of each finished case, and the file that it rewrites after every one."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.result_file import save
+from qat.system.provenance import git_commit
+
+PASSED, MEASURED, FAILED, NOT_RUN = "passed", "measured", "failed", "not run"
+OUT_OF_TIME = "out of time"
+FLOAT, FLOAT_AGAIN, LEARNED = "float", "float again", "learned scales"
+VARIANTS = (
+    FLOAT,
+    "deterministic",
+    "stochastic",
+    LEARNED,
+    FLOAT_AGAIN,
+)  # of training, in the order of measurement
+COMPILED = (f"compiled {FLOAT}", "compiled deterministic", "compiled stochastic")
+LONGEST_NOTE = 2000  # characters
+Row = dict[str, Any]
+
+
+def check_row(group: str, case: str, status: str, seconds: float = 0.0, note: str = "", **values: Any) -> Row:
+    """The row of a check: whether it passed, how long it took, why not, and what it measured."""
+    return {"part": "check", "group": group, "case": case, **outcome(status, seconds, note), **values}
+
+
+def step_row(
+    model: str, batch: str, variant: str, status: str, seconds: float = 0.0, note: str = "", **values: Any
+) -> Row:
+    """The row of a measured model, batch and kind of training."""
+    head = {"part": "step", "model": model, "batch": batch, "variant": variant}
+    return {**head, **outcome(status, seconds, note), **values}
+
+
+def outcome(status: str, seconds: float, note: str) -> Row:
+    """What all rows have; of a long note the end, where a traceback says what is wrong."""
+    return {"status": status, "seconds": round(seconds, 1), "note": note[-LONGEST_NOTE:]}
+
+
+@dataclass
+class Results:
+    """Rows as they come, in a file that always holds all of them.
+
+    Args:
+        facts: what the file says besides its rows.
+        finish: the rows as they are written; relates those of one model to each other.
+        path: of the file; None writes `benchmarks/results/gpu.json`.
+        say: prints a line.
+    """
+
+    facts: dict[str, Any]
+    finish: Callable[[list[Row]], list[Row]]
+    path: Path | None = None
+    say: Callable[[str], None] = print
+    rows: list[Row] = field(default_factory=list)
+    started: float = field(default_factory=time.time)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, row: Row) -> None:
+        """Keep a row, write the file, and say so; several threads may call."""
+        with self.lock:
+            self.rows.append(row)
+            self.write()
+        name = row["case"] if row["part"] == "check" else f"{row['model']}, {row['batch']}: {row['variant']}"
+        last = row["note"].strip().splitlines()[-1:] if row["status"] in (FAILED, NOT_RUN) else []
+        self.say(": ".join([f"{row['status']:8} {row['seconds']:5.1f} s  {name}", *last]))
+
+    def write(self) -> Path:
+        """Write the file."""
+        duration_s = round(time.time() - self.started, 1)
+        return save("gpu", self.finish(self.rows), self.path, **self.facts, duration_s=duration_s)
+
+    def count(self, status: str, part: str) -> int:
+        """Rows of a part with a status."""
+        return sum((row["status"], row["part"]) == (status, part) for row in self.rows)
+
+
+def facts(device: str, driver: str | None, started_at: str) -> dict[str, Any]:
+    """What the file says of its machine and its code.
+
+    Args:
+        device: name of the GPU.
+        driver: version of its driver.
+        started_at: time of the start, ISO 8601.
+    """
+    return {"device": device, "driver": driver, "git_commit": git_commit(), "started_at": started_at}
