@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
+import torch
 from torch import Tensor, nn
 
 from qat.layers.quantizer import Quantizer
@@ -60,12 +61,18 @@ def move_weights_to_levels_(model: nn.Module) -> None:
 
 
 def state_hash(model: nn.Module) -> str:
-    """SHA-256 of the whole state of all quantizers with their names, as hex: equal on ranks that agree."""
+    """SHA-256 of the whole state of all quantizers with their names, as hex: equal on ranks that agree.
+
+    A GPU's part of it is copied at once: hundreds of copies would take hundreds of times as long.
+    """
     digest = hashlib.sha256()
+    by_device: dict[torch.device, list[Tensor]] = {}
     for name, quantizer in quantizers(model):
         for key, tensor in quantizer.state_dict(prefix=f"{name}.").items():
-            digest.update(key.encode())
-            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+            digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            by_device.setdefault(tensor.device, []).append(tensor.contiguous().reshape(-1).view(torch.uint8))
+    for parts in by_device.values():
+        digest.update(torch.cat(parts).cpu().numpy())
     return digest.hexdigest()
 
 
@@ -77,7 +84,9 @@ def load_float_state_(model: nn.Module, state_dict: dict[str, Tensor]) -> None:
     """
     stripped = strip_weight_norm(state_dict)
     ours = model.state_dict()
-    modules = model.named_modules(remove_duplicate=False)  # a shared quantizer has a name in each of its layers
+    modules = model.named_modules(
+        remove_duplicate=False
+    )  # a shared quantizer has a name in each of its layers
     prefixes = tuple(f"{name}." for name, module in modules if isinstance(module, Quantizer))
     missing = [key for key in ours if key not in stripped and not key.startswith(prefixes)]
     unexpected = [key for key in stripped if key not in ours]

@@ -14,6 +14,7 @@ from datamodules.batch import Batch
 from datamodules.text import ALPHABET
 from qat.decoding.ctc import GreedyCTC
 from qat.layers.masking import to_device_of
+from qat.layers.repeatable import repeatable
 from qat.models.base import RecipeModule
 from qat.models.distillation import Teacher, splice
 from qat.models.options import TrainingOptions
@@ -94,11 +95,12 @@ class CTCModule(RecipeModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One step on transcripts, and on the teacher's posteriors where there is one."""
-        loss = (
-            self.transcript_loss(batch)
-            if self.teacher is None
-            else self.distillation_loss(batch, self.teacher)
-        )
+        with repeatable():
+            loss = (
+                self.transcript_loss(batch)
+                if self.teacher is None
+                else self.distillation_loss(batch, self.teacher)
+            )
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.texts))
         return loss
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -15,6 +18,7 @@ from qat.layers.state import (
 from qat.layers.swap import quantizers, swap_
 from qat.system.errors import UserError
 from tests.layers.hosts import calibrated, enabled, host, kinds, recipe
+from tests.pretend_gpu import PretendGPU
 
 
 @kinds
@@ -42,6 +46,39 @@ def test_a_state_dict_carries_ranges_and_the_switch(layer_kind: str) -> None:
     set_enabled_(model, False)
     other.load_state_dict(model.state_dict())
     assert torch.equal(other(x), model(x))
+
+
+def rename(model: nn.Module) -> None:
+    model.other = model._modules.pop("layer")
+
+
+def change_shape(model: Any) -> None:
+    model.layer.input_quantizer.scale = model.layer.input_quantizer.scale[None]
+
+
+def change_dtype(model: Any) -> None:
+    model.layer.input_quantizer.scale = model.layer.input_quantizer.scale.view(torch.int32)
+
+
+def change_value(model: Any) -> None:
+    model.layer.weight_quantizer.scale[-1] += 1
+
+
+@pytest.mark.parametrize("change", [rename, change_shape, change_dtype, change_value])
+def test_the_hash_tells_names_shapes_types_and_values_apart(change: Callable[[Any], None]) -> None:
+    (model, _), (other, _) = enabled("linear", 4), enabled("linear", 4)
+    assert state_hash(model) == state_hash(other)
+    change(other)
+    assert state_hash(model) != state_hash(other)
+
+
+def test_the_hash_copies_a_gpus_state_at_once() -> None:
+    model, _ = enabled("linear", 4)
+    plain = state_hash(model)
+    with PretendGPU() as gpu:
+        model.to("cuda")
+        assert state_hash(model) == plain
+    assert len(gpu.reads) == 1
 
 
 def test_float_weights_that_do_not_fit_are_refused_by_key() -> None:
