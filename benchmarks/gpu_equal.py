@@ -91,7 +91,8 @@ def weights(options: argparse.Namespace) -> tuple[bool, Values]:
 def compared(name: str, one: Any, two: Any) -> list[tuple[str, bool]]:
     """(name, whether it is equal bit for bit) of every leaf of two nested values."""
     if isinstance(one, Tensor):
-        return [(name, torch.equal(bits_of(one), bits_of(two)))]
+        alike = (one.dtype, one.shape) == (two.dtype, two.shape)
+        return [(name, alike and torch.equal(bits_of(one), bits_of(two)))]
     if isinstance(one, dict):
         same = [(f"{name} (its keys)", list(one) == list(two))]
         return same + [

@@ -21,6 +21,8 @@ from qat.recipe import Recipe
 
 LEARNED_DIFFERENCE = 1e-4  # of the gradient of a learned scale, relative: its sum runs in another order
 SHAPE = (4, 73, 96)  # odd enough to leave a piece of a block
+WIDTHS = (130, 33)  # of the layers
+NOISE_SHAPE = (1000, 31)
 NEAREST: dict[str, Any] = {"weight_observer": "max", "activation_observer": "max"}
 RECIPES: dict[str, dict[str, Any]] = {
     "nearest": NEAREST,
@@ -84,7 +86,7 @@ def forced(on: bool) -> Iterator[None]:
 def noise_outputs(device: str) -> Iterator[tuple[str, Tensor]]:
     """Noise of one key."""
     for key in (NoiseKey.of(1, 2, 3), NoiseKey.of(7), NoiseKey(2**62 + 5, 11)):
-        yield f"noise of {key.seed}", key.bits(torch.Size((1000, 31)), torch.device(device))
+        yield f"noise of {key.seed}", key.bits(torch.Size(NOISE_SHAPE), torch.device(device))
 
 
 def function_outputs(device: str) -> Iterator[tuple[str, Tensor]]:
@@ -136,7 +138,7 @@ def layer_outputs(fields: dict[str, Any], device: str) -> Iterator[tuple[str, Te
 def calibrated(recipe: Recipe) -> nn.Module:
     """Two linear layers with ranges, on the CPU; their quantizers are on."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(SHAPE[-1], 130), nn.Linear(130, 33))
+    model = nn.Sequential(nn.Linear(SHAPE[-1], WIDTHS[0]), nn.Linear(*WIDTHS))
     swap_(model, recipe)
     set_step_key_(model, StepKey(seed=3, step=5))
     set_observing_(model, True)
