@@ -1,10 +1,11 @@
 """A GPU that is not there: CPU tensors that say they lie on `cuda:0`, for tests on machines without one.
 
-While a `PretendGPU` is entered, `x.to("cuda")` and `torch.zeros(..., device="cuda")` give such tensors, and so does what
-is computed from them. An operation on tensors of both devices raises, as on a GPU (single numbers may lie on the CPU).
-What makes the CPU wait for the GPU (`item`, `tolist`, `nonzero`, an index of booleans, a copy back) is counted.
+While a `PretendGPU` is entered, `x.to("cuda")` and `torch.zeros(..., device="cuda")` give such tensors, and so does
+what is computed from them. An operation on tensors of both devices raises, as on a GPU (single numbers may lie on the
+CPU). What makes the CPU wait for the GPU is counted: `item`, `tolist`, `nonzero`, an index of booleans, a copy back.
 
-Values are those of a CPU. Memory, streams, autocast of `cuda` and CUDA's own kernels are not imitated.
+Values are those of a CPU. Quantizers take the plain path, without Triton, whose kernels `tests/test_gpu_path.py` runs.
+Memory, streams, autocast of `cuda` and CUDA's own kernels are not imitated.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -148,13 +150,16 @@ class PretendGPU(TorchFunctionMode):
         self.on_gpu = False  # where an operation without tensors puts its result
         self.moving: bool | None = None
         self.placement = _Placement(self)
+        self.patch = mock.patch("qat.numerics.fused.has_triton", return_value=False)
 
     def __enter__(self) -> PretendGPU:
         self.placement.__enter__()
         super().__enter__()
+        self.patch.__enter__()
         return self
 
     def __exit__(self, *args: Any) -> None:
+        self.patch.__exit__(*args)
         super().__exit__(*args)
         self.placement.__exit__(*args)
 

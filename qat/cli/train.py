@@ -172,6 +172,7 @@ def quieten() -> None:
         ".*could not find the monitored key",
         ".*is deprecated, use `isinstance",
         ".*dropout option adds dropout after all but last",
+        "RNN module weights are not part of single contiguous chunk",  # quantized at each step
     ):
         warnings.filterwarnings("ignore", message=message)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(

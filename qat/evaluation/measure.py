@@ -113,6 +113,7 @@ def describe(model: ExportedModel, transcripts: Mapping[str, Transcripts]) -> Me
         utterances={split: found.utterances for split, found in transcripts.items()},
         parity={split: found.parity for split, found in transcripts.items() if found.parity is not None},
         reconstruction=tuple(candidate.module.reconstruction),
+        validated_on=candidate.module.validated_on,
     )
 
 

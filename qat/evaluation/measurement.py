@@ -74,6 +74,7 @@ class Measurement:
         timing: on the test sets' mix of lengths; None where it was not timed.
         sqnr_db: layer -> signal-to-quantization-noise ratio in dB; empty where it was not wanted.
         reconstruction: what AdaRound and bias correction did to each layer.
+        validated_on: `cpu`, or `cuda` where training's dev error rates are of the arithmetic that a GPU had for them.
     """
 
     name: str
@@ -94,6 +95,7 @@ class Measurement:
     timing: Timing | None = None
     sqnr_db: Mapping[str, float] = field(default_factory=dict)
     reconstruction: Sequence[Mapping[str, Any]] = ()
+    validated_on: str = "cpu"
 
     @property
     def is_integer(self) -> bool:

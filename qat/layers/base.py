@@ -101,6 +101,12 @@ class QuantLayer(nn.Module):
         """
         raise NotImplementedError
 
+    @property
+    def can_emulate(self) -> bool:
+        """Whether it has what its integer kernel needs: both sides quantized, and no gradient asked for."""
+        both = self.input_quantizer.is_active and self.weight_quantizer.is_active
+        return both and not torch.is_grad_enabled()
+
     def ignore_output_below_(self, floor: float) -> None:
         """Let no range of the output, where the layer keeps one, reach below `floor`: what follows ignores it."""
 
@@ -110,14 +116,13 @@ def new_activation_quantizer(recipe: LayerRecipe, time_axis: int, device: torch.
     return ActivationQuantizer(recipe, time_axis, device) if recipe.activation_bits else Unquantized()
 
 
-def emulates_kernel(layer: QuantLayer) -> bool:
-    """Whether a layer is to compute as its integer kernel: evaluated, without a gradient, both sides quantized."""
-    return (
-        not layer.training
-        and not torch.is_grad_enabled()
-        and layer.input_quantizer.is_active
-        and layer.weight_quantizer.is_active
-    )
+def emulates_kernel(layer: QuantLayer, x: Tensor) -> bool:
+    """Whether a layer is to compute on `x` as its integer kernel: evaluated on a CPU, and such that it can.
+
+    On a GPU evaluation has the arithmetic of training, rounded to nearest: an LSTM's kernel, emulated frame by frame,
+    would take many times as long as the rest. What is reported is measured on the exported file anyway.
+    """
+    return not layer.training and x.device.type == "cpu" and layer.can_emulate
 
 
 def adopt(cls: Any, layer: nn.Module) -> Any:

@@ -57,8 +57,8 @@ class QuantConv(_ConvInputs):
         self.output_quantizer = new_activation_quantizer(recipe, self.time_axis, device_of(self))
 
     def forward(self, input: Tensor) -> Tensor:
-        """As the float convolution; evaluated without a gradient, bit for bit as the integer kernel."""
-        if emulates_kernel(self):
+        """As the float convolution; evaluated on a CPU without a gradient, bit for bit as the integer kernel."""
+        if emulates_kernel(self, input):
             return self.integer_forward(input)
         weight = self.weight_quantizer(self.weight)
         return self.output_quantizer(self._conv_forward(self.input_quantizer(input), weight, self.bias))
@@ -111,11 +111,11 @@ class QuantFrameConv1d(_ConvInputs, nn.Conv1d):
         return FrameQuantizer(self.layer_recipe).to(device_of(self))
 
     def forward(self, input: Tensor) -> Tensor:
-        """As a linear layer on the windows; evaluated without a gradient, bit for bit as the exported file."""
+        """As a linear layer on the windows; evaluated on a CPU without a gradient, bit for bit as the exported file."""
         if not self.input_quantizer.is_enabled:
             return self._conv_forward(input, self.weight_quantizer(self.weight), self.bias)
         rows = windows_of(self, input)
-        if emulates_kernel(self):
+        if emulates_kernel(self, input):
             return self.integer_forward(rows).to(input.dtype)
         matrix = matrix_of(self.weight_quantizer(self.weight))
         return F.linear(self.input_quantizer(rows), matrix, self.bias).transpose(1, 2)

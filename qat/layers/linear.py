@@ -32,8 +32,8 @@ class QuantLinear(QuantLayer, nn.Linear):
         return FrameQuantizer(recipe).to(device) if recipe.by_frame else super().new_input_quantizer()
 
     def forward(self, input: Tensor) -> Tensor:
-        """`(..., in_features)` -> `(..., out_features)`; evaluated without a gradient, as the integer kernel."""
-        if emulates_kernel(self):
+        """`(..., I)` -> `(..., O)`; evaluated on a CPU without a gradient, as the integer kernel."""
+        if emulates_kernel(self, input):
             return self.integer_forward(input)
         return F.linear(self.input_quantizer(input), self.weight_quantizer(self.weight), self.bias)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from qat.layers.base import QuantLayer, device_of, new_activation_quantizer
+from qat.layers.base import QuantLayer, device_of, emulates_kernel, new_activation_quantizer
 from qat.layers.lstm_kernel import run_layer
 from qat.layers.lstm_weights import (
     float_weights,
@@ -33,9 +33,9 @@ class QuantLSTM(QuantLayer, nn.LSTM):
     """`nn.LSTM` on quantized weights, per channel over the 4H gate rows.
 
     With activation bits the input of each stacked layer and the hidden state are quantized dynamically to unsigned
-    8 bits per utterance, as the integer kernel does. Evaluation emulates that kernel exactly, step by step. Training
-    runs PyTorch's fused kernel on fake-quantized weights and inputs: its hidden state is not quantized, which
-    would need a Python loop over frames; evaluation-mode outputs carry no gradient.
+    8 bits per utterance, as the integer kernel does. Evaluation on a CPU emulates that kernel exactly, frame by frame,
+    and carries no gradient. Training, and evaluation on a GPU, run PyTorch's fused kernel on fake-quantized weights and
+    inputs: its hidden state is not quantized, which would need a Python loop over frames.
     Below 8 activation bits a static input quantizer stands in front.
     """
 
@@ -51,9 +51,7 @@ class QuantLSTM(QuantLayer, nn.LSTM):
         self.weight_quantizers = nn.ModuleDict()
         if recipe.weight_bits:
             for name in self.matrix_names():
-                self.weight_quantizers[name] = WeightQuantizer(
-                    self.get_parameter(name), recipe, casts=False
-                )
+                self.weight_quantizers[name] = WeightQuantizer(self.get_parameter(name), recipe, casts=False)
 
     def matrix_names(self) -> list[str]:
         """Names of the weight matrices, in the order of `_flat_weights`."""
@@ -75,9 +73,9 @@ class QuantLSTM(QuantLayer, nn.LSTM):
     ) -> tuple[Tensor | PackedSequence, Hidden]:
         """As `nn.LSTM`: a tensor (batched or not) or a packed sequence, and an optional first state."""
         if isinstance(input, PackedSequence):
-            input = input._replace(data=self.input_quantizer(input.data))
+            input = input._replace(data=self.quantized_input(input.data))
         else:
-            input = self.input_quantizer(input)
+            input = self.quantized_input(input)
         if not self.is_enabled:
             return super().forward(input, hx)
         if isinstance(input, PackedSequence):
@@ -89,10 +87,15 @@ class QuantLSTM(QuantLayer, nn.LSTM):
             return output.squeeze(batch_axis), (h.squeeze(1), c.squeeze(1))
         return self._forward_padded(input, hx)
 
+    def quantized_input(self, x: Tensor) -> Tensor:
+        """`x` after the static quantizer, of its own dtype under autocast too: not every cuDNN takes bfloat16."""
+        with torch.autocast(x.device.type, enabled=False):
+            return self.input_quantizer(x)
+
     def _forward_packed(self, packed: PackedSequence, hx: Hidden | None) -> tuple[PackedSequence, Hidden]:
         data, sizes, order, inverse = packed
         state = self._first_state(data, int(sizes[0]), hx, order)
-        if self.training or not self.dynamic:
+        if not emulates_kernel(self, data):
             output, state = self._train_layers(data, sizes, state)
         else:
             plain = PackedSequence(data, sizes)
@@ -105,7 +108,7 @@ class QuantLSTM(QuantLayer, nn.LSTM):
     def _forward_padded(self, x: Tensor, hx: Hidden | None) -> tuple[Tensor, Hidden]:
         x = x if self.batch_first else x.transpose(0, 1)
         state = self._first_state(x, len(x), hx, None)
-        if self.training or not self.dynamic:
+        if not emulates_kernel(self, x):
             output, state = self._train_layers(x, None, state)
         else:
             output, state = self._emulate_layers(x, [x.shape[1]] * len(x), state)
@@ -115,6 +118,11 @@ class QuantLSTM(QuantLayer, nn.LSTM):
     def dynamic(self) -> bool:
         """Whether inputs and states are quantized dynamically, as the integer kernel does."""
         return bool(self.layer_recipe.activation_bits) and bool(self.weight_quantizers)
+
+    @property
+    def can_emulate(self) -> bool:
+        """Whether its kernel is an integer one; what it emulates carries no gradient."""
+        return self.dynamic
 
     def _first_state(self, x: Tensor, rows: int, hx: Hidden | None, order: Tensor | None) -> Hidden:
         if hx is not None:
@@ -236,10 +244,12 @@ class QuantLSTM(QuantLayer, nn.LSTM):
         return torch.cat([x.expand(self.directions, -1, -1), before], dim=2)
 
     def stacked_layer(self, index: int, x: Tensor, quantized: bool) -> Tensor:
-        """Outputs `(1, T, D H)` of one stacked layer on `(1, T, F)`, in float or as quantized."""
+        """Outputs `(1, T, D H)` of one stacked layer on `(1, T, F)`, in float or as it computes in evaluation."""
         zeros = x.new_zeros(self.directions, 1, self.hidden_size)
-        if quantized and self.dynamic:
+        if quantized and emulates_kernel(self, x):
             return run_layer(x, [x.shape[1]], *self.level_weights(index), zeros, zeros)[0]
+        if quantized:
+            x = self.layer_input(x, None, 1, index)
         weights = self.layer_weights(index) if quantized else float_weights(self, index)
         rest = (self.bias, 1, 0.0, False, self.bidirectional, True)
         return fused_lstm(x, (zeros, zeros), weights, *rest)[0]

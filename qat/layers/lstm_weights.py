@@ -33,7 +33,7 @@ def gates_first(rows: Tensor) -> Tensor:
 def packed_rows(sizes: Tensor, device: torch.device) -> Tensor:
     """Row of the batch that each packed frame belongs to, int64 `(N,)`, from `batch_sizes (T,)`."""
     starts = (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
-    return (torch.arange(len(starts)) - starts).to(device, non_blocking=True)
+    return (torch.arange(len(starts), device=sizes.device) - starts).to(device, non_blocking=True)
 
 
 def quantize_rows(x: Tensor, groups: Tensor | None, rows: int) -> Tensor:
@@ -53,7 +53,10 @@ def quantize_rows(x: Tensor, groups: Tensor | None, rows: int) -> Tensor:
             low = zeros.scatter_reduce(0, groups, ends[0], "amin")[groups, None]
             high = zeros.scatter_reduce(0, groups, ends[1], "amax")[groups, None]
         scale, zero_point = dynamic_range(low, high)
-    return fake_quantize(x, scale, zero_point, 0, 255, clips=False)
+    with torch.autocast(
+        x.device.type, enabled=False
+    ):  # an LSTM casts by itself, and older ones take no bfloat16
+        return fake_quantize(x, scale, zero_point, 0, 255, clips=False)
 
 
 def on_dynamic_levels(x: Tensor, low: Tensor, high: Tensor) -> Tensor:

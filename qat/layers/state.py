@@ -72,7 +72,7 @@ def state_hash(model: nn.Module) -> str:
             digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
             by_device.setdefault(tensor.device, []).append(tensor.contiguous().reshape(-1).view(torch.uint8))
     for parts in by_device.values():
-        digest.update(torch.cat(parts).cpu().numpy())
+        digest.update(torch.cat(parts).cpu().numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -18,6 +18,7 @@ from qat.methods.float_reference import FloatInputs, collect, divergence, sites
 from qat.methods.reconstruction import LinearMap, Moments
 from qat.models.ctc import CTCModule
 from qat.numerics.ada_round import State, optimise
+from qat.numerics.precision import full_precision
 
 SAVE_EVERY_S = 60.0
 MAX_BYTES = 8 * 2**30  # of one layer's moments; only a very wide grouped convolution needs more
@@ -60,6 +61,7 @@ class Reconstruction:
         self.inside, self.biases = dict(state_dict["inside"]), dict(state_dict["biases"])
 
     @torch.no_grad()
+    @full_precision()
     def run_(self, module: CTCModule, data: SpeechDataModule) -> None:
         """All sites from `self.position` on, in eval mode."""
         recipe, started, was_training = module.recipe, time.perf_counter(), module.training
@@ -133,7 +135,8 @@ class Reconstruction:
         problem = item.problem(moments, centred)
         if resumed:
             variable = item.gather(lambda _, quantizer: quantizer.ada_rounding().variable)
-            state = State(variable, self.inside["first"], self.inside["second"], self.inside["step"])
+            first, second = (self.inside[name].to(variable.device) for name in ("first", "second"))
+            state = State(variable, first, second, self.inside["step"])
         else:
             state = State(problem.first_variable())
         saved = time.perf_counter()

@@ -14,10 +14,12 @@ from qat.layers.state import calibrate_weights_, finish_calibration_, set_observ
 from qat.layers.swap import quantizers
 from qat.models.ctc import CTCModule
 from qat.numerics.histogram import Histogram
+from qat.numerics.precision import full_precision
 from qat.system.ranks import gather_from_all, rank_and_world
 
 
 @torch.no_grad()
+@full_precision()
 def calibrate_(module: CTCModule, data: SpeechDataModule) -> str:
     """Calibrate in eval mode, one utterance at a time so that no padding and no batch mix can shift a range.
 

@@ -6,11 +6,13 @@ import torch
 
 from qat.layers.base import device_of
 from qat.models.ctc import CTCModule
+from qat.numerics.precision import full_precision
 
 TOLERANCE = 1e-5  # relative to the largest logit; float32 rounding of one more product
 
 
 @torch.no_grad()
+@full_precision()
 def fold_and_check(module: CTCModule) -> str:
     """Fold all foldable BatchNorms of a module whose quantizers are off; return the line to print.
 

@@ -13,6 +13,7 @@ from datamodules.batch import Batch
 from qat.layers.base import device_of
 from qat.layers.recording import record_inputs
 from qat.models.ctc import CTCModule
+from qat.numerics.precision import full_precision
 from qat.numerics.statistics import Statistics
 from qat.system.ranks import in_chunks
 
@@ -20,6 +21,7 @@ BATCH_NORM = nn.modules.batchnorm._BatchNorm
 
 
 @torch.no_grad()
+@full_precision()
 def re_estimate_batch_norm_(module: CTCModule, data: SpeechDataModule) -> str:
     """Set running mean and variance to those of the calibration utterances, in place (Nagel 2022, arXiv 2203.11086).
 

@@ -7,12 +7,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 from torchmetrics.text import WordErrorRate
 
 from datamodules.batch import Batch
 from datamodules.text import ALPHABET
 from qat.decoding.ctc import GreedyCTC
+from qat.layers.base import device_of
 from qat.layers.masking import to_device_of
 from qat.layers.repeatable import repeatable
 from qat.models.base import RecipeModule
@@ -39,6 +41,7 @@ class CTCModule(RecipeModule):
     ) -> None:
         super().__init__(recipe, init_from, options)
         self.teacher: Teacher | None = None
+        self.validated_on = "cpu"  # device type of the dev error rates of a quantized model
         self.vocabulary: list[str] = list(VOCABULARY)
         self.val_wer = WordErrorRate()
 
@@ -88,6 +91,11 @@ class CTCModule(RecipeModule):
             RuntimeError: it is not loaded (`qat.models.loading.load_teacher_`); evaluation alone needs none.
         """
         super().on_fit_start()
+        if self.recipe.active and (kind := device_of(self).type) != "cpu":
+            self.validated_on = kind
+            rank_zero_info(
+                "dev error rates: in training's arithmetic on this GPU; the report measures the exported file"
+            )
         if self.options.teacher and self.teacher is None:
             raise RuntimeError(
                 f"the teacher {self.options.teacher} is not loaded; call load_teacher_ before training"
@@ -155,3 +163,10 @@ class CTCModule(RecipeModule):
         """See `RecipeModule`; the labels as well."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["vocabulary"] = list(self.vocabulary)
+        if self.validated_on != "cpu":
+            checkpoint["validated_on"] = self.validated_on
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """See `RecipeModule`."""
+        super().on_load_checkpoint(checkpoint)
+        self.validated_on = checkpoint.get("validated_on", "cpu")

@@ -81,13 +81,18 @@ def speed_fields(item: Measurement) -> dict[str, Any]:
 
 
 def notes_of(item: Measurement, is_float: bool) -> list[str]:
-    """Why fields of a row are null, and what its integer nodes stand for."""
+    """Why fields of a row are null, what its integer nodes stand for, and which arithmetic dev error rates have."""
     if is_float:
         return [f"{name}: this is the float row" for name in NULL_OF_THE_FLOAT_ROW]
     if not item.is_integer:
         return [f"{name}: a float model" for name in ("coverage", "parity")]
     blocks = list(item.nodes.integer.values()).count("MatMulNBits")
     notes = []
+    if item.validated_on != "cpu":
+        notes.append(
+            "dev WER: training.png and metrics.csv show it in training's arithmetic on a GPU; this report measures the "
+            "exported file"
+        )
     if item.packed:
         notes.append(
             f"integer_nodes: {item.packed} weights of 2 to 4 bits are unpacked at load and computed on int8"

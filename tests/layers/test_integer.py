@@ -11,6 +11,7 @@ from qat.layers.base import QuantLayer, emulates_kernel
 from qat.layers.integer import bias_levels
 from qat.layers.state import calibrate_weights_, finish_calibration_, set_enabled_, set_observing_
 from qat.layers.swap import QUANT_LAYERS
+from tests.pretend_gpu import PretendGPU
 
 LAYERS = {
     "linear": (lambda: nn.Linear(12, 7), (5, 9, 12)),
@@ -71,20 +72,32 @@ def test_sums_are_those_of_int64() -> None:
 
 def test_only_an_evaluated_layer_without_gradient_and_with_both_sides_on_emulates() -> None:
     layer, x = calibrated("linear")
-    assert not emulates_kernel(layer)
+    assert not emulates_kernel(layer, x)
     with torch.no_grad():
-        assert emulates_kernel(layer)
-        assert not emulates_kernel(layer.train())
+        assert emulates_kernel(layer, x)
+        assert not emulates_kernel(layer.train(), x)
         layer.eval()
         set_observing_(layer, True)
-        assert not emulates_kernel(layer)
+        assert not emulates_kernel(layer, x)
         set_observing_(layer, False)
         layer.weight_quantizer.set_enabled_(False)
-        assert not emulates_kernel(layer)
+        assert not emulates_kernel(layer, x)
     for one_sided in ({"weight_bits": None}, {"activation_bits": None}):
         partly, x = calibrated("linear", **one_sided)
         with torch.no_grad():
-            assert not emulates_kernel(partly)
+            assert not emulates_kernel(partly, x)
+
+
+@pytest.mark.parametrize("layer_kind", ["linear", "conv1d"])
+@torch.no_grad()
+def test_on_a_gpu_evaluation_has_the_arithmetic_of_training(layer_kind: str) -> None:
+    layer, x = calibrated(layer_kind)
+    trained = layer.train()(x)
+    with PretendGPU():
+        layer.eval().to("cuda")
+        there = x.to("cuda")
+        assert not emulates_kernel(layer, there)
+        assert torch.equal(layer(there).cpu(), trained)
 
 
 @torch.no_grad()

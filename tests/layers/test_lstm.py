@@ -12,10 +12,12 @@ from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from qat.layers.lstm import QuantLSTM
+from qat.layers.lstm_weights import on_dynamic_levels
 from qat.layers.state import calibrate_weights_, finish_calibration_, set_enabled_, set_observing_
 from qat.layers.swap import swap_
 from qat.recipe import Recipe
 from qat.runtime.lstm import IntegerLSTMLayer
+from tests.pretend_gpu import PretendGPU
 
 LENGTHS = torch.tensor([7, 13, 2, 10])
 SHAPES = [
@@ -192,3 +194,32 @@ def test_evaluation_equals_the_integer_kernel_of_onnx_runtime(shape: dict[str, i
             data = np.ascontiguousarray(out.transpose(0, 2, 1, 3)).reshape(length, 1, -1)
         expected = torch.from_numpy(data).transpose(0, 1)
         torch.testing.assert_close(layer(alone)[0], expected, atol=1e-3, rtol=0)
+
+
+@shapes
+@torch.no_grad()
+def test_on_a_gpu_evaluation_is_training_rounded_to_nearest(shape: dict[str, int]) -> None:
+    layer = lstm(shape)
+    trained = layer.train()(pack(batch()))[0].data
+    emulated = layer.eval()(pack(batch()))[0].data
+    with PretendGPU():
+        layer.to("cuda")
+        evaluated = layer(pack(batch().to("cuda")))[0].data.cpu()
+    assert torch.equal(evaluated, trained) and not torch.equal(evaluated, emulated)
+
+
+@pytest.mark.parametrize("shape", SHAPES[-1:])
+@torch.no_grad()
+def test_on_a_gpu_ada_round_sees_the_states_that_evaluation_has_there(shape: dict[str, int]) -> None:
+    layer, x = lstm(shape), batch()[1]
+    with PretendGPU() as gpu:
+        layer.to("cuda")
+        rows = layer.states_beside(1, x.to("cuda"), True)
+        assert not gpu.reads
+        inputs = layer.stacked_layer(0, x.to("cuda")[None], True)
+        assert torch.equal(rows[0, :, : inputs.shape[2]].cpu(), on_levels(inputs.cpu())[0])
+
+
+def on_levels(x: torch.Tensor) -> torch.Tensor:
+    """On unsigned 8 bits by its extremes."""
+    return on_dynamic_levels(x, x.min(), x.max())

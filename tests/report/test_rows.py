@@ -7,6 +7,7 @@ from dataclasses import replace
 from qat.evaluation.measurement import Nodes
 from qat.report.row import reason_for_null, row_problems
 from qat.report.rows import rows_of
+from qat.report.tables import report_markdown
 from tests.evaluation.measurements import conditions, float_measurement, integer_measurement, transcribed
 
 
@@ -47,6 +48,15 @@ def test_a_float_control_is_compared_and_timed_but_has_no_parity() -> None:
     row = rows_of([float_one, control], conditions())[1]
     assert row.delta_wer_vs_float is not None and row.speedup == 2.0 and row.rtf == 0.015
     assert row.parity is None and reason_for_null(row.notes, "parity") == "a float model"
+
+
+def test_a_row_says_where_dev_error_rates_have_another_arithmetic() -> None:
+    row = rows_of([float_measurement(), integer_measurement(validated_on="cuda")], conditions())[1]
+    assert row.notes == [
+        "dev WER: training.png and metrics.csv show it in training's arithmetic on a GPU; this report measures the "
+        "exported file"
+    ]
+    assert row.notes[0] in report_markdown([row])
 
 
 def test_notes_count_weights_that_are_unpacked_or_computed_in_blocks() -> None:
