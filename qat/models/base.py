@@ -20,7 +20,7 @@ from qat.layers.state import set_enabled_
 from qat.layers.swap import SwapReport, set_step_key_, swap_
 from qat.models.checkpoint import load_float_weights_, model_path
 from qat.models.compiling import Compiled, check_compiler
-from qat.models.optimizer import parameter_groups, warmup_cosine
+from qat.models.optimizer import adamw, parameter_groups, warmup_cosine
 from qat.models.options import TrainingOptions
 from qat.recipe import Recipe
 from qat.system.seeds import hashed_seed
@@ -139,7 +139,9 @@ class RecipeModule(LightningModule, ABC):
         """AdamW with groups for matrices, vectors and quantizer scales; linear warm-up, cosine decay."""
         options = self.options
         groups = parameter_groups(self, options.weight_decay, options.quantizer_learning_rate)
-        optimizer = torch.optim.AdamW(groups, lr=options.learning_rate, betas=(0.9, 0.98))
+        scales_gradients = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        may_fuse = not (scales_gradients and self.trainer.gradient_clip_val)
+        optimizer = adamw(groups, options.learning_rate, may_fuse)
         steps = max(int(self.trainer.estimated_stepping_batches), 1)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: warmup_cosine(step, steps, options.warmup_steps, options.final_lr_ratio)

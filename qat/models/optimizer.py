@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from torch import nn
+from torch.optim import AdamW, Optimizer
 
 from qat.layers.swap import quantizers
 
@@ -33,6 +34,28 @@ def parameter_groups(
         },
     ]
     return [group for group in groups if group["params"]]
+
+
+def adamw(groups: list[dict[str, Any]], learning_rate: float, may_fuse: bool) -> AdamW:
+    """AdamW over `groups`, in a few launches where all parameters lie on a GPU.
+
+    Args:
+        groups: from `parameter_groups`.
+        learning_rate: of groups that have none.
+        may_fuse: False where gradients are scaled and clipped: a fused AdamW takes the scale off by itself, after they
+            were clipped, which Lightning refuses.
+    """
+    fused = may_fuse and all(p.is_cuda for group in groups for p in group["params"])
+    optimizer = AdamW(groups, lr=learning_rate, betas=(0.9, 0.98), fused=fused or None)
+    optimizer.register_load_state_dict_pre_hook(keep_fused)
+    return optimizer
+
+
+def keep_fused(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint's state for `optimizer`: this machine decides whether steps are fused, not the checkpoint."""
+    ours = [group["fused"] for group in optimizer.param_groups]
+    groups = [{**group, "fused": own} for group, own in zip(state_dict["param_groups"], ours, strict=False)]
+    return {**state_dict, "param_groups": groups}
 
 
 def warmup_cosine(step: int, steps: int, warmup_steps: int, final_ratio: float) -> float:
