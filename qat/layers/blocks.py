@@ -42,12 +42,29 @@ def block_levels(x: Tensor, size: int) -> tuple[Tensor, Tensor]:
 
 def fake_quantize_blocks(x: Tensor, size: int) -> Tensor:
     """`x` on its blocks' levels; the gradient passes straight through (nothing is clipped)."""
+    dtype = fused.working_dtype(x) if fused.applies(x) else x.dtype
+    work = blocks_operator if torch.compiler.is_compiling() else quantize_blocks
+    return fused.straight_through(x, work(x.detach(), size, dtype))
+
+
+@torch.no_grad()
+def quantize_blocks(x: Tensor, size: int, dtype: torch.dtype) -> Tensor:
+    """Rows `(..., I)` on their blocks' levels, of `dtype`."""
     if fused.applies(x):
-        return fused.straight_through(x, fused.quantize_blocks(x.detach().contiguous(), size, LEVELS))
-    with torch.no_grad():
-        levels, scale = block_levels(x.detach(), size)
-        rounded = levels.mul_(scale).flatten(-2)[..., : x.shape[-1]].to(x.dtype)
-    return fused.straight_through(x, rounded)
+        return fused.quantize_blocks(x.contiguous(), size, LEVELS).to(dtype)
+    levels, scale = block_levels(x, size)
+    return levels.mul_(scale).flatten(-2)[..., : x.shape[-1]].to(dtype)
+
+
+@torch.library.custom_op("speech_qat::quantize_blocks", mutates_args=())
+def blocks_operator(x: Tensor, size: int, dtype: torch.dtype) -> Tensor:
+    """`quantize_blocks`, which compiled code does not look into."""
+    return quantize_blocks(x, size, dtype).contiguous()
+
+
+@blocks_operator.register_fake
+def _(x: Tensor, size: int, dtype: torch.dtype) -> Tensor:
+    return torch.empty(x.shape, dtype=dtype, device=x.device)
 
 
 def block_linear(x: Tensor, weight: Tensor, weight_scale: Tensor, size: int) -> Tensor:

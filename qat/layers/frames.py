@@ -16,7 +16,8 @@ from qat.layer_recipe import LayerRecipe
 from qat.layers.quantizer import KeyedNoise, Quantizer
 from qat.numerics import fused
 from qat.numerics.affine import dynamic_range
-from qat.numerics.rounding import uniform_noise
+from qat.numerics.rounding import NoiseKey, uniform_noise
+from qat.numerics.traced import key_of
 
 
 class FrameQuantizer(Quantizer):
@@ -35,34 +36,24 @@ class FrameQuantizer(Quantizer):
         self.recipe, self.noise = recipe, KeyedNoise()
 
     @property
-    def draws(self) -> bool:
-        """Whether it rounds stochastically now."""
-        return self.training and self.recipe.rounding == "stochastic"
-
-    @torch.no_grad()
-    def _on_levels(self, x: Tensor) -> Tensor:
-        levels, scale, zero_point = self.levels(x)
-        return levels.sub_(zero_point).mul_(scale).to(x.dtype)
+    def key(self) -> NoiseKey | None:
+        """Key of the noise where it rounds stochastically now."""
+        draws = self.training and self.recipe.rounding == "stochastic"
+        return self.noise.of() if self.noise and draws else None
 
     def fake_quantize(self, x: Tensor) -> Tensor:
         """`x` on its rows' levels."""
-        if fused.applies(x):
-            key = self.noise.of() if self.noise and self.draws else None
-            return fused.straight_through(
-                x, fused.quantize_frames(x.detach().contiguous(), self.quant_max, key)
-            )
-        return fused.straight_through(x, self._on_levels(x.detach()))
+        dtype = fused.working_dtype(x) if fused.applies(x) else x.dtype
+        if torch.compiler.is_compiling():
+            seed, stream = self.key or (None, None)
+            values = frames_operator(x.detach(), self.quant_max, seed, stream, dtype)
+        else:
+            values = quantize_frames(x.detach(), self.quant_max, self.key, dtype)
+        return fused.straight_through(x, values)
 
     def levels(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Whole levels as float32 `(..., I)`, and the step and zero point (whole, float32) of each row `(..., 1)`."""
-        x = x.float()
-        scale, zero_point = dynamic_range(x.amin(-1, keepdim=True), x.amax(-1, keepdim=True), self.quant_max)
-        levels = x / scale
-        if self.noise and self.draws:
-            levels = levels.add_(uniform_noise(x.shape, self.noise.of(), x.device)).floor_()
-        else:
-            levels = levels.round_()
-        return levels.add_(zero_point).clamp_(0, self.quant_max), scale, zero_point
+        """See `frame_levels`."""
+        return frame_levels(x, self.quant_max, self.key)
 
     def linear(self, x: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None) -> Tensor:
         """`(..., I)` -> `(..., O)` as the exported file adds: whole-number sums, rescaling, zero points, bias.
@@ -77,3 +68,40 @@ class FrameQuantizer(Quantizer):
         out = F.linear(levels, weight).mul_(weight_scale).mul_(scale)
         rest = (zero_point * scale) * -(weight.sum(1) * weight_scale)
         return out.add_(rest if bias is None else rest.add_(bias))
+
+
+def frame_levels(x: Tensor, largest: int, key: NoiseKey | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Whole levels as float32 `(..., I)`, and the step and zero point (whole, float32) of each row `(..., 1)`.
+
+    Args:
+        x: rows `(..., I)`.
+        largest: level.
+        key: of the noise; None rounds to nearest.
+    """
+    x = x.float()
+    scale, zero_point = dynamic_range(x.amin(-1, keepdim=True), x.amax(-1, keepdim=True), largest)
+    levels = x / scale
+    levels = levels.round_() if key is None else levels.add_(uniform_noise(x.shape, key, x.device)).floor_()
+    return levels.add_(zero_point).clamp_(0, largest), scale, zero_point
+
+
+@torch.no_grad()
+def quantize_frames(x: Tensor, largest: int, key: NoiseKey | None, dtype: torch.dtype) -> Tensor:
+    """Rows `(..., I)` on their levels, of `dtype`."""
+    if fused.applies(x):
+        return fused.quantize_frames(x.contiguous(), largest, key).to(dtype)
+    levels, scale, zero_point = frame_levels(x, largest, key)
+    return levels.sub_(zero_point).mul_(scale).to(dtype)
+
+
+@torch.library.custom_op("speech_qat::quantize_frames", mutates_args=())
+def frames_operator(
+    x: Tensor, largest: int, seed: Tensor | None, stream: Tensor | None, dtype: torch.dtype
+) -> Tensor:
+    """`quantize_frames`, which compiled code does not look into."""
+    return quantize_frames(x, largest, key_of(seed, stream), dtype).contiguous()
+
+
+@frames_operator.register_fake
+def _(x: Tensor, largest: int, seed: Tensor | None, stream: Tensor | None, dtype: torch.dtype) -> Tensor:
+    return torch.empty(x.shape, dtype=dtype, device=x.device)

@@ -18,8 +18,11 @@ from torch import Tensor
 from qat.numerics.rounding import NoiseKey
 from qat.numerics.scales import lsq_factor
 
-BLOCK = 4096  # values of one program
-ROW_BLOCK = 1024  # values of a row at a time
+BLOCK, WARPS = (
+    2048,
+    8,
+)  # values and warps of one program: 8 values a thread, read and written 16 bytes at a time
+ROWS, WIDTH = 8, 256  # frames of a program, and their values at a time
 FORCED = False  # also on a CPU: tests run the kernels in Triton's interpreter
 
 
@@ -132,7 +135,7 @@ def quantize_values(
         x, scale, scale if zero_point is None else zero_point, out, mask, count, count // rows,
         float(low), float(high), *seeds(key),
         PER_ROW=rows > 1, ZERO=zero_point is not None, STOCHASTIC=key is not None, LEARNED=learned,
-        MASKED=masked, BLOCK=BLOCK,
+        MASKED=masked, BLOCK=BLOCK, num_warps=WARPS,
     )  # fmt: skip
     return out, mask
 
@@ -143,7 +146,8 @@ def masked_gradient(grad: Tensor, mask: Tensor, dtype: torch.dtype) -> Tensor:
     out, count = torch.empty_like(grad, dtype=dtype), grad.numel()
     if count:
         launch(
-            kernels().values_backward, programs_of(count), grad, grad, mask, out, count, BLOCK=BLOCK
+            kernels().values_backward, programs_of(count), grad,
+            grad, mask, out, count, BLOCK=BLOCK, num_warps=WARPS,
         )  # fmt: skip
     return out
 
@@ -166,7 +170,7 @@ def learned_gradients(
         kernels().learned_backward, programs, x,
         grad, x, scale, scale if zero_point is None else zero_point, out, partial, count,
         float(low), float(high), factor, *seeds(key),
-        ZERO=zero_point is not None, STOCHASTIC=key is not None, BLOCK=BLOCK,
+        ZERO=zero_point is not None, STOCHASTIC=key is not None, BLOCK=BLOCK, num_warps=WARPS,
     )  # fmt: skip
     return out, partial.sum().view(scale.shape)
 
@@ -215,9 +219,11 @@ def quantize_frames(x: Tensor, levels: int, key: NoiseKey | None) -> Tensor:
     """Rows `(..., I)`, each on `levels + 1` levels of its own range, in `working_dtype`."""
     out = torch.empty_like(x, dtype=working_dtype(x))
     if x.numel():
+        rows = x.numel() // x.shape[-1]
         launch(
-            kernels().frames_forward, x.numel() // x.shape[-1], x,
-            x, out, x.shape[-1], float(levels), *seeds(key), STOCHASTIC=key is not None, BLOCK=ROW_BLOCK,
+            kernels().frames_forward, -(-rows // ROWS), x,
+            x, out, rows, x.shape[-1], float(levels), *seeds(key),
+            STOCHASTIC=key is not None, ROWS=ROWS, WIDTH=WIDTH,
         )  # fmt: skip
     return out
 

@@ -17,7 +17,7 @@ from qat.numerics.fused import kernels, launch
 from qat.numerics.rounding import NoiseKey
 from qat.numerics.scales import lsq_factor
 
-ROWS, WIDTH = 16, 256  # of a weight that a program holds at a time
+ROWS, WIDTH = 8, 256  # of a weight that a program holds at a time
 ALIGNED = 64  # values: each weight starts where a matrix product likes it
 
 
@@ -90,7 +90,9 @@ class Table:
         for weight, scale, stream in zip(weights, scales, streams, strict=True):
             self.starts.append(end)
             inner, step = weight.numel() // len(weight), int(scale.numel() > 1)
-            lines.append([weight.data_ptr(), scale.data_ptr(), end, programs, inner, step, stream, len(weight)])
+            lines.append(
+                [weight.data_ptr(), scale.data_ptr(), end, programs, inner, step, stream, len(weight)]
+            )
             programs += programs_of(weight)
             end += -(-weight.numel() // ALIGNED) * ALIGNED
         self.programs, self.size = programs, end

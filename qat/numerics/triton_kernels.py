@@ -251,23 +251,28 @@ def weight_backward(
 
 @triton.jit(do_not_specialize=SEEDS)
 def frames_forward(
-    x, out, inner, levels, seed_low, seed_high, stream, STOCHASTIC: tl.constexpr, BLOCK: tl.constexpr
+    x, out, rows, inner, levels, seed_low, seed_high, stream,
+    STOCHASTIC: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """Rows of `inner` values, each on the levels of its own range; see `qat.layers.frames`."""
-    row = tl.program_id(0).to(tl.int64)
-    least, most = tl.zeros([BLOCK], tl.float32), tl.zeros([BLOCK], tl.float32)
-    for start in range(0, inner, BLOCK):
-        column = start + tl.arange(0, BLOCK)
-        value = tl.load(x + row * inner + column, mask=column < inner, other=0.0).to(tl.float32)
+    """Rows of `inner` values, ROWS a program, each on the levels of its own range; see `qat.layers.frames`."""
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    present = row < rows
+    least, most = tl.zeros([ROWS, WIDTH], tl.float32), tl.zeros([ROWS, WIDTH], tl.float32)
+    for start in range(0, inner, WIDTH):
+        column = start + tl.arange(0, WIDTH)
+        valid = present[:, None] & (column < inner)[None, :]
+        value = tl.load(x + row[:, None] * inner + column[None, :], mask=valid, other=0.0).to(tl.float32)
         least, most = tl.minimum(least, value), tl.maximum(most, value)
-    low = tl.min(least, axis=0)
-    step = tl.div_rn(tl.max(most, axis=0) - low, levels)
+    low = tl.min(least, axis=1)
+    step = tl.div_rn(tl.max(most, axis=1) - low, levels)
     step = tl.where(step == 0, 1.0, step)
-    zero = clip(nearest(-tl.div_rn(low, step)), 0.0, levels)
-    for start in range(0, inner, BLOCK):
-        column = start + tl.arange(0, BLOCK)
-        place = row * inner + column
-        value = tl.load(x + place, mask=column < inner, other=0.0).to(tl.float32)
+    zero = clip(nearest(-tl.div_rn(low, step)), 0.0, levels)[:, None]
+    step = step[:, None]
+    for start in range(0, inner, WIDTH):
+        column = start + tl.arange(0, WIDTH)
+        place = row[:, None] * inner + column[None, :]
+        valid = present[:, None] & (column < inner)[None, :]
+        value = tl.load(x + place, mask=valid, other=0.0).to(tl.float32)
         level = tl.div_rn(value, step)
         if STOCHASTIC:
             noise = noise_bits(place, seed_low, seed_high, stream).to(tl.float32) * NOISE_STEP + 0.5
@@ -275,7 +280,7 @@ def frames_forward(
         else:
             level = nearest(level)
         level = clip(level + zero, 0.0, levels) - zero
-        tl.store(out + place, (level * step).to(out.dtype.element_ty), mask=column < inner)
+        tl.store(out + place, (level * step).to(out.dtype.element_ty), mask=valid)
 
 
 @triton.jit
