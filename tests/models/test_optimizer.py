@@ -46,9 +46,9 @@ def test_steps_are_fused_on_a_gpu_alone_and_where_they_may_be() -> None:
     with PretendGPU():
         groups = [{"params": [nn.Parameter(torch.ones(2, device="cuda")), parameters[1]]}]
         assert not adamw(groups, 1e-3, may_fuse=True).param_groups[0]["fused"]
-        groups = [{"params": [nn.Parameter(p.detach().to("cuda")) for p in parameters]}]
-        assert adamw(groups, 1e-3, may_fuse=True).param_groups[0]["fused"]
-        assert not adamw(groups, 1e-3, may_fuse=False).param_groups[0]["fused"]
+        there = [nn.Parameter(p.detach().to("cuda")) for p in parameters]
+        assert adamw([{"params": there}], 1e-3, may_fuse=True).param_groups[0]["fused"]
+        assert not adamw([{"params": there}], 1e-3, may_fuse=False).param_groups[0]["fused"]
 
 
 @pytest.mark.parametrize("there", [True, False])
