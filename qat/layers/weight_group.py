@@ -98,7 +98,7 @@ class WeightGroup:
             return values
         if mode.passes:
             return StraightThrough.apply(weight, values)
-        return FusedWeight.apply(weight, scale, values, *prepared.key, *mode.of_gradient)
+        return FusedWeight.apply(weight, scale, values, mode, prepared.key)
 
     def expect(self, quantizer: Member, weight: Tensor) -> WeightMode:
         """Note what will be read, and how it is quantized now."""

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qat.numerics.fused import kernels, launch
+from qat.numerics.fused import kernels, launch, seeds
 from qat.numerics.rounding import NoiseKey
 from qat.numerics.scales import lsq_factor
 
@@ -56,11 +56,6 @@ class WeightMode:
     def draws(self) -> bool:
         """Whether the result depends on noise."""
         return self.stochastic or self.share < 1
-
-    @property
-    def of_gradient(self) -> tuple[Any, ...]:
-        """What `weight_gradients` takes of it."""
-        return self.low, self.high, self.offset, self.share, self.stochastic, self.learned
 
 
 def least_of(share: float) -> int:
@@ -123,77 +118,29 @@ class Table:
 
 
 def weight_gradients(
-    grad: Tensor,
-    weight: Tensor,
-    scale: Tensor,
-    key: NoiseKey,
-    low: int,
-    high: int,
-    offset: float,
-    share: float,
-    stochastic: bool,
-    learned: bool,
-) -> tuple[Tensor, Tensor]:
-    """Gradients of a weight and of its scale (empty where it is not learned), computed anew from the weight.
+    grad: Tensor, weight: Tensor, scale: Tensor, mode: WeightMode, key: NoiseKey
+) -> tuple[Tensor, Tensor | None]:
+    """Gradients of a weight and of its scale (None where it is not learned), computed anew from the weight.
 
     Args:
         grad: of the quantized weight.
         weight: float32, contiguous.
         scale: `(C,)` or `(1,)`.
+        mode: how it was quantized.
         key: of the noise.
-        low: this and the others as in `WeightMode`.
-        high: see there.
-        offset: see there.
-        share: see there.
-        stochastic: see there.
-        learned: see there.
     """
     grad, out, rows = grad.contiguous(), torch.empty_like(weight), len(weight)
-    found = torch.empty(rows if learned else 0, dtype=torch.float32, device=weight.device)
-    factor = lsq_factor(weight.numel(), scale.numel(), high)
+    found = torch.empty(rows if mode.learned else 0, dtype=torch.float32, device=weight.device)
+    factor = lsq_factor(weight.numel(), scale.numel(), mode.high)
     launch(
         kernels().weight_backward, programs_of(weight), weight,
         grad, weight, scale, out, found, rows, weight.numel() // rows, int(scale.numel() > 1),
-        float(low), float(high), offset, least_of(share), factor, *key.halves, key.stream,
-        STOCHASTIC=stochastic, SELECT=share < 1, LEARNED=learned, ROWS=ROWS, WIDTH=WIDTH,
+        float(mode.low), float(mode.high), mode.offset, least_of(mode.share), factor, *seeds(key),
+        STOCHASTIC=mode.stochastic, SELECT=mode.share < 1, LEARNED=mode.learned, ROWS=ROWS, WIDTH=WIDTH,
     )  # fmt: skip
-    return out, found.sum().view(scale.shape) if learned and scale.numel() == 1 else found
-
-
-@torch.library.custom_op("speech_qat::weight_gradients", mutates_args=())
-def weight_operator(
-    grad: Tensor,
-    weight: Tensor,
-    scale: Tensor,
-    seed: Tensor,
-    stream: int,
-    low: int,
-    high: int,
-    offset: float,
-    share: float,
-    stochastic: bool,
-    learned: bool,
-) -> tuple[Tensor, Tensor]:
-    """`weight_gradients` in compiled code, whose seed comes in a tensor."""
-    key = NoiseKey(int(seed), stream)
-    return weight_gradients(grad, weight, scale, key, low, high, offset, share, stochastic, learned)
-
-
-@weight_operator.register_fake
-def _(
-    grad: Tensor,
-    weight: Tensor,
-    scale: Tensor,
-    seed: Tensor,
-    stream: int,
-    low: int,
-    high: int,
-    offset: float,
-    share: float,
-    stochastic: bool,
-    learned: bool,
-) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(weight), torch.empty_like(scale) if learned else scale.new_empty(0)
+    if not mode.learned:
+        return out, None
+    return out, found if scale.numel() > 1 else found.sum().view(scale.shape)
 
 
 class FusedWeight(torch.autograd.Function):
@@ -201,22 +148,16 @@ class FusedWeight(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, weight: Tensor, scale: Tensor, values: Tensor, seed: int | Tensor, *numbers: Any
+        ctx: Any, weight: Tensor, scale: Tensor, values: Tensor, mode: WeightMode, key: NoiseKey
     ) -> Tensor:
         """`values`, as they are."""
-        in_tensor = isinstance(seed, Tensor)
-        ctx.save_for_backward(weight, scale, *([seed] if in_tensor else []))
-        ctx.seed, ctx.numbers = None if in_tensor else seed, numbers
+        ctx.save_for_backward(weight, scale)
+        ctx.mode, ctx.key = mode, key
         return values.view_as(values)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """One launch."""
-        weight, scale, *seed = ctx.saved_tensors
-        stream, *mode = ctx.numbers
-        learned = mode[-1]
-        if seed:
-            found = weight_operator(grads[0], weight, scale, seed[0], stream, *mode)
-        else:
-            found = weight_gradients(grads[0], weight, scale, NoiseKey(ctx.seed, stream), *mode)
-        return found[0], found[1] if learned else None, None, None, *[None] * len(ctx.numbers)
+        weight, scale = ctx.saved_tensors
+        grad, found = weight_gradients(grads[0], weight, scale, ctx.mode, ctx.key)
+        return grad, found, None, None, None
