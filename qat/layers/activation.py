@@ -33,7 +33,7 @@ class ActivationQuantizer(ScaledQuantizer):
         super().__init__(*levels, recipe, 1, KeyedNoise())
         self.time_axis = time_axis
         self.floor: float | None = None  # observed values below it count as it: what follows ignores them
-        self.register_buffer("zero_point", torch.zeros(1, dtype=torch.int32))
+        self.register_buffer("zero_point", torch.zeros(1, dtype=torch.int32))  # on the CPU: moved below
         self.observer = Observer(0 if recipe.activation_observer == "max" else BINS)
         self.to(device)
 

@@ -115,8 +115,8 @@ class Quantizer(nn.Module):
         self.quant_min, self.quant_max = quant_min, quant_max
         self.observing = False
         self.is_enabled = False  # mirrors the buffer, so that forward never waits for a GPU
-        self.register_buffer("enabled", torch.zeros((), dtype=torch.uint8))
-        self.register_buffer("calibrated", torch.zeros((), dtype=torch.uint8))
+        self.register_buffer("enabled", torch.zeros((), dtype=torch.uint8))  # on the CPU: moves along
+        self.register_buffer("calibrated", torch.zeros((), dtype=torch.uint8))  # on the CPU: likewise
 
     @property
     def is_active(self) -> bool:
@@ -186,9 +186,9 @@ class ScaledQuantizer(Quantizer):
         super().__init__(quant_min, quant_max)
         self.recipe, self.noise = recipe, noise
         if recipe.learn_scale:
-            self.scale = nn.Parameter(torch.ones(scales))
+            self.scale = nn.Parameter(torch.ones(scales))  # on the CPU: moves with the layer
         else:
-            self.register_buffer("scale", torch.ones(scales))
+            self.register_buffer("scale", torch.ones(scales))  # on the CPU: likewise
 
     def positive_scale(self) -> Tensor:
         """The scale; a learned one is kept positive."""

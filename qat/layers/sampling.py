@@ -9,10 +9,10 @@ ROWS = 512  # positions of one utterance that a layer contributes at most
 
 
 def drawn(count: int, generator: torch.Generator) -> Tensor:
-    """`ROWS` of `count` positions in order, drawn without replacement; all where there are no more."""
+    """`ROWS` of `count` positions in order, on the CPU, drawn without replacement; all where there are no more."""
     if count <= ROWS:
-        return torch.arange(count)
-    return torch.randperm(count, generator=generator)[:ROWS].sort().values
+        return torch.arange(count, device="cpu")
+    return torch.randperm(count, generator=generator, device="cpu")[:ROWS].sort().values
 
 
 def sample(rows: Tensor, generator: torch.Generator) -> Tensor:

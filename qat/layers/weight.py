@@ -37,8 +37,8 @@ class AdaRounding(nn.Module):
     def __init__(self, shape: torch.Size) -> None:
         super().__init__()
         self.is_chosen = False  # mirrors the buffer
-        self.register_buffer("variable", torch.zeros(shape))
-        self.register_buffer("chosen", torch.zeros((), dtype=torch.uint8))
+        self.register_buffer("variable", torch.zeros(shape))  # on the CPU: moves with the weight
+        self.register_buffer("chosen", torch.zeros((), dtype=torch.uint8))  # on the CPU: likewise
 
     def forward(self, x: Tensor, scale: Tensor, quant_min: int, quant_max: int) -> Tensor:
         """`x` on the level below or above; `scale` broadcasts to it."""

@@ -192,7 +192,7 @@ def spec_augment(model: Any, hidden: Tensor, frames: Tensor) -> Tensor:
             attention_mask=cast(Any, torch.arange(total, device="cpu") < frames.cpu()[:, None]),
             min_masks=config.mask_time_min_masks,
         )
-        places = [to_device_of(hidden, torch.from_numpy(axis)) for axis in spans.nonzero()]
+        places = [to_device_of(hidden, torch.tensor(axis, device="cpu")) for axis in spans.nonzero()]
         hidden[places] = model.masked_spec_embed.to(hidden.dtype)
     if config.mask_feature_prob > 0:
         bands = _compute_mask_indices(
@@ -201,7 +201,7 @@ def spec_augment(model: Any, hidden: Tensor, frames: Tensor) -> Tensor:
             mask_length=config.mask_feature_length,
             min_masks=config.mask_feature_min_masks,
         )
-        hidden = hidden.masked_fill(to_device_of(hidden, torch.from_numpy(bands))[:, None], 0.0)
+        hidden = hidden.masked_fill(to_device_of(hidden, torch.tensor(bands, device="cpu"))[:, None], 0.0)
     return hidden
 
 

@@ -107,8 +107,8 @@ class State:
     """
 
     variable: Tensor
-    first: Tensor = field(default_factory=lambda: torch.empty(0))
-    second: Tensor = field(default_factory=lambda: torch.empty(0))
+    first: Tensor = field(default_factory=lambda: torch.empty(0, device="cpu"))
+    second: Tensor = field(default_factory=lambda: torch.empty(0, device="cpu"))
     step: int = 0
 
     def __post_init__(self) -> None:

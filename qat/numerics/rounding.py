@@ -100,7 +100,8 @@ class NoiseKey(NamedTuple):
         word ^= np.right_shift(word, 15, out=shifted)
         word *= np.uint32(SECOND)
         word ^= np.right_shift(word, 16, out=shifted)
-        return torch.from_numpy(word.view(np.int16)[start & 1 : (start & 1) + count])
+        bits = word.view(np.int16)[start & 1 : (start & 1) + count]
+        return torch.from_numpy(bits)  # on the CPU: as NumPy is
 
 
 @lru_cache(maxsize=4)
