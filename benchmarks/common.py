@@ -58,7 +58,7 @@ def calibrate_on_noise_(module: CTCModule, seconds: float = 3.0) -> None:
     was_training = module.training
     module.eval()
     set_observing_(module, True)
-    signal = noise(1, seconds, seed=1).to(module.device)
+    signal = noise(1, seconds, seed=1).to(next(module.parameters()).device)
     module(signal, torch.tensor([signal.shape[1]]))
     set_observing_(module, False)
     calibrate_weights_(module)

@@ -15,34 +15,36 @@ import subprocess
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
 
 from benchmarks.gpu_cases import Place, cases
-from benchmarks.gpu_measure import Job, Measurement
+from benchmarks.gpu_measure import Job, Measurement, run_together
 from benchmarks.gpu_page import related, tables
 from benchmarks.gpu_pool import Pool
-from benchmarks.gpu_rows import COMPILED, FAILED, NOT_RUN, PASSED, VARIANTS, Results, facts
+from benchmarks.gpu_rows import COMPILED, FAILED, LEARNED, NOT_RUN, PASSED, VARIANTS, Results, facts
 from qat.system.hardware import processor
 
 MODELS = ("wav2vec2-base", "crdnn", "wav2vec2-large")
 QUICK_MODELS = MODELS[:2]
 LIMIT_S = {False: 360.0, True: 120.0}  # quick or not
 MEASURING_S = {False: 165.0, True: 50.0}  # of them, kept for the measurement of steps
-COMPILED_S = 45.0  # of these, for compiled steps at most; they compile while the checks run
+COMPILING_S, COMPILED_S = 120.0, 30.0  # to compile while the checks run; after them
 REHEARSAL_S = 3600.0
 NO_GPU = 2  # exit status
 
 
 def plain_jobs(quick: bool) -> list[Job]:
-    """What is measured, in order."""
-    return [(model, variant) for model in (QUICK_MODELS if quick else MODELS) for variant in VARIANTS]
+    """What is measured, in order; a quick run comes to learned scales last."""
+    if not quick:
+        return [(model, variant) for model in MODELS for variant in VARIANTS]
+    first = [(model, variant) for model in QUICK_MODELS for variant in VARIANTS if variant != LEARNED]
+    return first + [(model, LEARNED) for model in QUICK_MODELS]
 
 
 def compiled_jobs(quick: bool) -> list[Job]:
-    """What is measured under `torch.compile`; nothing in a quick run."""
+    """What is measured under `torch.compile`, in a process each; nothing in a quick run."""
     return [] if quick else [(MODELS[0], variant) for variant in COMPILED]
 
 
@@ -58,11 +60,10 @@ def driver() -> str | None:
 
 def new_results(options: argparse.Namespace) -> Results:
     """Results in their file, with the facts of this machine."""
-    started_at = datetime.now(UTC).isoformat(timespec="seconds")
     if options.rehearse:
         path = Path(tempfile.gettempdir()) / "gpu_rehearsal.json"
-        return Results(facts(f"a rehearsal on {processor()}", None, started_at), related, path)
-    return Results(facts(torch.cuda.get_device_name(0), driver(), started_at), related)
+        return Results(facts(f"a rehearsal on {processor()}", None, options.commit), related, path)
+    return Results(facts(torch.cuda.get_device_name(0), driver(), options.commit), related)
 
 
 def work(options: argparse.Namespace, results: Results, folder: Path) -> None:
@@ -74,12 +75,11 @@ def work(options: argparse.Namespace, results: Results, folder: Path) -> None:
     limit_s = REHEARSAL_S if options.rehearse else LIMIT_S[options.quick]
     end = results.started + limit_s
     place = Place(folder, "cpu" if options.rehearse else "gpu", torch.cuda.device_count(), options.rehearse)
-    log = folder / "steps.log"
-    compiled = Measurement(
-        compiled_jobs(options.quick), device, end, folder / "compiled.log", results.add, options.rehearse
-    )
-    plain = Measurement(plain_jobs(options.quick), device, end, log, results.add, options.rehearse)
-    measurements = [item for item in (compiled, plain) if item.jobs and "steps" in options.parts]
+    jobs = [[job] for job in compiled_jobs(options.quick)] + [plain_jobs(options.quick)]
+    measurements = [
+        Measurement(own, device, end, folder / f"steps-{number}.log", results.add, options.rehearse)
+        for number, own in enumerate(jobs if "steps" in options.parts else [])
+    ]
     try:
         for measurement in measurements:
             measurement.start()
@@ -88,9 +88,9 @@ def work(options: argparse.Namespace, results: Results, folder: Path) -> None:
             reserved = MEASURING_S[options.quick] if measurements else 0.0
             slots = max(1, (os.cpu_count() or 1) - 2)
             Pool(place, end - reserved, slots, results.add).run(chosen)
-        for measurement in measurements:
-            compiling_s = REHEARSAL_S if options.rehearse else COMPILED_S
-            measurement.run(min(end, time.time() + compiling_s) if measurement is compiled else end)
+        ready_until = max(time.time() + COMPILED_S, results.started + COMPILING_S)
+        run_together(measurements[:-1], end if options.rehearse else min(end, ready_until), end)
+        run_together(measurements[-1:], end, end)
     finally:
         for measurement in measurements:
             measurement.end()
@@ -118,6 +118,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer cases, two models: 2 minutes at most")
     parser.add_argument("--rehearse", action="store_true", help="tiny models on a CPU, to prove this program")
     parser.add_argument("--parts", nargs="+", choices=["checks", "steps"], default=["checks", "steps"])
+    parser.add_argument("--commit", help="of this code, where it lies outside git")
     parser.add_argument("--only", default="", metavar="TEXT", help="the checks that hold this in their name")
     options = parser.parse_args()
     if not (options.rehearse or torch.cuda.is_available()):

@@ -80,7 +80,7 @@ def files(options: argparse.Namespace) -> tuple[bool, Values]:
 
 def weights(options: argparse.Namespace) -> tuple[bool, Values]:
     """Whether two checkpoints hold the same bits in weights, quantizers and optimiser."""
-    first, second = (torch.load(path, weights_only=True) for path in options.arguments)
+    first, second = (torch.load(path, "cpu", weights_only=True) for path in options.arguments)
     chosen = ("state_dict", "optimizer_states", "global_step")
     one, two = ({key: part[key] for key in chosen} for part in (first, second))
     different = [name for name, same in compared("", one, two) if not same]

@@ -178,8 +178,9 @@ def block(path: Path, words: str) -> str:
         return ABSENT
     stored: dict[str, Any] = json.loads(path.read_text())
     versions = ", ".join(f"{name} {value}" for name, value in stored["versions"].items())
+    commit, driver = (stored[key] or "unknown" for key in ("git_commit", "driver"))
     made = (
-        f"`{stored['command']}` on {stored['device']} (driver {stored['driver']}), commit "
-        f"{str(stored['git_commit'])[:12]}, {stored['started_at'][:10]}, {stored['duration_s']:.0f} s; {versions}"
+        f"`{stored['command']}` on {stored['device']} (driver {driver}), commit {commit[:12]}, "
+        f"{stored['started_at'][:10]}, {stored['duration_s']:.0f} s; {versions}"
     )
     return f"{tables(stored['results']).get(words, 'Nothing was measured.')}\n\n{made}\n"

@@ -6,6 +6,7 @@ import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -14,7 +15,7 @@ ON_GPU = ("kernel", "gpu_memcpy", "gpu_memset")  # categories of a trace
 ON_CPU = ("cpu_op",)
 
 
-def launches_of(work: Callable[[], None], device: torch.device) -> tuple[int | None, float | None]:
+def launches_of(work: Callable[[], Any], device: torch.device) -> tuple[int | None, float | None]:
     """How many kernels, copies and fills `work` starts, and how many milliseconds they take together.
 
     Args:

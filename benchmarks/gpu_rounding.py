@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from qat.layers.linear import QuantLinear
 from qat.layers.quantizer import StepKey
 from qat.layers.state import calibrate_weights_, finish_calibration_, set_enabled_, set_observing_
 from qat.layers.swap import quant_layers, set_step_key_, swap_
@@ -116,6 +117,7 @@ def layer_outputs(fields: dict[str, Any], device: str) -> Iterator[tuple[str, Te
     for training in (True, False):
         model.train(training)
         for name, layer in quant_layers(model):
+            assert isinstance(layer, QuantLinear)
             shape = (SHAPE[0], SHAPE[1], layer.in_features)
             x = torch.randn(shape, generator=generator).to(device).requires_grad_()
             model.zero_grad()

@@ -6,10 +6,12 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.result_file import save
+from benchmarks.result_file import PACKAGES, save, versions
 from qat.system.provenance import git_commit
 
 PASSED, MEASURED, FAILED, NOT_RUN = "passed", "measured", "failed", "not run"
@@ -59,7 +61,7 @@ class Results:
     facts: dict[str, Any]
     finish: Callable[[list[Row]], list[Row]]
     path: Path | None = None
-    say: Callable[[str], None] = print
+    say: Callable[[str], None] = partial(print, flush=True)
     rows: list[Row] = field(default_factory=list)
     started: float = field(default_factory=time.time)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -83,12 +85,18 @@ class Results:
         return sum((row["status"], row["part"]) == (status, part) for row in self.rows)
 
 
-def facts(device: str, driver: str | None, started_at: str) -> dict[str, Any]:
-    """What the file says of its machine and its code.
+def facts(device: str, driver: str | None, commit: str | None) -> dict[str, Any]:
+    """What the file says of its machine and its code, at the start.
 
     Args:
         device: name of the GPU.
         driver: version of its driver.
-        started_at: time of the start, ISO 8601.
+        commit: of the code, where this is no git checkout that says it.
     """
-    return {"device": device, "driver": driver, "git_commit": git_commit(), "started_at": started_at}
+    return {
+        "device": device,
+        "driver": driver,
+        "versions": versions((*PACKAGES, "triton", "lightning")),
+        "git_commit": git_commit() or commit,
+        "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }

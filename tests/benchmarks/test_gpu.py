@@ -55,4 +55,4 @@ def test_an_error_of_the_program_leaves_no_process(tmp_path: Path, monkeypatch: 
     options = argparse.Namespace(rehearse=True, quick=False, parts=["checks", "steps"], only="")
     with pytest.raises(ZeroDivisionError):
         gpu.work(options, Results({}, related, tmp_path / "gpu.json"), tmp_path)
-    assert ended == ["compiled.log", "steps.log"]
+    assert ended == ["steps-0.log", "steps-1.log", "steps-2.log", "steps-3.log"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -11,11 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.gpu_measure import BEGIN, ROW, Job, Measurement
+from benchmarks.gpu_measure import BEGIN, READY, ROW, Job, Measurement, run_together
 from benchmarks.gpu_rows import FAILED, MEASURED, NOT_RUN, OUT_OF_TIME, Row, step_row
 
 PROGRAM = """
 import json, sys, time
+if "never ready" in sys.argv[1]:
+    time.sleep(30)
+print({ready!r}, flush=True)
 sys.stdin.readline()
 for model, variant in json.loads(sys.argv[1]):
     if variant == "imports badly":
@@ -29,7 +31,7 @@ for model, variant in json.loads(sys.argv[1]):
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
         if variant == "lost" and batch == "32 x 12 s":
             sys.exit(3)
-""".format(begin=BEGIN, row=ROW, made=step_row("", "", "", MEASURED))
+""".format(begin=BEGIN, row=ROW, ready=READY, made=step_row("", "", "", MEASURED))
 
 
 class Fake(Measurement):
@@ -39,10 +41,7 @@ class Fake(Measurement):
 
     def start(self, jobs: Sequence[Job] | None = None) -> None:
         self.starts += 1
-        command = [sys.executable, "-c", PROGRAM, json.dumps(self.jobs if jobs is None else jobs)]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        with self.log.open("a") as log:
-            self.process = subprocess.Popen(command, **pipes, stderr=log, start_new_session=True)  # type: ignore
+        self.begin([sys.executable, "-c", PROGRAM, json.dumps(self.jobs if jobs is None else jobs)])
 
 
 Found = list[tuple[str, str, str]]
@@ -91,3 +90,21 @@ def test_what_the_time_is_too_short_for_is_not_run(tmp_path: Path) -> None:
     assert time.time() - started < 15
     assert [status for *_, status in found] == [MEASURED, MEASURED, NOT_RUN, NOT_RUN, NOT_RUN]
     assert all(row["note"].startswith(OUT_OF_TIME) for row in rows[2:])
+
+
+def test_of_several_those_that_are_not_ready_in_time_are_given_up(tmp_path: Path) -> None:
+    rows: list[Row] = []
+    until = time.time() + 60
+    several = [
+        Fake([("base", name)], "cpu", until, tmp_path / "log", rows.append)
+        for name in ("float", "never ready")
+    ]
+    for measurement in several:
+        measurement.start()
+    run_together(several, time.time() + 1, until)
+    assert [(row["variant"], row["status"]) for row in rows] == [
+        ("float", MEASURED),
+        ("float", MEASURED),
+        ("never ready", NOT_RUN),
+    ]
+    assert all(measurement.process is None for measurement in several)

@@ -7,19 +7,20 @@ import time
 
 import pytest
 
-from benchmarks import gpu_steps
+from benchmarks import gpu_work
 from benchmarks.gpu_rows import FAILED, MEASURED, NOT_RUN, OUT_OF_TIME
 from benchmarks.gpu_sizes import Size, sizes
-from benchmarks.gpu_steps import Work, attempt, plain_work
+from benchmarks.gpu_steps import attempt, plain_work
+from benchmarks.gpu_work import Work
 
 TINY = {size.name: size for size in sizes(tiny=True)}
 
 
 @pytest.fixture
 def options(monkeypatch: pytest.MonkeyPatch) -> argparse.Namespace:
-    monkeypatch.setattr(gpu_steps, "WARMUP", 1)
-    monkeypatch.setattr(gpu_steps, "STEPS", 2)
-    monkeypatch.setattr(gpu_steps, "launches_of", lambda work, device: (123, 4.5))
+    monkeypatch.setattr(gpu_work, "WARMUP", 1)
+    monkeypatch.setattr(gpu_work, "STEPS", 2)
+    monkeypatch.setattr(gpu_work, "launches_of", lambda work, device: (123, 4.5))
     return argparse.Namespace(device="cpu", until=time.time() + 600)
 
 
@@ -29,18 +30,6 @@ def test_a_variant_is_measured_on_every_batch(options: argparse.Namespace) -> No
     for row in rows:
         assert row["step_ms"] > 0 and row["evaluation_ms"] > 0 and row["launches"] == 123
         assert len(row["step_times_ms"]) == 2 and row["parameters_m"] >= 0
-
-
-def test_steps_of_two_variants_draw_the_same_dropout_and_advance_the_noise(
-    options: argparse.Namespace,
-) -> None:
-    source = plain_work(options)
-    work = source(TINY["crdnn"], "stochastic")
-    batch = gpu_steps.batch_of(2, 1.0, work.device)
-    work.step(batch)
-    work.step(batch)
-    assert work.module.step_key.step == 2 and work.module.training
-    assert all(parameter.grad is None for parameter in work.module.parameters())
 
 
 def test_a_failure_is_a_row_and_the_next_batch_is_tried(options: argparse.Namespace) -> None:
