@@ -86,7 +86,7 @@ def work(options: argparse.Namespace, results: Results, folder: Path) -> None:
         if "checks" in options.parts:
             chosen = [case for case in cases(place, options.quick) if options.only in case.name]
             reserved = MEASURING_S[options.quick] if measurements else 0.0
-            slots = max(1, (os.cpu_count() or 1) - 2)
+            slots = max(2, (os.cpu_count() or 1) - 2)
             Pool(place, end - reserved, slots, results.add).run(chosen)
         ready_until = max(time.time() + COMPILED_S, results.started + COMPILING_S)
         run_together(measurements[:-1], end if options.rehearse else min(end, ready_until), end)

@@ -49,6 +49,7 @@ class Pool:
     add: Callable[[Row], None]
     passed: dict[str, bool] = field(default_factory=dict)
     ended: dict[str, threading.Event] = field(default_factory=dict)
+    running: set[subprocess.Popen[bytes]] = field(default_factory=set)
 
     def run(self, cases: Sequence[Case]) -> None:
         """Run all; each waits in a thread of its own for those that it needs, then for a slot."""
@@ -57,8 +58,13 @@ class Pool:
         threads = [threading.Thread(target=self.run_case, args=(case,)) for case in cases]
         for thread in threads:
             thread.start()
-        for thread in threads:
-            thread.join()
+        try:
+            for thread in threads:
+                thread.join()
+        finally:  # nothing runs any more, unless somebody has interrupted
+            self.until = 0.0
+            for process in list(self.running):
+                stop(process)
 
     def run_case(self, case: Case) -> None:
         """Run one case and add its row, whatever happens."""
@@ -104,19 +110,22 @@ class Pool:
         values: dict[str, Any] = {}
         log = self.place.folder / f"{case.name.replace(' ', '-')}.log"
         for command in case.commands:
-            values |= run_command(command, log, self.until)
+            values |= run_command(command, log, self.until, self.running)
         if case.report is not None and (wrong := wrong_report(case.report, case.quantized)):
             raise Failed(wrong)
         return check_row(case.group, case.name, PASSED, time.time() - started, **values)
 
 
-def run_command(command: Command, log: Path, until: float) -> dict[str, Any]:
+def run_command(
+    command: Command, log: Path, until: float, running: set[subprocess.Popen[bytes]]
+) -> dict[str, Any]:
     """Run a command to its end; returns what it says that it measured.
 
     Args:
         command: with the status that it must end with.
         log: file that takes its output.
         until: `time.time()` at which it is stopped.
+        running: holds its process for as long as it runs.
 
     Raises:
         Failed: another status, or it ran longer than `COMMAND_LIMIT_S`.
@@ -128,6 +137,7 @@ def run_command(command: Command, log: Path, until: float) -> dict[str, Any]:
     limit = min(left, COMMAND_LIMIT_S)
     with log.open("w") as output:
         process = start(command, output)
+        running.add(process)
         try:
             status = process.wait(timeout=limit)
         except subprocess.TimeoutExpired:
@@ -137,6 +147,7 @@ def run_command(command: Command, log: Path, until: float) -> dict[str, Any]:
             raise Failed(f"still running after {limit:.0f} s\n{tail(log)}") from None
         finally:
             stop(process)  # what it may have left running
+            running.discard(process)
     if status != command.status:
         raise Failed(f"exit status {status} of {' '.join(command.arguments[:4])} ...\n{tail(log)}")
     return values_in(log.read_text(errors="replace"))

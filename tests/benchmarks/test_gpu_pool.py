@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from pathlib import Path
 
@@ -84,3 +85,24 @@ def test_a_gpu_is_hidden_from_commands_that_are_to_see_none(tmp_path: Path) -> N
     assert (
         run([Case("a", "blind", (python(program, sees_gpu=False),))], tmp_path)["blind"]["status"] == PASSED
     )
+
+
+def test_an_interruption_stops_what_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[Row] = []
+    pool = Pool(Place(tmp_path), time.time() + 60, 1, rows.append)
+    join = threading.Thread.join
+
+    def interrupted(thread: threading.Thread, timeout: float | None = None) -> None:
+        while not pool.running:
+            time.sleep(0.01)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "join", interrupted)
+    before = set(threading.enumerate())
+    with pytest.raises(KeyboardInterrupt):
+        pool.run([Case("a", str(number), (python(SLEEP),)) for number in range(2)])
+    started = time.time()
+    for thread in set(threading.enumerate()) - before:
+        join(thread)
+    assert time.time() - started < 10 and not pool.running
+    assert {row["status"] for row in rows} == {FAILED, NOT_RUN}
