@@ -145,7 +145,7 @@ class WeightGroup:
         if places not in self.tables:
             if len(self.tables) >= 8:  # training and evaluation, in a few dtypes
                 self.tables.clear()
-            self.tables[places] = Table(weights, scales, [key.stream for key in keys])
+            self.tables[places] = Table(weights, scales, [int(key.stream) for key in keys])
         return self.tables[places]
 
 

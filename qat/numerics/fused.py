@@ -93,7 +93,7 @@ def launch(kernel: Any, programs: int, x: Tensor, *args: Any, **constants: Any) 
 
 def seeds(key: NoiseKey | None) -> tuple[int, int, int]:
     """What a kernel takes of a key; zeros where it rounds to nearest."""
-    return (0, 0, 0) if key is None else (*key.halves, key.stream)
+    return (0, 0, 0) if key is None else (*key.halves, int(key.stream))
 
 
 def programs_of(count: int) -> int:
