@@ -31,7 +31,8 @@ QUICK_MODELS = MODELS[:2]
 LIMIT_S = {False: 360.0, True: 120.0}  # quick or not
 MEASURING_S = {False: 165.0, True: 50.0}  # of them, kept for the measurement of steps
 COMPILING_S, COMPILED_S = 120.0, 30.0  # to compile while the checks run; after them
-REHEARSAL_S = 3600.0
+HANGS_S = 150.0  # a command that runs longer hangs
+REHEARSAL_S = 10_000.0
 NO_GPU = 2  # exit status
 
 
@@ -87,7 +88,8 @@ def work(options: argparse.Namespace, results: Results, folder: Path) -> None:
             chosen = [case for case in cases(place, options.quick) if options.only in case.name]
             reserved = MEASURING_S[options.quick] if measurements else 0.0
             slots = max(2, (os.cpu_count() or 1) - 2)
-            Pool(place, end - reserved, slots, results.add).run(chosen)
+            hangs_s = REHEARSAL_S if options.rehearse else HANGS_S
+            Pool(place, end - reserved, slots, results.add, hangs_s).run(chosen)
         ready_until = max(time.time() + COMPILED_S, results.started + COMPILING_S)
         run_together(measurements[:-1], end if options.rehearse else min(end, ready_until), end)
         run_together(measurements[-1:], end, end)

@@ -19,7 +19,6 @@ from benchmarks.gpu_cases import Case, Command, Place, wrong_report
 from benchmarks.gpu_rows import FAILED, NOT_RUN, OUT_OF_TIME, PASSED, Row, check_row
 from benchmarks.result_file import ROOT
 
-COMMAND_LIMIT_S = 150.0  # a command that runs longer hangs
 TAIL_LINES = 25
 VALUES = "values "  # begins a line of output that holds what a command measured, as JSON
 
@@ -41,12 +40,14 @@ class Pool:
         until: `time.time()` at which they stop.
         slots: commands at a time.
         add: takes the row of each finished case.
+        limit_s: a command that runs longer hangs.
     """
 
     place: Place
     until: float
     slots: int
     add: Callable[[Row], None]
+    limit_s: float
     passed: dict[str, bool] = field(default_factory=dict)
     ended: dict[str, threading.Event] = field(default_factory=dict)
     running: set[subprocess.Popen[bytes]] = field(default_factory=set)
@@ -110,47 +111,42 @@ class Pool:
         values: dict[str, Any] = {}
         log = self.place.folder / f"{case.name.replace(' ', '-')}.log"
         for command in case.commands:
-            values |= run_command(command, log, self.until, self.running)
+            values |= self.run_command(command, log)
         if case.report is not None and (wrong := wrong_report(case.report, case.quantized)):
             raise Failed(wrong)
         return check_row(case.group, case.name, PASSED, time.time() - started, **values)
 
+    def run_command(self, command: Command, log: Path) -> dict[str, Any]:
+        """Run a command to its end; returns what it says that it measured.
 
-def run_command(
-    command: Command, log: Path, until: float, running: set[subprocess.Popen[bytes]]
-) -> dict[str, Any]:
-    """Run a command to its end; returns what it says that it measured.
+        Args:
+            command: with the status that it must end with.
+            log: file that takes its output.
 
-    Args:
-        command: with the status that it must end with.
-        log: file that takes its output.
-        until: `time.time()` at which it is stopped.
-        running: holds its process for as long as it runs.
-
-    Raises:
-        Failed: another status, or it ran longer than `COMMAND_LIMIT_S`.
-        OutOfTime: it was stopped.
-    """
-    left = until - time.time()
-    if left <= 0:
-        raise OutOfTime(OUT_OF_TIME)
-    limit = min(left, COMMAND_LIMIT_S)
-    with log.open("w") as output:
-        process = start(command, output)
-        running.add(process)
-        try:
-            status = process.wait(timeout=limit)
-        except subprocess.TimeoutExpired:
-            stop(process)
-            if limit < COMMAND_LIMIT_S:
-                raise OutOfTime(f"{OUT_OF_TIME}: stopped after {limit:.0f} s") from None
-            raise Failed(f"still running after {limit:.0f} s\n{tail(log)}") from None
-        finally:
-            stop(process)  # what it may have left running
-            running.discard(process)
-    if status != command.status:
-        raise Failed(f"exit status {status} of {' '.join(command.arguments[:4])} ...\n{tail(log)}")
-    return values_in(log.read_text(errors="replace"))
+        Raises:
+            Failed: another status, or it ran longer than `limit_s`.
+            OutOfTime: it was stopped.
+        """
+        left = self.until - time.time()
+        if left <= 0:
+            raise OutOfTime(OUT_OF_TIME)
+        limit = min(left, self.limit_s)
+        with log.open("w") as output:
+            process = start(command, output)
+            self.running.add(process)
+            try:
+                status = process.wait(timeout=limit)
+            except subprocess.TimeoutExpired:
+                stop(process)
+                if limit < self.limit_s:
+                    raise OutOfTime(f"{OUT_OF_TIME}: stopped after {limit:.0f} s") from None
+                raise Failed(f"still running after {limit:.0f} s\n{tail(log)}") from None
+            finally:
+                stop(process)  # what it may have left running
+                self.running.discard(process)
+        if status != command.status:
+            raise Failed(f"exit status {status} of {' '.join(command.arguments[:4])} ...\n{tail(log)}")
+        return values_in(log.read_text(errors="replace"))
 
 
 def start(command: Command, output: Any) -> subprocess.Popen[bytes]:

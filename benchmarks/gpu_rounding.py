@@ -102,7 +102,7 @@ def function_outputs(device: str) -> Iterator[tuple[str, Tensor]]:
             for key in (None, NoiseKey.of(4, 5)):
                 scale = (torch.arange(count) + 1.0).mul(0.01).to(device)
                 zero_point = (torch.arange(count, dtype=torch.int32) * 3 + 100).to(device)
-                values = x.to(device, dtype, copy=True).requires_grad_()
+                values = x.clone().to(device, dtype).requires_grad_()
                 out = fake_quantize(values, scale, zero_point, 0, 255, axis, key)
                 out.backward(grad.to(device, dtype))
                 name = f"{dtype}, {count} scales, {'nearest' if key is None else 'stochastic'}"

@@ -75,7 +75,7 @@ class Size:
         return module.train()
 
 
-def variant_of(module: CTCModule, variant: str, device: torch.device) -> CTCModule:
+def variant_of(module: CTCModule, variant: str, device: torch.device | str) -> CTCModule:
     """A copy of a float model on the device, quantized as the variant has it, its ranges from noise.
 
     The layers are swapped in as its constructor would; drawing the random weights again would take longer than the
@@ -122,7 +122,7 @@ def parameters_m(module: CTCModule) -> float:
     return sum(parameter.numel() for parameter in module.parameters()) / 1e6
 
 
-def batch_of(utterances: int, seconds: float, device: torch.device) -> Batch:
+def batch_of(utterances: int, seconds: float, device: torch.device | str) -> Batch:
     """Noise with transcripts as long as those of read speech."""
     signal = noise(utterances, seconds)
     lengths = torch.full((utterances,), signal.shape[1])

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import gpu_pool
 from benchmarks.gpu_cases import Case, Command, Place
 from benchmarks.gpu_pool import Pool
 from benchmarks.gpu_rows import FAILED, NOT_RUN, OUT_OF_TIME, PASSED, Row
@@ -20,9 +19,11 @@ def python(program: str, status: int = 0, sees_gpu: bool = True) -> Command:
     return Command(("-c", program), sees_gpu, status)
 
 
-def run(cases: list[Case], folder: Path, seconds: float = 60.0, slots: int = 4) -> dict[str, Row]:
+def run(
+    cases: list[Case], folder: Path, seconds: float = 60.0, slots: int = 4, limit_s: float = 60.0
+) -> dict[str, Row]:
     rows: list[Row] = []
-    Pool(Place(folder), time.time() + seconds, slots, rows.append).run(cases)
+    Pool(Place(folder), time.time() + seconds, slots, rows.append, limit_s).run(cases)
     assert len(rows) == len(cases)
     return {row["case"]: row for row in rows}
 
@@ -74,9 +75,9 @@ def test_when_the_time_is_up_nothing_runs_any_more(tmp_path: Path) -> None:
     assert all(row["status"] == NOT_RUN and row["note"].startswith(OUT_OF_TIME) for row in rows.values())
 
 
-def test_a_command_that_hangs_has_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu_pool, "COMMAND_LIMIT_S", 0.5)
-    row = run([Case("a", "hangs", (python(f"print('here', flush=True); {SLEEP}"),))], tmp_path)["hangs"]
+def test_a_command_that_hangs_has_failed(tmp_path: Path) -> None:
+    case = Case("a", "hangs", (python(f"print('here', flush=True); {SLEEP}"),))
+    row = run([case], tmp_path, limit_s=0.5)["hangs"]
     assert row["status"] == FAILED and row["note"].endswith("here") and "still running" in row["note"]
 
 
@@ -89,7 +90,7 @@ def test_a_gpu_is_hidden_from_commands_that_are_to_see_none(tmp_path: Path) -> N
 
 def test_an_interruption_stops_what_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows: list[Row] = []
-    pool = Pool(Place(tmp_path), time.time() + 60, 1, rows.append)
+    pool = Pool(Place(tmp_path), time.time() + 60, 1, rows.append, 60.0)
     join = threading.Thread.join
 
     def interrupted(thread: threading.Thread, timeout: float | None = None) -> None:

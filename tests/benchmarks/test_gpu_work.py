@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from unittest.mock import Mock
 
 import pytest
@@ -9,8 +10,10 @@ import torch
 
 from benchmarks import gpu_work
 from benchmarks.gpu_rows import COMPILED, FLOAT, FLOAT_AGAIN
-from benchmarks.gpu_sizes import batch_of, sizes, variant_of
+from benchmarks.gpu_sizes import Size, batch_of, sizes, variant_of
 from benchmarks.gpu_work import Work, measure, profiled
+from qat.numerics import fused
+from tests.pretend_gpu import PretendGPU
 
 CPU = torch.device("cpu")
 TINY = sizes(tiny=True)[1]
@@ -29,6 +32,25 @@ def test_a_step_moves_the_weights_and_the_noise_and_leaves_no_gradient() -> None
     assert all(parameter.grad is None for parameter in work.module.parameters())
     moved = [not torch.equal(old, new) for old, new in zip(before, work.module.parameters(), strict=True)]
     assert sum(moved) > len(moved) / 2
+
+
+@pytest.mark.parametrize("size", sizes(tiny=True)[:2], ids=lambda size: size.name)
+@pytest.mark.parametrize("variant", ["float", "stochastic"])
+def test_on_a_gpu_everything_lies_there_and_no_step_waits_for_it(
+    size: Size, variant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fused, "applies", lambda x: False)  # Triton sees through the pretence
+    monkeypatch.setattr(Work, "autocast", lambda self: nullcontext())
+    monkeypatch.setattr(gpu_work, "adamw", lambda groups, rate, may_fuse: torch.optim.SGD(groups, rate))
+    module = size.build()
+    with PretendGPU() as gpu:
+        work = Work(variant_of(module, variant, "cuda"), torch.device("cuda"))
+        batch = batch_of(*size.batches[0], "cuda")
+        gpu.reads.clear()
+        work.step(batch)
+        assert not gpu.reads
+        work.module.eval()
+        work.evaluate(batch)
 
 
 def test_two_variants_draw_the_same_dropout() -> None:
