@@ -216,7 +216,8 @@ def trained(
 def train(place: Place, name: str, model: str, preset: str, *flags: str) -> Command:
     """A run of train.py; later flags win."""
     first = ("train.py", "--config", f"configs/mini_{model}.yaml", "--qat", preset, *SHORT)
-    where = ("--trainer.accelerator", place.accelerator, "--trainer.devices", "1")
+    cache = ("--evaluation.cache", str(place.folder / "float_cache"))  # of float files, which many runs share
+    where = ("--trainer.accelerator", place.accelerator, "--trainer.devices", "1", *cache)
     small = TINY[model] if place.tiny else ()
     return Command((*first, *where, *small, "--run", str(place.run(name)), *flags))
 

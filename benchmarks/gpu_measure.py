@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu_pool import stop, tail
+from benchmarks.gpu_pool import COMPILE_THREADS, stop, tail
 from benchmarks.gpu_rows import FAILED, NOT_RUN, OUT_OF_TIME, Row, step_row
 from benchmarks.result_file import ROOT
 
@@ -58,7 +59,13 @@ class Measurement:
         with self.log.open("a") as log:
             pipe = subprocess.PIPE
             self.process = subprocess.Popen(
-                command, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=log, start_new_session=True
+                command,
+                cwd=ROOT,
+                env={**os.environ, **COMPILE_THREADS},
+                stdin=pipe,
+                stdout=pipe,
+                stderr=log,
+                start_new_session=True,
             )
         self.reader = threading.Thread(target=self.read, args=(self.process,))
         self.reader.start()

@@ -20,6 +20,7 @@ from benchmarks.gpu_rows import FAILED, NOT_RUN, OUT_OF_TIME, PASSED, Row, check
 from benchmarks.result_file import ROOT
 
 TAIL_LINES = 25
+COMPILE_THREADS = {"TORCHINDUCTOR_COMPILE_THREADS": "3"}  # several processes compile side by side
 VALUES = "values "  # begins a line of output that holds what a command measured, as JSON
 
 
@@ -151,7 +152,8 @@ class Pool:
 
 def start(command: Command, output: Any) -> subprocess.Popen[bytes]:
     """Start a command in the repository's root, with one thread and a process group of its own."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "WANDB_MODE": "disabled"}
+    environment = {**os.environ, **COMPILE_THREADS, "OMP_NUM_THREADS": "1"}
+    environment |= {"PYTHONUNBUFFERED": "1", "WANDB_MODE": "disabled"}
     if not command.sees_gpu:
         environment["CUDA_VISIBLE_DEVICES"] = ""
     return subprocess.Popen(
