@@ -122,7 +122,7 @@ def profiled(work: Callable[[], Any], device: torch.device) -> dict[str, Any]:
     """Launches of `work`, and the time of its kernels; None where the machine refuses its profiler."""
     try:
         launches, kernel_ms = launches_of(work, device)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:  # refused, or a trace that cannot be read
         print(f"no profile: {error}", file=sys.stderr)
         launches, kernel_ms = None, None
     return {"launches": launches, "kernel_ms": kernel_ms}
