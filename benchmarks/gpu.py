@@ -75,7 +75,8 @@ def work(options: argparse.Namespace, results: Results, folder: Path) -> None:
     device = "cpu" if options.rehearse else "cuda"
     limit_s = REHEARSAL_S if options.rehearse else LIMIT_S[options.quick]
     end = results.started + limit_s
-    place = Place(folder, "cpu" if options.rehearse else "gpu", torch.cuda.device_count(), options.rehearse)
+    gpus = 2 if options.rehearse else torch.cuda.device_count()  # two processes are two GPUs to a rehearsal
+    place = Place(folder, "cpu" if options.rehearse else "gpu", gpus, options.rehearse)
     jobs = [[job] for job in compiled_jobs(options.quick)] + [plain_jobs(options.quick)]
     measurements = [
         Measurement(own, device, end, folder / f"steps-{number}.log", results.add, options.rehearse)
