@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 
@@ -86,7 +88,8 @@ def work(options: argparse.Namespace, results: Results, folder: Path) -> None:
         for measurement in measurements:
             measurement.start()
         if "checks" in options.parts:
-            chosen = [case for case in cases(place, options.quick) if options.only in case.name]
+            found = cases(place, options.quick)
+            chosen = [case for case in found if any(text in case.name for text in options.only)]
             reserved = MEASURING_S[options.quick] if measurements else 0.0
             slots = max(2, (os.cpu_count() or 1) - 2)
             hangs_s = REHEARSAL_S if options.rehearse else HANGS_S
@@ -113,6 +116,11 @@ def report(results: Results) -> int:
     return 1 if counts[FAILED] else 0
 
 
+def terminated(number: int, frame: object) -> NoReturn:
+    """Leave as at an error, which ends all processes that were started."""
+    sys.exit(128 + number)
+
+
 def main() -> None:
     """Check, measure, report."""
     parser = argparse.ArgumentParser(
@@ -122,7 +130,9 @@ def main() -> None:
     parser.add_argument("--rehearse", action="store_true", help="tiny models on a CPU, to prove this program")
     parser.add_argument("--parts", nargs="+", choices=["checks", "steps"], default=["checks", "steps"])
     parser.add_argument("--commit", help="of this code, where it lies outside git")
-    parser.add_argument("--only", default="", metavar="TEXT", help="the checks that hold this in their name")
+    parser.add_argument(
+        "--only", nargs="+", default=[""], metavar="TEXT", help="checks with this in their name"
+    )
     options = parser.parse_args()
     if not (options.rehearse or torch.cuda.is_available()):
         print(
@@ -130,6 +140,7 @@ def main() -> None:
             file=sys.stderr,
         )
         sys.exit(NO_GPU)
+    signal.signal(signal.SIGTERM, terminated)
     results = new_results(options)
     with tempfile.TemporaryDirectory(prefix="speech-qat-gpu-", ignore_cleanup_errors=True) as folder:
         work(options, results, Path(folder))

@@ -52,7 +52,7 @@ def test_an_error_of_the_program_leaves_no_process(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(gpu.Measurement, "start", lambda self: None)
     monkeypatch.setattr(gpu.Measurement, "end", lambda self: ended.append(self.log.name))
     monkeypatch.setattr(gpu.Pool, "run", lambda self, cases: 1 / 0)
-    options = argparse.Namespace(rehearse=True, quick=False, parts=["checks", "steps"], only="")
+    options = argparse.Namespace(rehearse=True, quick=False, parts=["checks", "steps"], only=[""])
     with pytest.raises(ZeroDivisionError):
         gpu.work(options, Results({}, related, tmp_path / "gpu.json"), tmp_path)
     assert ended == ["steps-0.log", "steps-1.log", "steps-2.log", "steps-3.log"]
