@@ -190,8 +190,8 @@ def search_scale(problem: Problem, widths: Sequence[int], sweeps: int = 1) -> Te
 
 def spread(factors: Tensor, widths: Sequence[int]) -> Tensor:
     """`(G, O, parts)` repeated over the columns of each part, `(G, O, I)`."""
-    counts = torch.tensor(widths, device=factors.device)
-    return factors.repeat_interleave(counts, dim=2)
+    parts = zip(factors.unbind(2), widths, strict=True)
+    return torch.cat([part.unsqueeze(2).expand(-1, -1, width) for part, width in parts], dim=2)
 
 
 @torch.no_grad()
