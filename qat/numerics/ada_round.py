@@ -279,16 +279,16 @@ def polish(problem: Problem, up: Tensor, sweeps: int = SWEEPS) -> Tensor:
     gradient = torch.baddbmm(problem.cross, problem.change(up.float()), problem.gram)
     diagonal = problem.gram.diagonal(dim1=1, dim2=2)
     for _ in range(sweeps):
-        flipped = False
+        flipped = torch.zeros((), dtype=torch.bool, device=up.device)
         for column in range(up.shape[-1]):
             size = torch.where(up[..., column], -step[..., column], step[..., column])
             gain = size * (2 * gradient[..., column] + size * diagonal[:, column, None])
             better = gain < 0
-            if not bool(better.any()):
-                continue
-            flipped = True
+            if not (better.is_cuda or bool(better.any())):
+                continue  # on a GPU it takes longer to ask
+            flipped |= better.any()
             up[..., column] ^= better
             gradient.addcmul_((size * better).unsqueeze(-1), problem.gram[:, column].unsqueeze(1))
-        if not flipped:
+        if not bool(flipped):
             break
     return up

@@ -6,15 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from qat.layers.swap import quant_layers
+from qat.layers.swap import quant_layers, swap_
+from qat.methods.ada_round import Reconstruction
+from qat.methods.reconstruction import LinearMap, Moments, linear_maps
 from tests.callbacks.test_ada_round import adaround, fit
+from tests.layers.hosts import calibrated, host, recipe
+from tests.pretend_gpu import PretendGPU
 
 
 def test_the_mean_error_counts_where_no_bias_can_take_it_out(kind: str, tiny: Path, tmp_path: Path) -> None:
     """The convolutions of a Wav2Vec2 have no bias: their rounding is chosen on plain, not on centred moments."""
-    from qat.methods.reconstruction import LinearMap, Moments
-
     seen: dict[str, bool] = {}
     original = LinearMap.problem
 
@@ -45,3 +48,22 @@ def test_a_layer_too_wide_for_memory_is_named_and_left_to_nearest(
     for name, layer in quant_layers(model):
         for _, _, quantizer in () if ".rnn" in name else layer.weights():
             assert quantizer.ada_rounded is not any(item.startswith(name) for item in left)
+
+
+def test_adams_state_is_read_onto_the_cpu_and_resumed_where_the_weights_are() -> None:
+    model, x = host("linear")
+    swap_(model, recipe(3, ada_round=True))
+    calibrated(model, x)
+    with PretendGPU():
+        model.to("cuda")
+        item, moments, rows = (
+            linear_maps("layer", model.layer)[0],
+            Moments(),
+            x.flatten(0, -2)[None].to("cuda"),
+        )
+        moments.add(rows, 0.9 * rows)
+        work = Reconstruction()
+        zeros = torch.zeros(item.weight.shape)
+        work.inside = {"layer": "layer", "step": 1, "first": zeros, "second": zeros}
+        assert work.round_(item, moments, 3, centred=True) == 3
+    assert model.layer.weight_quantizer.ada_rounded

@@ -21,6 +21,7 @@ from qat.numerics.ada_round import (
     regularizer,
     undecided,
 )
+from tests.pretend_gpu import PretendGPU
 
 
 def make(
@@ -207,3 +208,13 @@ def test_the_regularizer_decides() -> None:
         ada_round.REGULARIZER = original
     h = rectified_sigmoid(state.variable)
     assert int(((h > 0.01) & (h < 0.99)).sum()) > 5
+
+
+def test_on_a_gpu_a_sweep_over_all_columns_is_read_once_and_finds_the_same() -> None:
+    problem = make(4, 6, 3, seed=0)
+    expected = polish(problem, problem.nearest(), sweeps=3)
+    with PretendGPU() as gpu:
+        parts = {name: getattr(problem, name).to("cuda") for name in ("weight", "scale", "gram", "cross")}
+        there = replace(problem, **parts)
+        found = polish(there, there.nearest(), sweeps=3)
+        assert len(gpu.reads) <= 3 and torch.equal(found.cpu(), expected)
