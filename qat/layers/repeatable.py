@@ -8,7 +8,8 @@ finish, and PyTorch raises where deterministic algorithms are asked for. They ar
   share the gradient, where pooling gives it to the first;
 - the CTC loss by the CPU's, to which the log probabilities are copied.
 
-The rest has repeatable implementations, which PyTorch takes by itself then: convolutions, LSTMs, attention, indexing.
+The rest has repeatable implementations, which PyTorch takes by itself then: convolutions, LSTMs, attention, indexing,
+and in compiled code the gradient of padding.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ from torch.overrides import TorchFunctionMode
 
 
 def repeatable() -> AbstractContextManager[Any]:
-    """While entered, the operations named above are replaced where deterministic algorithms are asked for, on any
-    device; otherwise nothing changes. To be entered around the forward pass: gradients follow."""
+    """To be entered around a forward pass: replaces these operations where deterministic algorithms are asked for.
+
+    Their gradients follow. It does so on any device; where nothing is asked for, nothing changes.
+    """
     return _Replacing() if torch.are_deterministic_algorithms_enabled() else nullcontext()
 
 

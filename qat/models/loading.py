@@ -67,10 +67,15 @@ def find_float(name: str) -> Path | None:
 
 
 def save_module(module: CTCModule, path: str | Path) -> None:
-    """Write weights, quantizer state and hyper-parameters (no optimiser) atomically; opens with weights_only."""
-    path = Path(path)
+    """Write weights, quantizer state and hyper-parameters (no optimiser) atomically; opens with weights_only.
+
+    Tensors are written as of a CPU, so that the file opens on machines without a GPU, whatever opens it.
+    """
+    path, state = Path(path), module.state_dict()
+    for key, value in state.items():
+        state[key] = value.cpu()
     checkpoint: dict[str, Any] = {
-        "state_dict": module.state_dict(),
+        "state_dict": state,
         "hyper_parameters": dict(module.hparams),
         "pytorch-lightning_version": lightning.__version__,
     }

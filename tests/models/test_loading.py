@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from qat.recipe import Recipe
 from qat.system.errors import UserError
 from tests.conftest import build, noise, write_hugging_face
 from tests.models.conftest import padded_batch
+from tests.pretend_gpu import PretendGPU, is_on_gpu
 
 
 def test_saved_module_loads_equal_with_weights_only(kind: str, tmp_path: Path) -> None:
@@ -30,6 +32,18 @@ def test_saved_module_loads_equal_with_weights_only(kind: str, tmp_path: Path) -
     signal, lengths = padded_batch()
     assert torch.equal(loaded(signal, lengths)[0], model(signal, lengths)[0])
     assert loaded.recipe == model.recipe
+
+
+def test_a_module_on_a_gpu_is_saved_as_of_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: dict[str, Any] = {}
+    monkeypatch.setattr(
+        "qat.models.loading.write_checkpoint", lambda checkpoint, _: written.update(checkpoint)
+    )
+    with PretendGPU():
+        model = build("crdnn", Recipe(preset="ptq_max")).to("cuda:0")
+        save_module(model, tmp_path / "model.ckpt")
+    assert written["state_dict"].keys() == model.state_dict().keys()
+    assert not any(map(is_on_gpu, written["state_dict"].values())) and is_on_gpu(model.head.weight)
 
 
 def test_a_class_that_this_version_does_not_know_is_named(tmp_path: Path) -> None:
