@@ -168,9 +168,8 @@ class CRDNNModule(CTCModule):
         return unpack(packed, self.head(self.crdnn.DNN(packed.data)), x.shape[1]), frames
 
     def compiled_parts(self) -> Iterator[nn.Module]:
-        """Blocks of the CNN and of the DNN."""
-        for name in ("CNN", "DNN"):
-            yield from self.crdnn[name].children() if name in self.crdnn else ()
+        """The DNN blocks; for the CNN see `qat.models.compiling`."""
+        yield from self.crdnn["DNN"].children() if "DNN" in self.crdnn else ()
 
     def batch_norm_pairs(self) -> Iterator[tuple[str, nn.Module, nn.Module]]:
         """Linear -> BatchNorm1d of each DNN block (the CNN blocks use LayerNorm)."""

@@ -149,10 +149,9 @@ class Wav2Vec2Module(CTCModule):
         return layer.activation(masked_group_norm(layer.conv(hidden), frames, layer.layer_norm))
 
     def compiled_parts(self) -> Iterator[nn.Module]:
-        """Layers of the feature extractor and of the transformer, and what lies between them."""
+        """The first convolution, the projection after the last, and the transformer's layers."""
         model = self.hf.wav2vec2
-        yield from cast(nn.ModuleList, model.feature_extractor.conv_layers)
-        yield from (model.feature_projection, model.encoder.pos_conv_embed, *model.encoder.layers)
+        yield from (model.feature_extractor.conv_layers[0], model.feature_projection, *model.encoder.layers)
 
     def transform(self, hidden: Tensor, frames: Tensor) -> Tensor:
         """Transformer encoder on `(B, T, H)` with `frames (B,)` valid."""
