@@ -1,10 +1,10 @@
 """Training under `torch.compile`: parts of a model are compiled in place, for as long as training lasts.
 
 A part is what PyTorch traces whole. What it cannot trace stays between the parts: SpecAugment draws from NumPy,
-LayerDrop decides by a number, an LSTM is one kernel already, and the gradient of a convolution's input would be compiled
-anew for every length (PyTorch 2.14, `convolution_backward_lowering`). Parts of one shape share one graph. Weights are
-quantized before each forward, all of them together. Outside training mode a part runs uncompiled, so that validation
-computes bit for bit what it does without `--model.compile`.
+LayerDrop decides by a number, an LSTM is one kernel already, and the gradient of a convolution's input would be
+compiled anew for every length (PyTorch 2.14, `convolution_backward_lowering`). Parts of one shape share one graph.
+Weights are quantized before each forward, all of them together. Outside training mode a part runs uncompiled, so that
+validation computes bit for bit what it does without `--model.compile`.
 """
 
 from __future__ import annotations
