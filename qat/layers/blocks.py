@@ -12,6 +12,7 @@ from torch import Tensor
 
 from qat.layers.quantizer import Quantizer
 from qat.numerics import fused
+from qat.numerics.traced import is_compiled
 
 BLOCK_SIZES = (16, 32, 64, 128, 256)
 LEVELS = 127
@@ -43,7 +44,7 @@ def block_levels(x: Tensor, size: int) -> tuple[Tensor, Tensor]:
 def fake_quantize_blocks(x: Tensor, size: int) -> Tensor:
     """`x` on its blocks' levels; the gradient passes straight through (nothing is clipped)."""
     dtype = fused.working_dtype(x) if fused.applies(x) else x.dtype
-    work = blocks_operator if torch.compiler.is_compiling() else quantize_blocks
+    work = blocks_operator if is_compiled() else quantize_blocks
     return fused.straight_through(x, work(x.detach(), size, dtype))
 
 

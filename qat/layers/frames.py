@@ -17,7 +17,7 @@ from qat.layers.quantizer import KeyedNoise, Quantizer
 from qat.numerics import fused
 from qat.numerics.affine import dynamic_range
 from qat.numerics.rounding import NoiseKey, uniform_noise
-from qat.numerics.traced import key_of
+from qat.numerics.traced import is_compiled, key_of
 
 
 class FrameQuantizer(Quantizer):
@@ -44,7 +44,7 @@ class FrameQuantizer(Quantizer):
     def fake_quantize(self, x: Tensor) -> Tensor:
         """`x` on its rows' levels."""
         dtype = fused.working_dtype(x) if fused.applies(x) else x.dtype
-        if torch.compiler.is_compiling():
+        if is_compiled():
             seed, stream = self.key or (None, None)
             values = frames_operator(x.detach(), self.quant_max, seed, stream, dtype)
         else:

@@ -13,6 +13,7 @@ from qat.layer_recipe import LayerRecipe
 from qat.layers.shared import Shared
 from qat.numerics.rounding import NoiseKey
 from qat.numerics.scales import SCALE_FLOOR
+from qat.numerics.traced import is_compiled
 from qat.system.seeds import counter_seed
 
 ROUNDING, SELECTION = 0, 1  # what noise is drawn for
@@ -37,7 +38,7 @@ class StepKey:
 
     def seed_of(self, of_weight: bool) -> int | Tensor:
         """Seed of this step's noise; for compiled code, the tensor that `write_` filled."""
-        if torch.compiler.is_compiling():
+        if is_compiled():
             return self.written[of_weight]
         return step_seed(self.seed, self.step, -1 if of_weight else self.rank)
 
@@ -87,9 +88,7 @@ class KeyedNoise:
     def of(self, purpose: int = ROUNDING) -> NoiseKey:
         """Key of this step's noise."""
         seed = self.key.seed_of(self.of_weight)
-        return NoiseKey(
-            seed, self.written[purpose] if torch.compiler.is_compiling() else self.stream(purpose)
-        )
+        return NoiseKey(seed, self.written[purpose] if is_compiled() else self.stream(purpose))
 
 
 class Quantizer(nn.Module):
@@ -125,7 +124,7 @@ class Quantizer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`x` on its levels (any float dtype; computed in float32), or untouched while disabled."""
-        if self.shared is None or torch.compiler.is_compiling():  # a compiler finds the common work itself
+        if self.shared is None or is_compiled():  # a compiler finds the common work itself
             return self.pass_on(x)
         seed = self.noise and self.noise.key.seed_of(self.noise.of_weight)
         state = (self.training, self.is_enabled, self.observing, seed)

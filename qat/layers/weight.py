@@ -16,6 +16,7 @@ from qat.numerics.affine import fake_quantize
 from qat.numerics.fused_weights import WeightMode, least_of
 from qat.numerics.ranges import symmetric_range, weight_magnitude
 from qat.numerics.scales import SCALE_FLOOR, along, lsq_factor
+from qat.numerics.traced import is_compiled
 from qat.system.errors import UserError
 
 MARGIN = 0.25  # of a step: nearer to its level, a weight does not flip at the first noise of training
@@ -88,7 +89,7 @@ class WeightQuantizer(ScaledQuantizer):
 
     def forward(self, x: Tensor) -> Tensor:
         """As any quantizer; compiled code reads what `prepare_step_` left ready."""
-        if torch.compiler.is_compiling() and self.prepared.read is not None:
+        if is_compiled() and self.prepared.read is not None:
             return self.prepared.read
         return super().forward(x)
 

@@ -57,7 +57,7 @@ def fake_quantize(
     [0.5, 1.5]
     """
     levels = (quant_min, quant_max)
-    if torch.compiler.is_compiling() and not isinstance(noise, Tensor):
+    if traced.is_compiled() and not isinstance(noise, Tensor):
         return traced.fake_quantize(x, scale, zero_point, *levels, axis, noise, grad_factor, clips)
     if fused.applies(x) and not isinstance(noise, Tensor) and fused.fits(x, scale, zero_point, axis):
         return fused.fake_quantize(x, scale, zero_point, *levels, noise, grad_factor, clips)

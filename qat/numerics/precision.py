@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -48,9 +49,11 @@ def _switch_flags() -> list[Callable[[], None]]:
 
 def _switch_precisions() -> list[Callable[[], None]]:
     """By the newer switches."""
-    backends = torch.backends
+    backends: Any = torch.backends
     places = (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn)
-    restore = [partial(setattr, place, "fp32_precision", place.fp32_precision) for place in places]
+    restore: list[Callable[[], None]] = [
+        partial(setattr, place, "fp32_precision", place.fp32_precision) for place in places
+    ]
     for place in places:
         place.fp32_precision = "ieee"
     return restore

@@ -17,6 +17,11 @@ from qat.numerics.rounding import NoiseKey
 from qat.numerics.scales import SCALE_FLOOR, both_along, lsq_factor, magnitude
 
 
+def is_compiled() -> bool:
+    """Whether `torch.compile` is tracing this code. An export traces as well, but is to see what is inside."""
+    return torch.compiler.is_compiling() and not torch.compiler.is_exporting()
+
+
 def fake_quantize(
     x: Tensor,
     scale: Tensor,
