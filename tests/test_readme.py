@@ -60,7 +60,11 @@ NEEDS = {  # flags of other classes than those of the default configuration
     "--data.test": "--data datamodules.ManifestDataModule --data.train a --data.dev b",
     "--model.pretrained": "--config configs/librispeech_wav2vec2.yaml",
 }
-VALUES = {"--qat": "off", "--qat.reduce_range": "true"}  # for flags that a page names alone; 1 for all others
+VALUES = {  # for flags that a page names alone; 1 for all others
+    "--qat": "off",
+    "--qat.reduce_range": "true",
+    "--trainer.precision": "bf16-mixed",
+}
 
 
 class ParseOnly(cli.SpeechCLI):

@@ -45,8 +45,10 @@ class ActivationQuantizer(ScaledQuantizer):
 
     def fake_quantize(self, x: Tensor) -> Tensor:
         """To nearest; in training as the recipe rounds."""
-        noise = self.rounding_noise() if self.training else None
-        return fake_quantize(x, self.raw_scale(), self.offset, self.quant_min, self.quant_max, noise=noise)
+        range_ = (self.raw_scale(), self.offset, self.quant_min, self.quant_max)
+        if not self.training:
+            return fake_quantize(x, *range_, grad_factor=1.0)
+        return fake_quantize(x, *range_, noise=self.rounding_noise())
 
     def levels(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Levels of the shape of `x`; scale and zero point `(1,)`. Divides as `QuantizeLinear` does."""
