@@ -172,7 +172,7 @@ class WeightQuantizer(ScaledQuantizer):
             return self.ada_round(x, scale, self.quant_min, self.quant_max)
         range_ = (self.raw_scale(), None, self.quant_min, self.quant_max, self.axis)
         if not self.training:
-            return fake_quantize(x, *range_, grad_factor=1.0)
+            return fake_quantize(x, *range_)
         return fake_quantize(x, *range_, self.rounding_noise(), clips=not self.follows_weight)
 
     @torch.no_grad()
