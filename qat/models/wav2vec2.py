@@ -191,8 +191,8 @@ def spec_augment(model: Any, hidden: Tensor, frames: Tensor) -> Tensor:
             attention_mask=cast(Any, torch.arange(total, device="cpu") < frames.cpu()[:, None]),
             min_masks=config.mask_time_min_masks,
         )
-        places = [to_device_of(hidden, torch.tensor(axis, device="cpu")) for axis in spans.nonzero()]
-        hidden[places] = model.masked_spec_embed.to(hidden.dtype)
+        places = (to_device_of(hidden, torch.tensor(axis, device="cpu")) for axis in spans.nonzero())
+        hidden[tuple(places)] = model.masked_spec_embed.to(hidden.dtype)
     if config.mask_feature_prob > 0:
         bands = _compute_mask_indices(
             (rows, width),
