@@ -9,6 +9,7 @@ import yaml
 
 from benchmarks.result_file import ROOT
 from datamodules.audio_file import SAMPLE_RATE
+from qat.layers.base import device_of
 from qat.layers.state import calibrate_weights_, finish_calibration_, set_observing_
 from qat.models.crdnn import CRDNNModule
 from qat.models.ctc import CTCModule
@@ -58,7 +59,7 @@ def calibrate_on_noise_(module: CTCModule, seconds: float = 3.0) -> None:
     was_training = module.training
     module.eval()
     set_observing_(module, True)
-    signal = noise(1, seconds, seed=1).to(next(module.parameters()).device)
+    signal = noise(1, seconds, seed=1).to(device_of(module))
     module(signal, torch.tensor([signal.shape[1]]))
     set_observing_(module, False)
     calibrate_weights_(module)
