@@ -52,7 +52,7 @@ def fake_quantize_blocks(x: Tensor, size: int) -> Tensor:
 def quantize_blocks(x: Tensor, size: int, dtype: torch.dtype) -> Tensor:
     """Rows `(..., I)` on their blocks' levels, of `dtype`."""
     if fused.applies(x):
-        return fused.quantize_blocks(x.contiguous(), size, LEVELS).to(dtype)
+        return fused.quantize_blocks(x.contiguous(), size, LEVELS, dtype)
     levels, scale = block_levels(x, size)
     return levels.mul_(scale).flatten(-2)[..., : x.shape[-1]].to(dtype)
 

@@ -29,6 +29,7 @@ class FrameQuantizer(Quantizer):
         recipe: of the layer; bits and rounding count.
     """
 
+    noise: KeyedNoise
     obsolete = ("scale", "zero_point", "observer.")
 
     def __init__(self, recipe: LayerRecipe) -> None:
@@ -39,7 +40,7 @@ class FrameQuantizer(Quantizer):
     def key(self) -> NoiseKey | None:
         """Key of the noise where it rounds stochastically now."""
         draws = self.training and self.recipe.rounding == "stochastic"
-        return self.noise.of() if self.noise and draws else None
+        return self.noise.of() if draws else None
 
     def fake_quantize(self, x: Tensor) -> Tensor:
         """`x` on its rows' levels."""
@@ -89,7 +90,7 @@ def frame_levels(x: Tensor, largest: int, key: NoiseKey | None) -> tuple[Tensor,
 def quantize_frames(x: Tensor, largest: int, key: NoiseKey | None, dtype: torch.dtype) -> Tensor:
     """Rows `(..., I)` on their levels, of `dtype`."""
     if fused.applies(x):
-        return fused.quantize_frames(x.contiguous(), largest, key).to(dtype)
+        return fused.quantize_frames(x.contiguous(), largest, key, dtype)
     levels, scale, zero_point = frame_levels(x, largest, key)
     return levels.sub_(zero_point).mul_(scale).to(dtype)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from qat.layer_recipe import LayerRecipe
 from qat.layers.shared import Shared
 from qat.numerics.rounding import NoiseKey
-from qat.numerics.scales import SCALE_FLOOR
+from qat.numerics.scales import magnitude
 from qat.numerics.traced import is_compiled
 from qat.system.seeds import counter_seed
 
@@ -178,6 +178,7 @@ class ScaledQuantizer(Quantizer):
     """
 
     scale: Tensor
+    noise: KeyedNoise
 
     def __init__(
         self, quant_min: int, quant_max: int, recipe: LayerRecipe, scales: int, noise: KeyedNoise
@@ -191,7 +192,7 @@ class ScaledQuantizer(Quantizer):
 
     def positive_scale(self) -> Tensor:
         """The scale; a learned one is kept positive."""
-        return self.scale.abs().clamp(min=SCALE_FLOOR) if self.recipe.learn_scale else self.scale
+        return magnitude(self.scale) if self.recipe.learn_scale else self.scale
 
     def raw_scale(self) -> Tensor:
         """The scale as `fake_quantize` takes it, which keeps one that requires a gradient positive itself."""
@@ -199,7 +200,7 @@ class ScaledQuantizer(Quantizer):
 
     def rounding_noise(self) -> NoiseKey | None:
         """Noise of this step's stochastic rounding; None rounds to nearest."""
-        return self.noise.of() if self.noise and self.recipe.rounding == "stochastic" else None
+        return self.noise.of() if self.recipe.rounding == "stochastic" else None
 
     def extra_repr(self) -> str:
         """Levels, scales, rounding and switch."""

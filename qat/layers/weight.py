@@ -140,7 +140,6 @@ class WeightQuantizer(ScaledQuantizer):
         shift = self.shift(x) if self.level_offset else None
         out = self.on_whole_steps(x) if shift is None else self.on_whole_steps(x - shift) + shift
         if self.training and 0 < self.recipe.quant_noise < 1 and not self.ada_rounded:
-            assert self.noise is not None
             chosen = self.noise.of(SELECTION).bits(x.shape, x.device) < least_of(self.recipe.quant_noise)
             out = torch.where(chosen, out, x)
         return out

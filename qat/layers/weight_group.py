@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from qat.layers.quantizer import KeyedNoise
-from qat.numerics.fused import StraightThrough, working_dtype
+from qat.numerics.fused import straight_through, working_dtype
 from qat.numerics.fused_weights import FusedWeight, Table, WeightMode
 from qat.numerics.rounding import NoiseKey
 
@@ -50,7 +50,7 @@ class Member(Protocol):
     casts: bool
     is_enabled: bool
     scale: Tensor
-    noise: KeyedNoise | None
+    noise: KeyedNoise
     group: WeightGroup
     prepared: Prepared
 
@@ -93,11 +93,11 @@ class WeightGroup:
             self.prepare_()
         values = prepared.values
         assert values is not None
+        if mode.passes:
+            return straight_through(weight, values)
         scale = quantizer.scale
         if not (torch.is_grad_enabled() and (weight.requires_grad or scale.requires_grad)):
             return values
-        if mode.passes:
-            return StraightThrough.apply(weight, values)
         return FusedWeight.apply(weight, scale, values, mode, prepared.key)
 
     def expect(self, quantizer: Member, weight: Tensor) -> WeightMode:
@@ -110,7 +110,7 @@ class WeightGroup:
     def prepare_(self) -> None:
         """Quantize all weights of which something has changed: one launch for each mode."""
         stale: dict[tuple[WeightMode, torch.device], list[Member]] = {}
-        for quantizer in sorted(self.members, key=index_of):
+        for quantizer in sorted(self.members, key=lambda member: member.noise.index):
             prepared = quantizer.prepared
             weight = prepared.weight
             if weight is None or not quantizer.is_enabled or not quantizer.is_grouped(weight):
@@ -128,7 +128,7 @@ class WeightGroup:
         if mode.covered and not mode.follows:
             for quantizer, weight in zip(quantizers, weights, strict=True):
                 quantizer.follow_(weight)
-        keys = [quantizer.noise.of() for quantizer in quantizers if quantizer.noise is not None]
+        keys = [quantizer.noise.of() for quantizer in quantizers]
         found = self.table(quantizers, weights, keys).quantize(mode, keys[0])
         for quantizer, weight, values, key in zip(quantizers, weights, found, keys, strict=True):
             prepared = quantizer.prepared
@@ -152,10 +152,5 @@ class WeightGroup:
 def made_of(quantizer: Member, weight: Tensor, mode: WeightMode) -> tuple[Any, ...]:
     """What the values of a weight depend on: equal where they need not be computed again."""
     scale = None if mode.covered else (quantizer.scale.data_ptr(), quantizer.scale._version)
-    noise = quantizer.noise.of() if mode.draws and quantizer.noise is not None else None
+    noise = quantizer.noise.of() if mode.draws else None
     return (weight.data_ptr(), weight._version, mode, scale, noise)
-
-
-def index_of(quantizer: Member) -> int:
-    """Number in the model."""
-    return quantizer.noise.index if quantizer.noise is not None else 0

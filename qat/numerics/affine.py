@@ -15,7 +15,7 @@ from torch import Tensor
 from qat.numerics import fused, traced
 from qat.numerics.kernel import quantize_dequantize
 from qat.numerics.rounding import NoiseKey
-from qat.numerics.scales import both_along, lsq_factor, positive
+from qat.numerics.scales import both_along, lsq_factor, positive, scale_gradient
 
 U8_LEVELS = 255  # steps of an unsigned 8-bit range
 
@@ -59,15 +59,14 @@ def fake_quantize(
     levels = (quant_min, quant_max)
     if traced.is_compiled() and not isinstance(noise, Tensor):
         return traced.fake_quantize(x, scale, zero_point, *levels, axis, noise, grad_factor, clips)
+    learned = scale.requires_grad
+    if learned and grad_factor is None:
+        grad_factor = lsq_factor(x.numel(), scale.numel(), quant_max)
     if fused.applies(x) and not isinstance(noise, Tensor) and fused.fits(x, scale, zero_point, axis):
         return fused.fake_quantize(x, scale, zero_point, *levels, noise, grad_factor, clips)
-    learned = scale.requires_grad
-    factor = (
-        lsq_factor(x.numel(), scale.numel(), quant_max) if grad_factor is None and learned else grad_factor
-    )
     scale, zero_point = both_along(positive(scale), zero_point, x.ndim, axis)
     if torch.is_grad_enabled() and (x.requires_grad or learned):
-        return _FakeQuantize.apply(x, scale, zero_point, quant_min, quant_max, noise, factor, clips)
+        return _FakeQuantize.apply(x, scale, zero_point, quant_min, quant_max, noise, grad_factor, clips)
     values = quantize_dequantize(x.detach().float(), scale.detach(), zero_point, *levels, noise)[0]
     return values.to(x.dtype)
 
@@ -111,7 +110,7 @@ class _FakeQuantize(torch.autograd.Function):
         low: int,
         high: int,
         noise: Tensor | NoiseKey | None,
-        grad_factor: float,
+        grad_factor: float | None,
         clips: bool,
     ) -> Tensor:
         ctx.learned = scale.requires_grad
@@ -130,9 +129,7 @@ class _FakeQuantize(torch.autograd.Function):
         grad_scale = None
         if ctx.learned:
             x, scale, values = rest
-            slope = values.float() - x.float() * mask  # times 1/s: round(x/s) - x/s inside, the level outside
-            slope.mul_(grad)
-            grad_scale = slope.sum_to_size(scale.shape).div(scale).mul_(ctx.grad_factor)
+            grad_scale = scale_gradient(grad, x, values, mask, scale, ctx.grad_factor)
         return grad_x, grad_scale, None, None, None, None, None, None
 
 

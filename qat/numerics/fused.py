@@ -16,13 +16,10 @@ import torch
 from torch import Tensor
 
 from qat.numerics.rounding import NoiseKey
-from qat.numerics.scales import lsq_factor
 
-BLOCK, WARPS = (
-    2048,
-    8,
-)  # values and warps of one program: 8 values a thread, read and written 16 bytes at a time
-ROWS, WIDTH = 8, 256  # frames of a program, and their values at a time
+# values and warps of one program: 8 values a thread, read and written 16 bytes at a time
+BLOCK, WARPS = 2048, 8
+ROWS, WIDTH = 8, 256  # rows of a program, and their values at a time
 FORCED = False  # also on a CPU: tests run the kernels in Triton's interpreter
 
 
@@ -76,8 +73,7 @@ def fake_quantize(
     """`affine.fake_quantize` where `fits` says so; of `working_dtype`."""
     x, learned = x.contiguous(), scale.requires_grad
     if torch.is_grad_enabled() and (x.requires_grad or learned):
-        factor = lsq_factor(x.numel(), 1, high) if grad_factor is None else grad_factor
-        return FusedQuantize.apply(x, scale, zero_point, low, high, key, factor, clips)
+        return FusedQuantize.apply(x, scale, zero_point, low, high, key, grad_factor, clips)
     dtype = working_dtype(x)
     return quantize_values(x, scale, zero_point, low, high, key, learned, False, dtype)[0]
 
@@ -187,17 +183,17 @@ class FusedQuantize(torch.autograd.Function):
         low: int,
         high: int,
         key: NoiseKey | None,
-        factor: float,
+        grad_factor: float | None,
         clips: bool,
     ) -> Tensor:
         """Saves one bit a value; `x` itself where the scale is learned; nothing where nothing is clipped."""
         learned = scale.requires_grad
         masked = clips and not learned and ctx.needs_input_grad[0]
         out, mask = quantize_values(x, scale, zero_point, low, high, key, learned, masked, working_dtype(x))
-        ctx.clips, ctx.dtype, ctx.learned = clips, x.dtype, learned
+        ctx.dtype, ctx.learned = x.dtype, learned
         if learned:
             ctx.save_for_backward(x, scale, zero_point)
-            ctx.rest = (low, high, key, factor)
+            ctx.rest = (low, high, key, grad_factor)
         elif masked:
             ctx.save_for_backward(mask)
         return out
@@ -215,9 +211,9 @@ class FusedQuantize(torch.autograd.Function):
         return grad_x, grad_scale, None, None, None, None, None, None
 
 
-def quantize_frames(x: Tensor, levels: int, key: NoiseKey | None) -> Tensor:
-    """Rows `(..., I)`, each on `levels + 1` levels of its own range, in `working_dtype`."""
-    out = torch.empty_like(x, dtype=working_dtype(x))
+def quantize_frames(x: Tensor, levels: int, key: NoiseKey | None, dtype: torch.dtype) -> Tensor:
+    """Rows `(..., I)`, contiguous, each on `levels + 1` levels of its own range, of `dtype`."""
+    out = torch.empty_like(x, dtype=dtype)
     if x.numel():
         rows = x.numel() // x.shape[-1]
         launch(
@@ -228,9 +224,9 @@ def quantize_frames(x: Tensor, levels: int, key: NoiseKey | None) -> Tensor:
     return out
 
 
-def quantize_blocks(x: Tensor, size: int, levels: int) -> Tensor:
-    """Rows `(..., I)` in blocks of `size`, each by its largest magnitude, in `working_dtype`."""
-    out = torch.empty_like(x, dtype=working_dtype(x))
+def quantize_blocks(x: Tensor, size: int, levels: int, dtype: torch.dtype) -> Tensor:
+    """Rows `(..., I)`, contiguous, in blocks of `size`, each by its largest magnitude, of `dtype`."""
+    out = torch.empty_like(x, dtype=dtype)
     if x.numel():
         each, rows = -(-x.shape[-1] // size), max(BLOCK // size, 1)
         count = x.numel() // x.shape[-1] * each

@@ -13,11 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qat.numerics.fused import kernels, launch, seeds
+from qat.numerics.fused import ROWS, WIDTH, kernels, launch, seeds
 from qat.numerics.rounding import NoiseKey
 from qat.numerics.scales import lsq_factor
 
-ROWS, WIDTH = 8, 256  # of a weight that a program holds at a time
 ALIGNED = 64  # values: each weight starts where a matrix product likes it
 
 

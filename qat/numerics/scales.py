@@ -33,6 +33,23 @@ def magnitude(scale: Tensor) -> Tensor:
     return scale.abs().clamp(min=SCALE_FLOOR)
 
 
+def scale_gradient(
+    grad: Tensor, x: Tensor, values: Tensor, mask: Tensor, scale: Tensor, factor: float
+) -> Tensor:
+    """Gradient of a positive scale: `round(x/s) - x/s` inside the range, the level outside (LSQ, arXiv 1902.08153).
+
+    Args:
+        grad: of `values`.
+        x: what was quantized, any float dtype.
+        values: fake-quantized.
+        mask: 1 where `x` was inside the range, else 0.
+        scale: broadcastable to `x`; so is the result.
+        factor: on the gradient.
+    """
+    slope = values.float() - x.float() * mask  # times 1/s
+    return slope.mul_(grad).sum_to_size(scale.shape).div(scale).mul_(factor)
+
+
 def lsq_factor(values: int, scales: int, quant_max: int) -> float:
     """LSQ's gradient scale `1 / sqrt(numel p)` (Esser 2019, arXiv 1902.08153, 2.2).
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from qat.numerics import fused
 from qat.numerics.kernel import quantize_dequantize
 from qat.numerics.rounding import NoiseKey
-from qat.numerics.scales import SCALE_FLOOR, both_along, lsq_factor, magnitude
+from qat.numerics.scales import SCALE_FLOOR, both_along, lsq_factor, magnitude, scale_gradient
 
 
 def is_compiled() -> bool:
@@ -36,12 +36,10 @@ def fake_quantize(
     """As `affine.fake_quantize`, inside compiled code."""
     seed, stream = (None, None) if noise is None else noise
     assert not isinstance(seed, int) and not isinstance(stream, int)
-    levels, kind = (low, high), x.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
     learned = scale.requires_grad
     masked = clips and not learned and x.requires_grad and torch.is_grad_enabled()
-    where = (zero_point, seed, stream, *levels, axis)
-    return quantize_operator(x, scale, *where, grad_factor, learned, masked, dtype)[0]
+    where = (zero_point, seed, stream, low, high, axis)
+    return quantize_operator(x, scale, *where, grad_factor, learned, masked, fused.working_dtype(x))[0]
 
 
 def key_of(seed: Tensor | None, stream: Tensor | None) -> NoiseKey | None:
@@ -77,20 +75,8 @@ def quantize_operator(
 
 
 @quantize_operator.register_fake
-def _(
-    x: Tensor,
-    scale: Tensor,
-    zero_point: Tensor | None,
-    seed: Tensor | None,
-    stream: Tensor | None,
-    low: int,
-    high: int,
-    axis: int | None,
-    grad_factor: float | None,
-    learned: bool,
-    masked: bool,
-    dtype: torch.dtype,
-) -> tuple[Tensor, Tensor]:
+def _(x: Tensor, scale: Tensor, zero_point: Tensor | None, *rest: Any) -> tuple[Tensor, Tensor]:
+    axis, _, _, masked, dtype = rest[-5:]
     values = torch.empty(x.shape, dtype=dtype, device=x.device)
     if fused.applies(x) and fused.fits(x, scale, zero_point, axis):
         return values, torch.empty((x.numel() + 7) // 8 if masked else 0, dtype=torch.uint8, device=x.device)
@@ -131,24 +117,12 @@ def learned_operator(
     steps, zeros = both_along(magnitude(scale), zero_point, x.ndim, axis)
     values, mask = quantize_dequantize(x.detach().float(), steps, zeros, *levels, key, True)
     assert mask is not None
-    slope = (values - x.float() * mask).mul_(grad)
-    found = slope.sum_to_size(steps.shape).div(steps).mul_(factor).view(scale.shape)
+    found = scale_gradient(grad, x, values, mask, steps, factor).view(scale.shape)
     return (grad * mask).to(x.dtype), found * scale.sign() * (scale.abs() >= SCALE_FLOOR)
 
 
 @learned_operator.register_fake
-def _(
-    grad: Tensor,
-    x: Tensor,
-    scale: Tensor,
-    zero_point: Tensor | None,
-    seed: Tensor | None,
-    stream: Tensor | None,
-    low: int,
-    high: int,
-    axis: int | None,
-    grad_factor: float | None,
-) -> tuple[Tensor, Tensor]:
+def _(grad: Tensor, x: Tensor, scale: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     return torch.empty(x.shape, dtype=x.dtype, device=x.device), torch.empty_like(scale)
 
 

@@ -11,18 +11,17 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from qat.numerics import rounding
+from qat.numerics import rounding, scales
 
 FIRST = tl.constexpr(rounding.FIRST)
 SECOND = tl.constexpr(rounding.SECOND)
 GOLDEN = tl.constexpr(rounding.GOLDEN)
 NOISE_STEP = tl.constexpr(rounding.NOISE_STEP)
-SCALE_FLOOR = tl.constexpr(2.0**-30)  # `affine.SCALE_FLOOR`
+SCALE_FLOOR = tl.constexpr(scales.SCALE_FLOOR)
 TINY = tl.constexpr(2.0**-126)
 LARGE = tl.constexpr(2.0**22)  # far outside of any range of levels
-WHOLE = tl.constexpr(
-    1.5 * 2.0**23
-)  # adding it leaves a float32 below `LARGE` no fraction: rounds half to even
+# adding it leaves a float32 below `LARGE` no fraction: rounds half to even
+WHOLE = tl.constexpr(1.5 * 2.0**23)
 COLUMNS = tl.constexpr(8)  # of the table of weights
 SEEDS = ["seed_low", "seed_high", "stream"]  # numbers that change with every step or tensor
 
