@@ -25,7 +25,8 @@ def related(rows: list[Row]) -> list[Row]:
     found = []
     for row in rows:
         if row["part"] == "step" and row["status"] == MEASURED:
-            row = {**row, **ratios(row, rows), **aims({**row, **ratios(row, rows)})}
+            row = {**row, **ratios(row, rows)}
+            row = {**row, **aims(row)}
         found.append(row)
     return found
 

@@ -126,11 +126,10 @@ def layer_outputs(fields: dict[str, Any], device: str) -> Iterator[tuple[str, Te
                 ("weight", layer.weight, layer.weight_quantizer),
             ):
                 label = f"{name}.{what}, {'training' if training else 'evaluation'}"
-                # without its gradient: for that, the plain path of ranges per frame adds a difference to the values
-                with torch.no_grad():
-                    yield label, quantizer(value.detach())
-                if training:
+                with torch.set_grad_enabled(training):
                     out = quantizer(value)
+                yield label, out.detach()
+                if training:
                     out.backward(torch.randn(out.shape, generator=generator).to(device))
                     yield f"{label}: gradient", gradient(value)
                     if isinstance(getattr(quantizer, "scale", None), nn.Parameter):
