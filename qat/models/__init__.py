@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 from qat.system.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from qat.models.attention import AttentionModule as AttentionModule
     from qat.models.crdnn import CRDNNModule as CRDNNModule
     from qat.models.wav2vec2 import Wav2Vec2Module as Wav2Vec2Module
 
-__all__ = ["CRDNNModule", "Wav2Vec2Module"]
-__getattr__ = lazy_names(__name__, {"CRDNNModule": "crdnn", "Wav2Vec2Module": "wav2vec2"})
+__all__ = ["AttentionModule", "CRDNNModule", "Wav2Vec2Module"]
+__getattr__ = lazy_names(__name__, {"AttentionModule": "attention", "CRDNNModule": "crdnn", "Wav2Vec2Module": "wav2vec2"})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ from speechbrain.lobes.models.CRDNN import CRDNN
 from speechbrain.nnet.normalization import BatchNorm1d
 from speechbrain.nnet.RNN import LSTM
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from qat.layers.masking import frame_mask, to_device_of, valid_lengths
 from qat.layers.ragged_lstm import pack, packed_lstm, unpack
@@ -154,18 +155,9 @@ class CRDNNModule(CTCModule):
     def encode(self, inputs: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Features `(B, T, F)` -> (logits `(B, T', V)`, frames `(B,)`), `T' = T // time_pooling_size`."""
         if self.training:
-            for mask in self.masks:
-                inputs = drop(mask, inputs)
-        with valid_lengths(frames, inputs.shape[1]):
-            x = self.crdnn.time_pooling(self.crdnn.CNN(inputs))
-        frames = torch.div(frames, self.time_pooling_size, rounding_mode="floor").clamp(min=1)
-        x = x.flatten(2)
-        rnn = self.crdnn.RNN.rnn
-        if not isinstance(rnn, nn.LSTM):  # an exported layer takes padded input and its frames
-            return self.head(self.crdnn.DNN(rnn(x, frames))), frames
-        packed = packed_lstm(rnn, pack(x, frames))
-        # Padding never reaches the DNN, so neither BatchNorm nor an observer can see it.
-        return unpack(packed, self.head(self.crdnn.DNN(packed.data)), x.shape[1]), frames
+            inputs = masked(self.masks, inputs)
+        hidden = hidden_of(self.crdnn, inputs, frames, self.time_pooling_size)
+        return hidden.unpack(self.head(hidden.data)), hidden.frames
 
     def compiled_parts(self) -> Iterator[nn.Module]:
         """The DNN blocks; for the CNN see `qat.models.compiling`."""
@@ -173,11 +165,57 @@ class CRDNNModule(CTCModule):
 
     def batch_norm_pairs(self) -> Iterator[tuple[str, nn.Module, nn.Module]]:
         """Linear -> BatchNorm1d of each DNN block (the CNN blocks use LayerNorm)."""
-        if "DNN" not in self.crdnn:
-            return
-        for name, block in self.crdnn.DNN.items():
-            if isinstance(block["norm"], BatchNorm1d):
-                yield f"crdnn.DNN.{name}.norm", block["linear"].w, block["norm"].norm
+        yield from batch_norms_of(self.crdnn, "crdnn")
+
+
+def batch_norms_of(crdnn: CRDNN, name: str) -> Iterator[tuple[str, nn.Module, nn.Module]]:
+    """Yield (name of the norm, producing layer, `nn.BatchNorm1d`) of each DNN block of a lobe called `name`."""
+    if "DNN" not in crdnn:
+        return
+    for block_name, block in crdnn.DNN.items():
+        if isinstance(block["norm"], BatchNorm1d):
+            yield f"{name}.DNN.{block_name}.norm", block["linear"].w, block["norm"].norm
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """What a CRDNN makes of a batch, without its padding: BatchNorm, observers and heads see valid frames only.
+
+    Attributes:
+        data: `(N, D)`, packed as `packed`; `(B, T, D)` where an exported layer takes padded input.
+        packed: how; None where padded.
+        frames: valid frames `(B,)`.
+        total: T.
+    """
+
+    data: Tensor
+    packed: PackedSequence | None
+    frames: Tensor
+    total: int
+
+    def unpack(self, data: Tensor) -> Tensor:
+        """What was computed of `data`, as `(B, T, ...)` with zeros as padding."""
+        return data if self.packed is None else unpack(self.packed, data, self.total)
+
+
+def hidden_of(crdnn: CRDNN, inputs: Tensor, frames: Tensor, time_pooling_size: int) -> Hidden:
+    """A CRDNN lobe on features `(B, T, F)`, valid frames `(B,)`; `T // time_pooling_size` frames come out."""
+    with valid_lengths(frames, inputs.shape[1]):
+        x = crdnn.time_pooling(crdnn.CNN(inputs))
+    frames = torch.div(frames, time_pooling_size, rounding_mode="floor").clamp(min=1)
+    x = x.flatten(2)
+    rnn = crdnn.RNN.rnn
+    if not isinstance(rnn, nn.LSTM):  # an exported layer takes padded input and its frames
+        return Hidden(crdnn.DNN(rnn(x, frames)), None, frames, x.shape[1])
+    packed = packed_lstm(rnn, pack(x, frames))
+    return Hidden(crdnn.DNN(packed.data), packed, frames, x.shape[1])
+
+
+def masked(masks: Sequence[SpectrogramDrop], features: Tensor) -> Tensor:
+    """Features `(B, T, F)` with SpecAugment's spans and bands set to zero."""
+    for mask in masks:
+        features = drop(mask, features)
+    return features
 
 
 def drop(mask: SpectrogramDrop, features: Tensor) -> Tensor:

@@ -1,0 +1,274 @@
+"""SpeechBrain's CRDNN with an attention decoder beside its CTC head, and a language model of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from speechbrain.lobes.features import Fbank
+from torch import Tensor, nn
+
+from datamodules.batch import Batch
+from qat.decoding.options import SearchSettings
+from qat.layers.base import device_of
+from qat.layers.masking import frame_mask, to_device_of
+from qat.models.attention_decoder import Projected, first_state, step
+from qat.models.attention_options import AttentionOptions
+from qat.models.attention_parts import (
+    Tokenizer,
+    build_decoder,
+    build_language_model,
+    language_model_logits,
+)
+from qat.models.checkpoint import read_checkpoint
+from qat.models.crdnn import HOP_LENGTH, batch_norms_of, hidden_of, masked, normalise_features
+from qat.models.ctc import CTCModule
+from qat.models.distillation import Teacher
+from qat.recipe import Recipe
+from qat.system.errors import UserError
+
+SEQUENCE_END = 0  # SpeechBrain's published models have one index for blank, begin, end and unknown
+
+
+@dataclass(frozen=True)
+class States:
+    """What the encoder hands on.
+
+    Attributes:
+        hidden: encoder states `(B, T, D)`.
+        logits: of the CTC head `(B, T, V)`.
+        frames: valid frames `(B,)`.
+        projected: what the attention reads.
+    """
+
+    hidden: Tensor
+    logits: Tensor
+    frames: Tensor
+    projected: Projected
+
+
+class AttentionModule(CTCModule):
+    """A CRDNN encoder, a CTC head, an attentional GRU decoder over subwords, and a recurrent language model.
+
+    Args:
+        recipe: what is quantized and how; a `Recipe` or its `to_dict()`.
+        init_from: float checkpoint whose weights the model starts from; None starts from random weights.
+        options: fields of `AttentionOptions`.
+
+    Raises:
+        UserError: see the option groups.
+    """
+
+    groups = {
+        "cnn": ["encoder.CNN.*"],
+        "rnn": ["encoder.RNN.*"],
+        "dnn": ["encoder.DNN.*"],
+        "decoder": ["embedding.*", "decoder.*"],
+        "head": ["ctc_lin.*", "seq_lin.*"],
+        "lm": ["lm.*"],
+    }
+    readers = (("mlp_enc", "mlp_out"),)
+    options: AttentionOptions
+
+    def __init__(
+        self,
+        recipe: Recipe | dict[str, Any] | None = None,
+        init_from: str | None = None,
+        **options: Any,
+    ) -> None:
+        chosen = AttentionOptions(**options)
+        super().__init__(recipe, init_from, chosen)
+        self.save_hyperparameters(self.hyper_parameters())
+        self.settings = SearchSettings.from_dict(chosen.search or {})
+        self.tokenizer = Tokenizer(chosen.tokenizer)
+        self.fbank = Fbank(sample_rate=16_000, n_mels=chosen.n_mels)
+        self.register_buffer("mean", torch.zeros(chosen.n_mels))  # on the CPU: moves with the model
+        self.register_buffer("deviation", torch.ones(chosen.n_mels))  # on the CPU: likewise
+        self.encoder = chosen.build()
+        for name, part in build_decoder(chosen).items():
+            self.add_module(name, part)
+        self.lm = None if chosen.lm == "none" else build_language_model(chosen)
+        self.masks = chosen.build_masks()
+        if chosen.init_encoder:
+            load_encoder_(self, chosen.init_encoder)
+        self.finish_build()
+
+    def hyper_parameters(self) -> dict[str, Any]:
+        """See `RecipeModule`; files that are spent once their contents are in are left out."""
+        spent = ("tokenizer", "init_encoder", "speechbrain")
+        return {key: value for key, value in super().hyper_parameters().items() if key not in spent}
+
+    # ---------------------------------------------------------------- text and labels
+    @property
+    def symbols(self) -> list[str]:
+        """Text of each piece, with its mark of a word's beginning."""
+        return self.tokenizer.pieces.symbols
+
+    def labels(self, text: str) -> list[int]:
+        """Text -> pieces."""
+        return self.tokenizer.pieces.encode(text)
+
+    def labels_to_text(self, labels: Tensor) -> str:
+        """Best label of each frame `(T,)` -> text: repeats merged, blanks dropped."""
+        merged = [label for label in torch.unique_consecutive(labels).tolist() if label != self.blank]
+        return self.tokenizer.pieces.decode(merged)
+
+    # ---------------------------------------------------------------- the forward path
+    def features(self, signal: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-mel filterbanks in dB `(B, T, F)`, normalised; padding is zero."""
+        with torch.autocast(signal.device.type, enabled=False):
+            log_mel = self.fbank(signal.float())
+        frames = lengths // HOP_LENGTH + 1
+        if self.options.normalize == "utterance":
+            return normalise_features(log_mel, frames)
+        mask = frame_mask(frames, log_mel).unsqueeze(-1)
+        return ((log_mel - self.mean) / self.deviation).masked_fill(~mask, 0.0), frames
+
+    def states(self, signal: Tensor, lengths: Tensor) -> States:
+        """Everything that is computed once an utterance: samples `(B, S)`, valid ones `(B,)`."""
+        inputs, frames = self.features(signal, lengths)
+        if self.training:
+            inputs = masked(self.masks, inputs)
+        hidden = hidden_of(self.encoder, inputs, frames, self.options.time_pooling_size)
+        attn: Any = self.decoder.attn
+        keys, values = hidden.unpack(attn.mlp_enc(hidden.data)), hidden.unpack(attn.mlp_out(hidden.data))
+        return States(
+            hidden.unpack(hidden.data),
+            hidden.unpack(self.ctc_lin(hidden.data)),
+            hidden.frames,
+            Projected(keys, values, frame_mask(hidden.frames, keys)),
+        )
+
+    def forward(self, signal: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Samples `(B, S)`, `lengths (B,)` -> (CTC logits `(B, T, V)`, frames `(B,)`)."""
+        states = self.states(signal, lengths)
+        return states.logits, states.frames
+
+    def encode(self, inputs: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Features `(B, T, F)` -> (CTC logits `(B, T', V)`, frames `(B,)`)."""
+        hidden = hidden_of(self.encoder, inputs, frames, self.options.time_pooling_size)
+        return hidden.unpack(self.ctc_lin(hidden.data)), hidden.frames
+
+    def forced(self, states: States, labels: Tensor) -> Tensor:
+        """Teacher forcing: logits `(B, U, V)` of the label after each of `labels (B, U)`, the first of them `bos`."""
+        decoder, embedded = self.decoder, self.embedding(labels)
+        state, outputs = first_state(decoder, states.projected), []
+        for place in range(labels.shape[1]):
+            output, state = step(decoder, embedded[:, place], replace(state, attention=state.attention.detach()), states.projected)
+            outputs.append(output)
+        return self.seq_lin(torch.stack(outputs, dim=1))
+
+    # ---------------------------------------------------------------- training
+    def targets(self, texts: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
+        """Labels after `bos` `(B, U)`, what follows each `(B, U)` (-100 past the end), counts with the end `(B,)`."""
+        labels = [[SEQUENCE_END, *self.labels(text), SEQUENCE_END] for text in texts]
+        counts = torch.tensor([len(item) - 1 for item in labels], device="cpu")
+        width = int(counts.max())
+        inputs = torch.tensor([item[:-1] + [0] * (width + 1 - len(item)) for item in labels], device="cpu")
+        after = torch.tensor([item[1:] + [-100] * (width + 1 - len(item)) for item in labels], device="cpu")
+        place = next(self.parameters())
+        return to_device_of(place, inputs), to_device_of(place, after), counts
+
+    def transcript_loss(self, batch: Batch) -> Tensor:
+        """The joint loss, and the language model's own."""
+        loss, _, _ = self.joint_loss(batch)
+        return loss
+
+    def joint_loss(self, batch: Batch) -> tuple[Tensor, States, Tensor]:
+        """Loss on the transcripts, the states and the token logits that it was computed of."""
+        weight = self.options.ctc_weight
+        states = self.states(batch.signal, batch.lengths)
+        inputs, after, _ = self.targets(batch.texts)
+        tokens = self.forced(states, inputs)
+        loss = (1 - weight) * cross_entropy(tokens, after, self.options.label_smoothing)
+        if weight:
+            loss = loss + weight * self.ctc_loss(states.logits, states.frames, batch.texts)
+        if self.trains_language_model:
+            lm_loss = cross_entropy(language_model_logits(self.lm, inputs), after, 0.0)
+            self.log("train/lm_loss", lm_loss, batch_size=len(batch.texts))
+            loss = loss + lm_loss  # no parameter is in both: each has its own gradient
+        return loss, states, tokens
+
+    @property
+    def trains_language_model(self) -> bool:
+        """Whether the language model learns from the transcripts."""
+        frozen = self.recipe.active and self.options.lm == "float"
+        return self.lm is not None and self.options.lm_fine_tune and not frozen
+
+    def distillation_loss(self, batch: Batch, teacher: Teacher) -> Tensor:
+        """Transcripts, and the teacher's posteriors of frames and tokens."""
+        options = self.options
+        loss, states, tokens = self.joint_loss(batch)
+        inputs, after, counts = self.targets(batch.texts)
+        frames = teacher.loss(states.logits, states.frames, batch.signal, batch.lengths, counts)
+        with torch.no_grad():
+            model: Any = teacher.model
+            theirs = model.forced(model.states(batch.signal, batch.lengths), inputs)
+        divergence = F.kl_div(
+            F.log_softmax(tokens.float(), -1),
+            F.log_softmax(theirs.float(), -1),
+            reduction="none",
+            log_target=True,
+        ).sum(-1)
+        of_tokens = divergence[after >= 0].mean()
+        divergence = options.ctc_weight * frames + (1 - options.ctc_weight) * of_tokens
+        self.log("train/divergence", divergence, batch_size=len(batch.texts))
+        return (1 - options.distillation_weight) * loss + options.distillation_weight * divergence
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Loss and corpus word error rate (percent) on the dev split, of the best label at each step."""
+        states = self.states(batch.signal, batch.lengths)
+        inputs, after, _ = self.targets(batch.texts)
+        loss = cross_entropy(self.forced(states, inputs), after, 0.0)
+        self.val_wer.update(self.greedy(states), batch.texts)
+        self.log("val/loss", loss, batch_size=len(batch.texts), sync_dist=True)
+        if self.lm is not None:
+            lm_loss = cross_entropy(language_model_logits(self.lm, inputs), after, 0.0)
+            self.log("val/lm_loss", lm_loss, batch_size=len(batch.texts), sync_dist=True)
+
+    @torch.no_grad()
+    def greedy(self, states: States) -> list[str]:
+        """The best label at each step, without a language model: B texts."""
+        rows, total = states.projected.valid.shape
+        label = torch.full((rows,), SEQUENCE_END, dtype=torch.int64, device=states.logits.device)
+        state, found = first_state(self.decoder, states.projected), []
+        ended = torch.zeros(rows, dtype=torch.bool, device=label.device)
+        for _ in range(total):
+            output, state = step(self.decoder, self.embedding(label), state, states.projected)
+            label = self.seq_lin(output).argmax(-1)
+            ended |= label == SEQUENCE_END
+            if bool(ended.all()):
+                break
+            found.append(label.masked_fill(ended, SEQUENCE_END))
+        labels = torch.stack(found, dim=1).cpu() if found else torch.zeros(rows, 0)
+        return [
+            self.tokenizer.pieces.decode([label for label in row if label != SEQUENCE_END])
+            for row in labels.tolist()
+        ]
+
+    def batch_norm_pairs(self) -> Iterator[tuple[str, nn.Module, nn.Module]]:
+        """Linear -> BatchNorm1d of each DNN block."""
+        yield from batch_norms_of(self.encoder, "encoder")
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
+    """Mean over labels; `(B, U, V)` and `(B, U)`, -100 where none is."""
+    return F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), label_smoothing=smoothing)
+
+
+def load_encoder_(module: AttentionModule, path: str) -> None:
+    """Copy the encoder of a float `CRDNNModule` checkpoint.
+
+    Raises:
+        UserError: the checkpoint's encoder has other sizes.
+    """
+    state = read_checkpoint(path)["state_dict"]
+    prefix = "crdnn."
+    encoder = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    try:
+        module.encoder.load_state_dict(encoder)
+    except RuntimeError as error:
+        raise UserError(f"{path}: init_encoder does not fit: {str(error).splitlines()[1].strip()}") from None

@@ -1,0 +1,110 @@
+"""Options of the attention model: sizes of decoder and language model, joint loss, where weights come from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from qat.models.crdnn import CRDNNShape, SpecAugmentOptions
+from qat.models.options import Options, TrainingOptions
+from qat.system.errors import UserError
+
+LanguageModel = Literal["quantize", "float", "none"]
+Normalization = Literal["utterance", "global"]
+
+
+@dataclass(frozen=True)
+class DecoderShape(Options):
+    """Size of SpeechBrain's attentional decoder.
+
+    Args:
+        vocabulary_size: labels, `V`; those of the tokenizer.
+        embedding_dim: of a label in the decoder.
+        decoder_neurons: `H` of the GRU.
+        decoder_layers: stacked GRU cells.
+        attention_dim: `A`.
+        attention_channels: of the convolution over the attention weights before.
+        attention_kernel: frames on each side that it sees.
+        attention_scaling: factor of the energies.
+    """
+
+    vocabulary_size: int = 200
+    embedding_dim: int = 64
+    decoder_neurons: int = 256
+    decoder_layers: int = 1
+    attention_dim: int = 128
+    attention_channels: int = 8
+    attention_kernel: int = 50
+    attention_scaling: float = 1.0
+
+
+@dataclass(frozen=True)
+class LanguageModelShape(Options):
+    """Size of SpeechBrain's recurrent language model.
+
+    Args:
+        lm: quantize it like the rest, keep it in float, or have none.
+        lm_embedding_dim: of a label.
+        lm_layers: stacked LSTM layers.
+        lm_neurons: of each.
+        lm_dnn_blocks: Linear + LayerNorm blocks after them.
+        lm_dnn_neurons: of each.
+        lm_dropout: of all of them.
+        lm_fine_tune: train it on the transcripts; false: it keeps its weights and is only calibrated.
+
+    Raises:
+        UserError: `lm` is none of the three.
+    """
+
+    lm: LanguageModel = "quantize"
+    lm_embedding_dim: int = 64
+    lm_layers: int = 1
+    lm_neurons: int = 256
+    lm_dnn_blocks: int = 1
+    lm_dnn_neurons: int = 128
+    lm_dropout: float = 0.15
+    lm_fine_tune: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.lm not in ("quantize", "float", "none"):
+            raise UserError(f"lm: {self.lm!r}, must be quantize, float or none")
+
+
+@dataclass(frozen=True)
+class JointLossOptions(Options):
+    """SpeechBrain's joint loss, and where the model comes from.
+
+    Args:
+        ctc_weight: share of the CTC loss; the attention decoder's cross-entropy has the rest, in [0, 1].
+        label_smoothing: of that cross-entropy, in [0, 1].
+        normalize: features by the statistics of each utterance, or by stored ones.
+        tokenizer: SentencePiece model file; the checkpoint holds its contents.
+        init_encoder: checkpoint of a `CRDNNModule` whose encoder the weights start from.
+        speechbrain: SpeechBrain's pretrained folder (or its name on the hub), which gives all sizes and weights.
+        search: settings of the beam search that go with the model (`qat.decoding.options.SearchSettings`).
+
+    Raises:
+        UserError: a share outside its range, or an unknown normalisation.
+    """
+
+    ctc_weight: float = 0.3
+    label_smoothing: float = 0.1
+    normalize: Normalization = "utterance"
+    tokenizer: str | None = None
+    init_encoder: str | None = None
+    speechbrain: str | None = None
+    search: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check(("ctc_weight", "label_smoothing"), 0, 1)
+        if self.normalize not in ("utterance", "global"):
+            raise UserError(f"normalize: {self.normalize!r}, must be utterance or global")
+
+
+@dataclass(frozen=True)
+class AttentionOptions(
+    TrainingOptions, JointLossOptions, LanguageModelShape, DecoderShape, SpecAugmentOptions, CRDNNShape
+):
+    """All options of an `AttentionModule`."""
