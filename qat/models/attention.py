@@ -95,6 +95,13 @@ class AttentionModule(CTCModule):
         if chosen.init_encoder:
             load_encoder_(self, chosen.init_encoder)
         self.finish_build()
+        self.encoder.requires_grad_(not chosen.freeze_encoder)
+
+    def train(self, mode: bool = True) -> AttentionModule:
+        """As any module; a frozen encoder stays in eval mode."""
+        super().train(mode)
+        self.encoder.train(mode and not self.options.freeze_encoder)
+        return self
 
     def hyper_parameters(self) -> dict[str, Any]:
         """See `RecipeModule`; files that are spent once their contents are in are left out."""

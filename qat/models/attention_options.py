@@ -80,6 +80,7 @@ class JointLossOptions(Options):
         label_smoothing: of that cross-entropy, in [0, 1].
         normalize: features by the statistics of each utterance, or by stored ones.
         tokenizer: SentencePiece model file; the checkpoint holds its contents.
+        freeze_encoder: train everything but the encoder, which then has neither dropout nor moving statistics.
         init_encoder: checkpoint of a `CRDNNModule` whose encoder the weights start from.
         speechbrain: SpeechBrain's pretrained folder (or its name on the hub), which gives all sizes and weights.
         search: settings of the beam search that go with the model (`qat.decoding.options.SearchSettings`).
@@ -92,6 +93,7 @@ class JointLossOptions(Options):
     label_smoothing: float = 0.1
     normalize: Normalization = "utterance"
     tokenizer: str | None = None
+    freeze_encoder: bool = False
     init_encoder: str | None = None
     speechbrain: str | None = None
     search: dict[str, Any] | None = None

@@ -39,11 +39,13 @@ class RecipeModule(LightningModule, ABC):
     Attributes:
         groups: name of a group of layers -> globs on dotted names; what rules of a recipe may name.
         readers: names of layers that read the very same tensor where they are children of one module.
+        kept_float: glob on dotted names -> why these layers stay float, unless a rule speaks of none but such layers.
         compiled_functions: names of the static methods that are compiled beside `compiled_parts`.
     """
 
     groups: dict[str, list[str]] = {}
     readers: Sequence[Sequence[str]] = ()
+    kept_float: dict[str, str] = {}
     compiled_functions: tuple[str, ...] = ()
 
     def __init__(
@@ -72,7 +74,7 @@ class RecipeModule(LightningModule, ABC):
         if self.init_from:
             load_float_weights_(self, self.init_from)
         if self.recipe.active:
-            self.swap_report = swap_(self, self.recipe, self.groups, self.readers)
+            self.swap_report = swap_(self, self.recipe, self.groups, self.readers, self.kept_float)
             set_step_key_(self, self.step_key)
 
     # ---------------------------------------------------------------- the forward path
