@@ -327,8 +327,8 @@ def write_attention_folder(
         seed: of the weights.
         language_model: whether there is one.
         style: of the search in `hyperparams.yaml`: `scorers` (SpeechBrain 1.x, which opens it), or `searcher` (0.5.x).
-        sharpness: times which weights are larger than SpeechBrain starts them: else every token is as likely as any
-            other, whatever came before. 1 to train them.
+        sharpness: times which a decoder's weights are larger than SpeechBrain starts them: else every token is as
+            likely as any other, whatever came before. 1 to train them.
         texts: that the tokenizer learns from.
         sizes: replace fields of `ATTENTION_SIZES`.
 
@@ -350,15 +350,8 @@ def write_attention_folder(
     (folder / "hyperparams.yaml").write_text(written)
     randomise_(objects["asr_model"])
     encoder, decoder = objects["enc"], objects["dec"]
-    sharpen_(
-        sharpness,
-        encoder["RNN"],
-        encoder["DNN"]["block_1"]["linear"],
-        decoder.rnn,
-        decoder.attn,
-        decoder.proj,
-    )
-    sharpen_(sharpness, objects["seq_lin"])
+    sharpen_(4.0, encoder["RNN"], encoder["DNN"]["block_1"]["linear"])
+    sharpen_(sharpness, decoder.rnn, decoder.attn, decoder.proj, objects["seq_lin"])
     if language_model:
         randomise_(objects["lm_model"])
         sharpen_(sharpness, objects["lm_model"].rnn, objects["lm_model"].out)
