@@ -100,12 +100,7 @@ def build_language_model(options: AttentionOptions) -> RNNLM:
         dnn_neurons=options.lm_dnn_neurons,
         return_hidden=True,
     )
-    rnn: Any = lm.rnn.rnn
-    stepwise = StepLSTM(
-        rnn.input_size, rnn.hidden_size, rnn.num_layers, dropout=rnn.dropout, batch_first=True
-    )
-    stepwise.load_state_dict(rnn.state_dict())
-    lm.rnn.rnn = stepwise
+    lm.rnn.rnn = StepLSTM.from_lstm(lm.rnn.rnn)
     return lm
 
 
