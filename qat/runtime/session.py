@@ -11,7 +11,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from qat.decoding.ctc import GreedyCTC
-from qat.decoding.recogniser import Decoder
+from qat.decoding.recogniser import Decoder, Emission
 from qat.system.errors import UserError
 
 PROVIDER = "CPUExecutionProvider"
@@ -93,6 +93,14 @@ class Session:
         """Logits `(T, V)` -> text."""
         return self.decoder.decode(logits)
 
+    def emit(self, signal: NDArray[Any]) -> Emission:
+        """Samples `(S,)` -> logits of the valid frames; raises as `logits`."""
+        return Emission(self.logits(signal))
+
+    def text_of(self, emission: Emission) -> str:
+        """Logits -> text."""
+        return self.decode(emission.logits)
+
     def transcribe(self, signal: NDArray[Any]) -> str:
         """Samples `(S,)` -> text."""
-        return self.decode(self.logits(signal))
+        return self.text_of(self.emit(signal))
