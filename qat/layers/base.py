@@ -25,6 +25,14 @@ REGISTRIES = (
     "_flat_weights",
 )
 
+QUANTIZERS = (
+    "input_quantizer",
+    "hidden_quantizer",
+    "weight_quantizer",
+    "weight_quantizers",
+    "output_quantizer",
+)  # names of a layer's child quantizers
+
 
 class QuantLayer(nn.Module):
     """Mixin of the quantized layers; comes before the float class.
@@ -33,6 +41,7 @@ class QuantLayer(nn.Module):
         float_class: the class that `from_float` takes and `to_float` gives back.
         time_axis: of the layer's input, negative.
         layer_recipe: what it was built from.
+        reads_activations: whether it multiplies; a look-up is quantized with weight bits alone.
         relative_error: an error of its output counts by its share of the output's energy, frame by frame (AdaRound and
             bias correction): what follows normalises each frame, quiet ones as well as loud ones.
         input_quantizer: of the layer's input; `Unquantized` where it stays float.
@@ -42,6 +51,7 @@ class QuantLayer(nn.Module):
     float_class: type[nn.Module]
     time_axis: int = -1
     layer_recipe: LayerRecipe
+    reads_activations: bool = True
     relative_error: bool = False
     input_quantizer: Any
     weight_quantizer: Any
@@ -62,9 +72,9 @@ class QuantLayer(nn.Module):
     def to_float(self) -> nn.Module:
         """Float layer that shares the Parameters; computes exactly what the layer did before `from_float`."""
         layer = adopt(self.float_class, self)
-        for name in ("input_quantizer", "weight_quantizer", "weight_quantizers", "output_quantizer"):
+        for name in QUANTIZERS:
             layer._modules.pop(name, None)
-        for name in ("layer_recipe", "relative_error"):
+        for name in ("layer_recipe", "relative_error", "time_axis"):
             layer.__dict__.pop(name, None)
         return layer
 
@@ -90,12 +100,16 @@ class QuantLayer(nn.Module):
         biases = [] if getattr(self, "bias", None) is None else ["bias"]
         return [Product([["weight"]], biases, int(getattr(self, "groups", 1)))]
 
+    def recorded(self, *inputs: Any, **named: Any) -> Any:
+        """What `product_inputs` needs of the arguments of a call: the first one."""
+        return inputs[0]
+
     def product_inputs(self, index: int, x: Any, quantized: bool, generator: torch.Generator) -> Tensor:
         """Inputs of the product `index`, `(G, N, I)`, out of the layer's input; a sample where there are many.
 
         Args:
             index: in `products`.
-            x: what the layer was called with.
+            x: what the layer was called with (`recorded`).
             quantized: as the layer computes now; else as the float layer does.
             generator: draws the positions; the same state for the float and the quantized side.
         """

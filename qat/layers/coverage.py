@@ -32,8 +32,8 @@ def coverage(model: nn.Module, macs: dict[str, int] | None = None) -> dict[str, 
         macs: from `count_macs`; None leaves the share of multiply-accumulates open.
 
     Returns:
-        `weights` (of all linear, convolutional and recurrent weights, biases aside), `macs` (of all layers and of
-        the attention products, which stay float; None if unknown), `layers_quantized`, `layers_total`, and
+        `weights` (of all linear, convolutional, recurrent and embedding weights, biases aside), `macs` (of all layers
+        and of the attention products, which stay float; None if unknown), `layers_quantized`, `layers_total`, and
         `skipped`: names of those that compute in float, be their weights quantized or not.
     """
     layers = list(weighted_layers(model))
@@ -57,7 +57,7 @@ def has_weight_bits(layer: nn.Module) -> bool:
 
 
 def computes_quantized(layer: nn.Module) -> bool:
-    """Whether a layer multiplies quantized weights with quantized activations."""
+    """Whether a layer multiplies quantized weights with quantized activations, or looks quantized weights up."""
     return isinstance(layer, QuantLayer) and not side_in_float(layer)
 
 
@@ -65,6 +65,8 @@ def side_in_float(layer: nn.Module) -> str:
     """Why a layer that was swapped computes in float all the same; empty if it does not."""
     recipe = getattr(layer, "layer_recipe", None)
     if recipe is None or (recipe.weight_bits and recipe.activation_bits):
+        return ""
+    if recipe.weight_bits and not getattr(layer, "reads_activations", True):
         return ""
     if recipe.weight_bits:
         return (
@@ -113,12 +115,12 @@ def count_macs(model: nn.Module, run: Callable[[], Any]) -> dict[str, int]:
 
 
 def layer_macs(layer: nn.Module, x: Any, output: Any) -> int:
-    """Multiply-accumulates of one call of a linear, convolutional or recurrent layer."""
+    """Multiply-accumulates of one call of a linear, convolutional or recurrent layer; an embedding has none."""
     if output is None:
         return 0
     if isinstance(layer, nn.modules.conv._ConvNd):
         return output.numel() * layer.weight[0].numel()
-    if isinstance(layer, nn.RNNBase):
+    if isinstance(layer, nn.RNNBase | nn.RNNCellBase):
         data = x.data if isinstance(x, PackedSequence) else x
         return data.numel() // data.shape[-1] * weight_count(layer)
     if isinstance(layer, nn.Linear):

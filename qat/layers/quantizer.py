@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -27,11 +29,13 @@ class StepKey:
         seed: of the recipe.
         step: optimiser step; the trainer advances it.
         rank: of this process; weights leave it out, so that all ranks train the same weights.
+        frame: of a loop over time within the step, from 1 on; activations draw other noise in each. 0 outside.
     """
 
     seed: int = 0
     step: int = 0
     rank: int = 0
+    frame: int = 0
     written: list[Tensor] = field(
         default_factory=lambda: [int64_(0), int64_(0)], repr=False
     )  # for compiled code: of activations, and of weights
@@ -40,7 +44,18 @@ class StepKey:
         """Seed of this step's noise; for compiled code, the tensor that `write_` filled."""
         if is_compiled():
             return self.written[of_weight]
+        if self.frame and not of_weight:
+            return step_seed(self.seed, self.step, self.rank, self.frame)
         return step_seed(self.seed, self.step, -1 if of_weight else self.rank)
+
+    @contextmanager
+    def frames(self) -> Iterator[None]:
+        """Around a loop over time, which counts `frame` up at each turn."""
+        before = self.frame
+        try:
+            yield
+        finally:
+            self.frame = before
 
     def write_(self) -> None:
         """Tell compiled code the seeds of this step."""

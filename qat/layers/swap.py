@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 from torch import nn
 from torch.nn.utils import parametrize
@@ -11,10 +12,15 @@ from torch.nn.utils import parametrize
 from qat.layer_recipe import LayerRecipe
 from qat.layers.base import QuantLayer
 from qat.layers.conv import QuantConv1d, QuantConv2d, QuantFrameConv1d
+from qat.layers.embedding import QuantEmbedding
+from qat.layers.gru import QuantGRU
+from qat.layers.gru_cell import QuantGRUCell
 from qat.layers.linear import QuantLinear
 from qat.layers.lstm import QuantLSTM
+from qat.layers.lstm_cell import QuantLSTMCell
 from qat.layers.quantizer import Quantizer, StepKey
 from qat.layers.shared import Shared
+from qat.layers.step_lstm import QuantStepLSTM, StepLSTM
 from qat.layers.weight import WeightQuantizer
 from qat.layers.weight_group import WeightGroup
 from qat.layers.weight_norm import remove_weight_norm_
@@ -26,8 +32,21 @@ QUANT_LAYERS: dict[type[nn.Module], type[QuantLayer]] = {
     nn.Conv1d: QuantConv1d,
     nn.Conv2d: QuantConv2d,
     nn.LSTM: QuantLSTM,
+    StepLSTM: QuantStepLSTM,
+    nn.LSTMCell: QuantLSTMCell,
+    nn.GRU: QuantGRU,
+    nn.GRUCell: QuantGRUCell,
+    nn.Embedding: QuantEmbedding,
 }
-FRAME_LAYERS: dict[type[nn.Module], type[QuantLayer]] = {nn.Linear: QuantLinear, nn.Conv1d: QuantFrameConv1d}
+FRAME_LAYERS: dict[type[nn.Module], type[QuantLayer]] = {
+    nn.Linear: QuantLinear,
+    nn.Conv1d: QuantFrameConv1d,
+    StepLSTM: QuantStepLSTM,
+    nn.LSTMCell: QuantLSTMCell,
+    nn.GRU: QuantGRU,
+    nn.GRUCell: QuantGRUCell,
+    nn.Embedding: QuantEmbedding,
+}
 WEIGHTED = (
     nn.Linear,
     nn.modules.conv._ConvNd,
@@ -35,6 +54,7 @@ WEIGHTED = (
     nn.RNNCellBase,
     nn.Bilinear,
     nn.MultiheadAttention,
+    nn.Embedding,
 )
 
 
@@ -67,6 +87,7 @@ def swap_(
     recipe: Recipe,
     groups: Mapping[str, Sequence[str]] | None = None,
     readers: Sequence[Sequence[str]] = (),
+    kept_float: Mapping[str, str] | None = None,
 ) -> SwapReport:
     """Replace the layers that the recipe quantizes, in place; their quantizers are off.
 
@@ -77,6 +98,8 @@ def swap_(
         recipe: `active`.
         groups: name of a group -> globs on dotted names.
         readers: names of layers that read the very same tensor where they are children of one module.
+        kept_float: glob on dotted names -> why these layers stay float, unless the first rule that matches one of them
+            matches no other layers.
 
     Raises:
         UserError: a rule matches no layer, or asks of a layer what it cannot do.
@@ -85,14 +108,17 @@ def swap_(
     if recipe.active:
         remove_weight_norm_(model)
     found = list(weighted_layers(model))
-    recipe.check_rules([name for name, _ in found], groups)
+    names = [name for name, _ in found]
+    recipe.check_rules(names, groups)
     replaced: dict[nn.Module, nn.Module] = {}
     report = SwapReport([], [])
     for name, layer in found:
         chosen = recipe.for_layer(name, groups)
-        reason = chosen if isinstance(chosen, str) else float_reason(model, name, layer)
-        if reason or isinstance(chosen, str):
-            report.skipped.append((name, reason))
+        if not isinstance(chosen, str):
+            kept = kept_reason(name, names, recipe, groups, kept_float or {})
+            chosen = kept or float_reason(model, name, layer, chosen) or chosen
+        if isinstance(chosen, str):
+            report.skipped.append((name, chosen))
             continue
         replaced[layer] = quantize_layer(layer, chosen, name)
         report.swapped.append(name)
@@ -103,6 +129,32 @@ def swap_(
     share_input_quantizers_(model, readers)
     set_step_key_(model, StepKey(recipe.seed))
     return report
+
+
+def kept_reason(
+    name: str,
+    names: Sequence[str],
+    recipe: Recipe,
+    groups: Mapping[str, Sequence[str]],
+    kept_float: Mapping[str, str],
+) -> str:
+    """Why the model keeps a layer float; empty where it does not, or a rule speaks of none but such layers.
+
+    Args:
+        name: of the layer.
+        names: of all layers.
+        recipe: with rules.
+        groups: as in `swap_`.
+        kept_float: as in `swap_`.
+    """
+
+    def reason(layer: str) -> str:
+        return next((why for glob, why in kept_float.items() if fnmatchcase(layer, glob)), "")
+
+    rule = next((rule for rule in recipe.rules if rule.matches(name, groups)), None)
+    if rule and all(reason(other) for other in names if rule.matches(other, groups)):
+        return ""
+    return reason(name)
 
 
 def share_input_quantizers_(model: nn.Module, readers: Sequence[Sequence[str]]) -> None:
@@ -135,7 +187,7 @@ def quantize_layer(layer: nn.Module, recipe: LayerRecipe, name: str = "layer") -
     if type(layer) not in FRAME_LAYERS or grouped or not recipe.weight_bits:
         kind = f"{type(layer).__name__}{' of groups' if grouped else ''}"
         raise UserError(
-            f"{name}: activation_granularity frame must be given to linear layers and convolutions along time "
+            f"{name}: activation_granularity frame must be given to linear layers, cells and convolutions along time "
             f"without groups, with quantized weights; this is a {kind} with {recipe.weight_bits or 'float'}-bit "
             "weights. A rule with activation_granularity: tensor leaves it out"
         )
@@ -143,13 +195,13 @@ def quantize_layer(layer: nn.Module, recipe: LayerRecipe, name: str = "layer") -
 
 
 def weighted_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Yield (name, layer) of all linear, convolutional and recurrent layers, each once, in traversal order."""
+    """Yield (name, layer) of all layers with weights to quantize, each once, in traversal order."""
     for name, layer in model.named_modules():
         if isinstance(layer, WEIGHTED):
             yield name, layer
 
 
-def float_reason(model: nn.Module, name: str, layer: nn.Module) -> str:
+def float_reason(model: nn.Module, name: str, layer: nn.Module, recipe: LayerRecipe) -> str:
     """Why a layer cannot be swapped; empty if it can."""
     kind = type(layer).__name__
     if isinstance(layer, QuantLayer):
@@ -160,6 +212,10 @@ def float_reason(model: nn.Module, name: str, layer: nn.Module) -> str:
         return f"no quantized {kind}"
     if isinstance(layer, nn.LSTM) and layer.proj_size:
         return "no quantized LSTM with a projection"
+    if isinstance(layer, nn.Embedding) and (layer.sparse or layer.max_norm is not None):
+        return "no quantized Embedding with max_norm or sparse gradients"
+    if isinstance(layer, nn.Embedding) and not recipe.weight_bits:
+        return "the recipe gives it no weight bits, and it has no activations to round"
     if layer is model:
         return "is the model itself"
     return ""

@@ -7,10 +7,10 @@ from torch import nn
 
 from qat.layers.swap import quant_layers, swap_
 from qat.recipe import Recipe
-from tests.layers.hosts import host, kinds, recipe
+from tests.layers.hosts import host, kinds, multiplying_kinds, recipe
 
 
-@kinds
+@multiplying_kinds
 def test_every_quantized_weight_takes_part_in_one_product(layer_kind: str) -> None:
     model, x = host(layer_kind)
     swap_(model, recipe(4))
@@ -20,7 +20,7 @@ def test_every_quantized_weight_takes_part_in_one_product(layer_kind: str) -> No
     assert sorted(named) == sorted(name for name, _, _ in layer.weights())
     generator = torch.Generator().manual_seed(0)
     for index, product in enumerate(products):
-        rows = layer.product_inputs(index, x[:1], False, generator)
+        rows = layer.product_inputs(index, layer.recorded(x[:1]), False, generator)
         widths = [layer.get_parameter(name)[0].numel() for name in product.weights[0]]
         assert rows.shape[0] == product.groups and rows.shape[2] == sum(widths)
         assert len(product.biases) in (0, len(product.weights))

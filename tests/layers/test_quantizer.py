@@ -11,7 +11,7 @@ from qat.layers.state import (
     set_enabled_,
 )
 from qat.layers.swap import quant_layers, set_step_key_, swap_
-from tests.layers.hosts import enabled, kinds, recipe
+from tests.layers.hosts import enabled, kinds, multiplying_kinds, recipe
 
 
 @kinds
@@ -33,7 +33,7 @@ def test_stochastic_training_is_keyed_by_step_and_evaluation_repeats(layer_kind:
     assert torch.equal(model(x), first)
 
 
-@kinds
+@multiplying_kinds
 def test_weights_leave_the_rank_out_of_their_noise_and_activations_do_not(layer_kind: str) -> None:
     model, x = enabled(layer_kind, 4, rounding="stochastic", weight_observer="max")
     key = StepKey()

@@ -30,7 +30,7 @@ class Zoo(nn.Module):
         super().__init__()
         self.conv = nn.Conv1d(4, 4, 3)
         self.up = nn.ConvTranspose1d(4, 4, 3)
-        self.gru = nn.GRU(4, 4)
+        self.plain = nn.RNN(4, 4)
         self.projected = nn.LSTM(4, 4, proj_size=2)
         self.head = nn.Linear(4, 4)
         self.shared = self.conv
@@ -43,7 +43,7 @@ def test_the_report_names_the_layers_left_out_with_reasons() -> None:
     assert report.swapped == ["conv"]
     assert dict(report.skipped) == {
         "up": "no quantized ConvTranspose1d",
-        "gru": "no quantized GRU",
+        "plain": "no quantized RNN",
         "projected": "no quantized LSTM with a projection",
         "head": "excluded by the recipe",
     }
@@ -52,7 +52,7 @@ def test_the_report_names_the_layers_left_out_with_reasons() -> None:
     assert type(model.head) is nn.Linear
     again = swap_(model, recipe())
     assert again.swapped == ["head"] and ("conv", "is quantized already") in again.skipped
-    assert coverage(model)["skipped"] == ["up", "gru", "projected"]
+    assert coverage(model)["skipped"] == ["up", "plain", "projected"]
 
 
 def test_groups_reach_swap_and_a_rule_for_nothing_is_refused() -> None:
