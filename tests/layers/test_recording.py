@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 from torch import Tensor, nn
 
@@ -25,12 +24,32 @@ def test_layers_that_read_the_same_tensor_come_together_in_order_of_their_calls(
     assert execution_order(model, lambda: model(torch.randn(2, 4))) == [["one", "two"], ["last"]]
 
 
-def test_a_layer_called_twice_is_refused() -> None:
+def test_a_layer_called_twice_stands_where_it_was_called_first_and_keeps_each_input() -> None:
     inner = nn.Linear(4, 4)
-    model = nn.Sequential(inner, nn.ReLU(), inner)
+    model = nn.Sequential(inner, nn.Linear(4, 4), inner)
     swap_(model, Recipe(preset="x"))
-    with pytest.raises(RuntimeError, match="more than once"):
-        execution_order(model, lambda: model(torch.randn(2, 4)))
+    x = torch.randn(2, 4)
+    assert execution_order(model, lambda: model(x)) == [["0"], ["1"]]
+    with torch.no_grad(), record_inputs(model, ["0"], stop=False) as recorded:
+        model(x)
+    first, second = recorded.of("0")
+    assert first is x and not torch.equal(second, x)
+
+
+def test_a_cell_is_recorded_with_its_state_however_it_is_given() -> None:
+    model = nn.ModuleDict({"cell": nn.GRUCell(4, 3), "head": nn.Linear(4, 2)})
+    swap_(model, Recipe(preset="x"))
+    x, hidden = torch.randn(2, 4), torch.randn(2, 3)
+
+    def run() -> None:
+        for state in (None, hidden):
+            model["cell"](x, hx=state)
+            model["head"](x)
+
+    assert execution_order(model, run) == [["cell", "head"]]
+    with record_inputs(model, ["cell"], stop=False) as recorded:
+        run()
+    assert [state for _, state in recorded.of("cell")] == [None, hidden]
 
 
 def test_recording_leaves_the_forward_once_all_inputs_are_there() -> None:
