@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from qat.layers.coverage import count_macs, coverage, side_in_float
 from qat.layers.state import calibrate_weights_, set_enabled_
+from qat.layers.step_lstm import StepLSTM
 from qat.layers.swap import swap_
 from qat.recipe import Recipe, Rule
 
@@ -71,3 +72,39 @@ def test_weights_alone_count_as_stored_but_not_as_computed() -> None:
     assert side_in_float(model.conv).startswith("weights stored in 4 bits, activations float")
     assert side_in_float(model.head).startswith("activations rounded to 8 bits, weights float")
     assert side_in_float(model.rnn) == ""
+
+
+class Stepwise(nn.Module):
+    """An embedding, cells that are called at each of 7 frames, and a sequence in one call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(11, 3)
+        self.gru_cell, self.lstm_cell = nn.GRUCell(3, 4), nn.LSTMCell(4, 5)
+        self.step, self.gru = StepLSTM(5, 6, 2), nn.GRU(6, 2, batch_first=True)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        state, outputs = None, []
+        for frame in self.embedding(ids).unbind(1):
+            hidden = self.lstm_cell(self.gru_cell(frame))[0]
+            output, state = self.step.step(hidden, state)
+            outputs.append(output)
+        return self.gru(torch.stack(outputs, 1))[0]
+
+
+def test_cells_and_embeddings_equal_a_hand_count() -> None:
+    model, ids = Stepwise().eval(), torch.arange(14).reshape(2, 7) % 11
+    weights = {
+        "embedding": 33,
+        "gru_cell": 12 * 7,
+        "lstm_cell": 20 * 9,
+        "step": 24 * (5 + 6) + 24 * 12,
+        "gru": 6 * 8,
+    }
+    hand = {name: 0 if name == "embedding" else 14 * count for name, count in weights.items()}
+    assert count_macs(model, lambda: model(ids)) == hand
+    swap_(model, Recipe(preset="test", rules=[Rule("lstm_cell", quantize=False)]))
+    shares = coverage(model, count_macs(model, lambda: model(ids)))
+    assert shares["weights"] == 1 - weights["lstm_cell"] / sum(weights.values())
+    assert shares["macs"] == 1 - hand["lstm_cell"] / sum(hand.values())
+    assert (shares["layers_quantized"], shares["layers_total"], shares["skipped"]) == (4, 5, ["lstm_cell"])

@@ -68,3 +68,41 @@ def test_the_off_recipe_swaps_nothing() -> None:
     model, _ = host("linear")
     assert swap_(model, Recipe()).skipped == [("layer", "the recipe is off")]
     assert type(model.layer) is nn.Linear
+
+
+class Decoder(nn.Module):
+    """Layers of which a model keeps some float."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.GRUCell(4, 4)
+        self.location = nn.Conv1d(1, 2, 3)
+        self.energy = nn.Linear(4, 1)
+
+
+KEPT = {"location": "its input is below one level", "ener*": "a scalar"}
+
+
+@pytest.mark.parametrize(
+    ("rules", "swapped"),
+    [
+        ([], ["cell"]),
+        ([Rule("*", weight_bits=4)], ["cell"]),
+        ([Rule("location", weight_bits=4)], ["cell", "location"]),
+        ([Rule("attention", weight_bits=4)], ["cell", "location", "energy"]),
+        ([Rule("*", weight_bits=4), Rule("location")], ["cell"]),
+    ],
+)
+def test_layers_that_a_model_keeps_float_stay_so_unless_a_rule_speaks_of_none_but_them(
+    rules: list[Rule], swapped: list[str]
+) -> None:
+    groups = {"attention": ["location", "energy"]}
+    report = swap_(Decoder(), recipe(rules=rules), groups, kept_float=KEPT)
+    assert report.swapped == swapped
+    reasons = {"location": "its input is below one level", "energy": "a scalar"}
+    assert dict(report.skipped) == {name: why for name, why in reasons.items() if name not in swapped}
+
+
+def test_a_recipes_own_reason_comes_before_a_models() -> None:
+    report = swap_(Decoder(), recipe(rules=[Rule("location", quantize=False)]), kept_float=KEPT)
+    assert dict(report.skipped)["location"] == "excluded by the recipe"
