@@ -36,7 +36,7 @@ def calibrate_(module: CTCModule, data: SpeechDataModule) -> str:
     set_observing_(module, True)
     for batch in data.loader(utterances, shard=True):
         batch = batch.to(device_of(module))
-        module(batch.signal, batch.lengths)
+        module.posteriors(batch)
     set_observing_(module, False)
     merge_observers_(module)
     calibrate_weights_(module)

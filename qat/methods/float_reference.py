@@ -11,7 +11,7 @@ from torch import Tensor
 
 from datamodules.batch import Batch
 from qat.layers.base import device_of
-from qat.layers.recording import execution_order, record_inputs
+from qat.layers.recording import Recorded, execution_order, record_inputs
 from qat.methods.reconstruction import LinearMap, Moments, linear_maps
 from qat.models.ctc import CTCModule
 from qat.models.distillation import frame_divergence
@@ -24,7 +24,7 @@ CACHE_BYTES = 2 * 2**30  # of the float model's inputs
 def sites(module: CTCModule, batch: Batch) -> list[list[LinearMap]]:
     """What is reconstructed together, in order: products of the same input; those with own inputs alone."""
     found: list[list[LinearMap]] = []
-    for names in execution_order(module, lambda: module(batch.signal, batch.lengths)):
+    for names in execution_order(module, lambda: module.posteriors(batch)):
         layers: list[Any] = [module.get_submodule(name) for name in names]
         maps = [item for name, layer in zip(names, layers, strict=True) for item in linear_maps(name, layer)]
         found += [[item] for item in maps if item.product.own_input]
@@ -50,6 +50,10 @@ class FloatInputs:
         self, reference: CTCModule, found: Sequence[Sequence[LinearMap]], batches: Sequence[Batch], seed: int
     ) -> None:
         self.reference, self.batches, self.seed = reference, batches, seed
+        names = [item.layer_name for maps in found for item in maps]
+        with record_inputs(reference, names, stop=False) as recorded:
+            reference.posteriors(batches[0])
+        self.repeated = recorded.repeated
         self.maps = {item.name: item.of(reference) for maps in found for item in maps}
         firsts = [maps[0].name for maps in found]
         first = self.read(0, firsts)
@@ -69,25 +73,34 @@ class FloatInputs:
         maps = [self.maps[name] for name in chosen]
         names = list(dict.fromkeys(item.layer_name for item in maps))
         batch = self.batches[number]
-        with record_inputs(self.reference, names) as recorded:
-            self.reference(batch.signal, batch.lengths)
-        calls = dict(recorded.calls)
-        return {item.name: item.rows(calls[item.layer_name], False, self.generator(number)) for item in maps}
+        with record_inputs(self.reference, names, stop=not self.repeats(names)) as recorded:
+            self.reference.posteriors(batch)
+        return {item.name: rows_of(item, recorded, False, self.generator(number)) for item in maps}
+
+    def repeats(self, names: Sequence[str]) -> bool:
+        """Whether one of the layers may be called more than once in a forward."""
+        return not self.repeated.isdisjoint(names)
 
     def divergence(self, module: CTCModule, number: int) -> tuple[float, int]:
         """Sum over the frames of one utterance of KL(float posteriors || those of `module`), and how many frames."""
         batch = self.batches[number]
         if number not in self.posteriors:
-            self.posteriors[number] = F.log_softmax(
-                self.reference(batch.signal, batch.lengths)[0].float(), -1
-            )
-        logits, frames = module(batch.signal, batch.lengths)
+            self.posteriors[number] = F.log_softmax(self.reference.posteriors(batch)[0].float(), -1)
+        logits, frames = module.posteriors(batch)
         mean = frame_divergence(self.posteriors[number], logits, frames, labels=frames)
         return float(mean) * int(frames), int(frames)
 
     def rows(self, number: int, name: str) -> Tensor:
         """Rows of the first map of a site."""
         return self.kept[number][name] if self.kept else self.read(number, [name])[name]
+
+
+def rows_of(
+    item: LinearMap, recorded: Recorded, quantized: bool, generator: torch.Generator, name: str = ""
+) -> Tensor:
+    """Inputs of a product `(G, N, I)` out of all calls of its layer, or of `name`, which reads the same tensor."""
+    calls = recorded.of(name or item.layer_name)
+    return torch.cat([item.rows(x, quantized, generator) for x in calls], dim=1)
 
 
 def divergence(module: CTCModule, floats: FloatInputs) -> float:
@@ -122,11 +135,12 @@ def moments_of(
     found, first = {item.name: Moments() for item in maps}, maps[0]
     for number in numbers:
         batch = floats.batches[number]
-        with record_inputs(module, [first.layer_name]) as recorded:
-            module(batch.signal, batch.lengths)
+        repeats = floats.repeats([first.layer_name])
+        with record_inputs(module, [first.layer_name], stop=not repeats) as recorded:
+            module.posteriors(batch)
         reference = floats.rows(number, first.name)
         for item in maps:
-            rows = item.rows(recorded.calls[0][1], True, floats.generator(number))
+            rows = rows_of(item, recorded, True, floats.generator(number), first.layer_name)
             found[item.name].add(rows, reference, item.frame_weights(reference))
     shared = rank_and_world()[1] > 1
     return {name: moments.to("cpu") if shared else moments for name, moments in found.items()}

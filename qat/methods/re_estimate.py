@@ -37,7 +37,7 @@ def re_estimate_batch_norm_(module: CTCModule, data: SpeechDataModule) -> str:
     module.eval()
     names = [name for name, item in module.named_modules() if isinstance(item, BATCH_NORM)]
     with record_inputs(module, names, stop=False) as recorded:
-        module(batches[0].signal, batches[0].lengths)
+        module.posteriors(batches[0])
     order = list(dict.fromkeys(name for name, _ in recorded.calls))
     for name in order:
         norm = module.get_submodule(name)
@@ -59,7 +59,7 @@ def statistics_of(
     total: Statistics | None = None
     for number in numbers:
         with record_inputs(module, [name]) as recorded:
-            module(batches[number].signal, batches[number].lengths)
+            module.posteriors(batches[number])
         for _, x in recorded.calls:
             found = Statistics.of(frames_of(x).cpu())
             total = found if total is None else total.merge(found)

@@ -199,6 +199,16 @@ class AttentionModule(CTCModule):
             loss = loss + lm_loss  # no parameter is in both: each has its own gradient
         return loss, states, tokens
 
+    def posteriors(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Logits of the frames, then of the tokens and the language model under teacher forcing; see `CTCModule`."""
+        states = self.states(batch.signal, batch.lengths)
+        inputs, _, _ = self.targets(batch.texts)
+        parts = [states.logits[:, : int(states.frames[0])], self.forced(states, inputs)]
+        if self.lm is not None:
+            parts.append(language_model_logits(self.lm, inputs))
+        logits = torch.cat(parts, dim=1)
+        return logits, torch.tensor([logits.shape[1]], device="cpu")
+
     @property
     def trains_language_model(self) -> bool:
         """Whether the language model learns from the transcripts."""

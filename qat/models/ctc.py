@@ -112,6 +112,14 @@ class CTCModule(RecipeModule):
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.texts))
         return loss
 
+    def posteriors(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Run every layer on a batch of one utterance: all logits that it emits `(1, T, V)`, and their number `(1,)`.
+
+        What calibration, AdaRound and the counting of layers and products call.
+        """
+        logits, frames = self(batch.signal, batch.lengths)
+        return logits, frames
+
     def transcript_loss(self, batch: Batch) -> Tensor:
         """The CTC loss alone."""
         logits, frames = self(batch.signal, batch.lengths)
