@@ -179,7 +179,9 @@ class Reader:
             number = arithmetic(text)
         except (ArithmeticError, RecursionError) as error:
             self.refuse(key, node, f"{text[:80]}, must be arithmetic with a value ({error})")
-        return text if number is None else number
+        if number is not None:
+            return number
+        return self.scalar(node, key, text) if text.startswith("(") else text
 
     def written(self, node: yaml.Node, key: str, name: str) -> str:
         """A referenced value within text."""
