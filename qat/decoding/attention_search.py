@@ -107,7 +107,8 @@ class AttentionSearch:
     def hypotheses(self, encoded: Encoded) -> list[Hypothesis]:
         """At most `beam` hypotheses, best first."""
         settings = self.settings
-        beam, ended = self._start(encoded), list[Hypothesis]()
+        beam = self._start(encoded)
+        ended: list[Hypothesis] = []
         for step in range(int(encoded.frames * settings.max_ratio)):
             beam, closed = self._step(beam, step, int(encoded.frames * settings.min_ratio))
             ended += closed[: settings.beam - len(ended)]
@@ -141,7 +142,9 @@ class AttentionSearch:
         language_model = beam.language_model
         if self.language_model:
             logits, language_model = self.language_model.step(last, beam.language_model)
-            scores += self.settings.lm_weight * log_softmax(logits, self.settings.lm_temperature)
+            log_probs = log_softmax(logits, self.settings.lm_temperature)
+            log_probs *= self.settings.lm_weight
+            scores += log_probs
         coverage = beam.coverage + attention
         self._add_row_scores_(scores, coverage, step + 1)
         scores += beam.totals[:, None]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +17,7 @@ from qat.decoding.encoded import Encoded
 from qat.decoding.options import SearchSettings
 from qat.decoding.steps import Memory, take_rows
 from qat.system.errors import UserError
+from tests.conftest import ROOT
 from tests.decoding.speechbrain_steps import (
     SpeechBrainDecoderStep,
     SpeechBrainLanguageModelStep,
@@ -190,3 +193,17 @@ def test_a_weight_of_zero_asks_no_language_model() -> None:
 def test_settings_it_cannot_follow_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         AttentionSearch(SearchSettings(**changes), ScriptedDecoder([0.5, 0.5]))
+
+
+WITHOUT_TORCH = """
+import sys
+sys.modules.update(torch=None, speechbrain=None)
+from qat.decoding import attention_search, ctc, prefix_beam, tokenizer
+print(tokenizer.CharacterTokenizer(["a"]).decode([0]))
+"""
+
+
+def test_searches_and_tokenizers_need_no_torch() -> None:
+    command = [sys.executable, "-c", WITHOUT_TORCH]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout == "a\n", done.stderr
