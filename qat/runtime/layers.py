@@ -5,72 +5,30 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from speechbrain.lobes.features import Fbank
 from torch import Tensor, nn
 
 from qat.layers.activation import ActivationQuantizer
 from qat.layers.base import QuantLayer
-from qat.layers.blocks import BlockQuantizer, blocks_of
+from qat.layers.blocks import BlockQuantizer
 from qat.layers.conv import QuantConv1d, QuantConv2d, QuantFrameConv1d
+from qat.layers.embedding import QuantEmbedding
 from qat.layers.frames import FrameQuantizer
+from qat.layers.gru_cell import QuantGRUCell
 from qat.layers.linear import QuantLinear
 from qat.layers.lstm import QuantLSTM
+from qat.layers.lstm_cell import QuantLSTMCell
 from qat.layers.quantizer import Unquantized
-from qat.layers.windows import matrix_of, padding_of
-from qat.numerics.affine import dynamic_range
+from qat.layers.step_lstm import QuantStepLSTM, StepLSTM
+from qat.layers.windows import padding_of
 from qat.runtime import operators
+from qat.runtime.cells import ExportedGRUCell, ExportedLSTMCell, ExportedStepLSTM
+from qat.runtime.embedding import IntegerEmbedding
 from qat.runtime.frontend import OnnxFbank
+from qat.runtime.linear import FrameLinear, IntegerLinear, PackedLinear, extremes
 from qat.runtime.lstm import FloatLSTM, QuantizedLSTM
-from qat.runtime.weights import ActivationRange, StoredWeight, float_bias, integer_bias, integer_weight
-
-
-class IntegerLinear(nn.Module):
-    """`QuantLinear` on uint8 activations and int8 weights."""
-
-    weight: Tensor
-    weight_scale: Tensor
-    bias: Tensor | None
-
-    def __init__(self, layer: QuantLinear) -> None:
-        super().__init__()
-        weight, scale = integer_weight(layer.weight, layer.weight_quantizer)
-        self.input_range = ActivationRange(layer.input_quantizer)
-        self.register_buffer("weight", weight.t().contiguous())
-        self.register_buffer("weight_scale", scale)
-        self.register_buffer("bias", float_bias(layer.bias))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """float32 `(..., I)` -> float32 `(..., O)`."""
-        inputs = self.input_range
-        levels = inputs.quantize(x)
-        return operators.linear(
-            levels, inputs.scale, inputs.zero_point, self.weight, self.weight_scale, self.bias
-        )
-
-
-class PackedLinear(nn.Module):
-    """`QuantLinear` on 4-bit weights as they are stored, and int8 activations in blocks."""
-
-    weight: Tensor
-    weight_scale: Tensor
-    bias: Tensor | None
-
-    def __init__(self, layer: QuantLinear) -> None:
-        super().__init__()
-        levels, scale = integer_weight(layer.weight, layer.weight_quantizer)
-        self.columns, self.block_size = layer.in_features, layer.input_quantizer.size
-        codes = (blocks_of(levels, self.block_size) + 8).to(torch.uint8)
-        self.register_buffer("weight", codes[..., 0::2] | (codes[..., 1::2] << 4))
-        self.register_buffer("weight_scale", scale[:, None].expand(-1, codes.shape[1]).contiguous())
-        self.register_buffer("bias", float_bias(layer.bias))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """float32 `(..., I)` -> float32 `(..., O)`."""
-        return operators.packed_linear(
-            x, self.weight, self.weight_scale, self.bias, self.columns, self.block_size
-        )
+from qat.runtime.weights import ActivationRange, StoredWeight, integer_bias, integer_weight
 
 
 class IntegerConv(nn.Module):
@@ -117,44 +75,6 @@ class IntegerConv(nn.Module):
         return outputs.dequantize(y)
 
 
-class FrameLinear(nn.Module):
-    """`QuantLinear` on uint8 activations with a range for each frame."""
-
-    weight: Tensor
-    weight_scale: Tensor
-    zero_weight: Tensor
-    one: Tensor
-    zero: Tensor
-    bias: Tensor | None
-
-    def __init__(self, layer: Any) -> None:
-        super().__init__()
-        levels, scale = integer_weight(layer.weight, layer.weight_quantizer)
-        matrix = matrix_of(levels)
-        self.quant_max = layer.input_quantizer.quant_max
-        self.register_buffer("weight", matrix.t().contiguous())
-        self.register_buffer("weight_scale", scale)
-        self.register_buffer("zero_weight", -(matrix.sum(1).float() * scale))
-        self.register_buffer("bias", float_bias(layer.bias))
-        self.register_buffer("one", torch.ones(()))
-        self.register_buffer("zero", torch.zeros((), dtype=torch.uint8))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """float32 `(..., I)` -> `(..., O)`."""
-        return self.product(x, *extremes(x))
-
-    def product(self, x: Tensor, low: Tensor, high: Tensor) -> Tensor:
-        """`FrameQuantizer.linear`, node by node; rows `(..., I)` from `low` to `high`, `(..., 1)` each."""
-        scale, zero_point = (item.flatten(0, -2) for item in dynamic_range(low, high, self.quant_max))
-        levels = operators.quantize(
-            x.flatten(0, -2), scale.flatten(), zero_point.to(torch.uint8).flatten(), quant_max=self.quant_max
-        )
-        out = operators.linear(levels, self.one, self.zero, self.weight, self.weight_scale, None)
-        rest = (zero_point * scale) * self.zero_weight
-        rest = rest if self.bias is None else rest + self.bias
-        return (out * scale + rest).unflatten(0, x.shape[:-1])
-
-
 class FrameConv(FrameLinear):
     """`QuantFrameConv1d`: a `FrameLinear` on the windows of `(B, C, T)`."""
 
@@ -174,14 +94,6 @@ class FrameConv(FrameLinear):
     def windows(self, x: Tensor) -> Tensor:
         """`windows_of`, exported: `(B, T, C)` -> `(B, T', K C)`."""
         return operators.windows(x, self.kernel_size[0], self.dilation[0], self.stride[0])
-
-
-def extremes(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Smallest and largest value of each row, `(..., I)` -> `(..., 1)`."""
-    # after a reshape the runtime leaves the frames contiguous: reduced in a tenth of the time
-    frames = x.flatten(0, -2)
-    low, high = (end.unflatten(0, x.shape[:-1]) for end in (frames.amin(-1, True), frames.amax(-1, True)))
-    return low, high
 
 
 class PartlyQuantized(nn.Module):
@@ -225,8 +137,21 @@ QUANTIZED: dict[tuple[type[nn.Module], type[nn.Module]], Callable[[Any], nn.Modu
     (QuantFrameConv1d, FrameQuantizer): FrameConv,
     (QuantLSTM, ActivationQuantizer): QuantizedLSTM,
     (QuantLSTM, Unquantized): QuantizedLSTM,
+    (QuantEmbedding, Unquantized): IntegerEmbedding,
 }
-PLAIN: dict[type[nn.Module], Callable[[Any], nn.Module]] = {nn.LSTM: FloatLSTM, Fbank: OnnxFbank}
+# recurrent cells ask their own quantizers what each product is computed on
+CELLS: dict[type[nn.Module], Callable[[Any], nn.Module]] = {
+    QuantGRUCell: ExportedGRUCell,
+    QuantLSTMCell: ExportedLSTMCell,
+    QuantStepLSTM: ExportedStepLSTM,
+}
+PLAIN: dict[type[nn.Module], Callable[[Any], nn.Module]] = {
+    nn.LSTM: FloatLSTM,
+    StepLSTM: ExportedStepLSTM,
+    nn.GRUCell: ExportedGRUCell,
+    nn.LSTMCell: ExportedLSTMCell,
+    Fbank: OnnxFbank,
+}
 
 
 def exported_layer(layer: nn.Module, precision: str) -> nn.Module:
@@ -240,6 +165,8 @@ def exported_layer(layer: nn.Module, precision: str) -> nn.Module:
         plain = layer.to_float() if isinstance(layer, QuantLayer) else layer
         build = PLAIN.get(type(plain))
         return plain if build is None else build(plain)
+    if type(layer) in CELLS:
+        return CELLS[type(layer)](layer)
     inputs = type(layer.input_quantizer) if layer.layer_recipe.weight_bits else Unquantized
     return QUANTIZED[type(layer), inputs](layer)
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from qat.layers.activation import ActivationQuantizer
+from qat.layers.activation import AffineQuantizer
 from qat.layers.integer import bias_levels
 from qat.layers.weight import WeightQuantizer
 from qat.runtime import operators
 
 
 class ActivationRange(nn.Module):
-    """Scale, zero point and bounds of a calibrated activation quantizer, moved to uint8.
+    """Scale, zero point and bounds of an activation quantizer with one range, moved to uint8.
 
     A signed quantizer becomes unsigned by adding 128 to everything: the same real numbers on the fast kernels.
     """
@@ -20,7 +20,7 @@ class ActivationRange(nn.Module):
     scale: Tensor
     zero_point: Tensor
 
-    def __init__(self, quantizer: ActivationQuantizer) -> None:
+    def __init__(self, quantizer: AffineQuantizer) -> None:
         super().__init__()
         shift = 128 if quantizer.quant_min < 0 else 0
         self.quant_min, self.quant_max = quantizer.quant_min + shift, quantizer.quant_max + shift
@@ -68,7 +68,7 @@ class StoredWeight(nn.Module):
 
 def activation_range(quantizer: nn.Module) -> nn.Module:
     """The exported form of an activation quantizer; identity where activations stay float."""
-    return ActivationRange(quantizer) if isinstance(quantizer, ActivationQuantizer) else nn.Identity()
+    return ActivationRange(quantizer) if isinstance(quantizer, AffineQuantizer) else nn.Identity()
 
 
 @torch.no_grad()
