@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,7 @@ def make_run_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for torn in folder.glob(".*.part"):  # a run that was killed while it wrote
-            torn.unlink()
+            shutil.rmtree(torn) if torn.is_dir() else torn.unlink()
         probe = folder / ".writable"
         probe.touch()
         probe.unlink()

@@ -6,7 +6,7 @@ import copy
 import hashlib
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,15 +56,20 @@ class ExportInfo:
 
 
 class Wrapped(nn.Module):
-    """A module's forward and nothing else of it: what is traced (a LightningModule brings its trainer along)."""
+    """A module's forward and nothing else of it: what is traced (a LightningModule brings its trainer along).
 
-    def __init__(self, module: nn.Module) -> None:
+    Args:
+        module: the module.
+        run: what is computed in place of its forward, from the module and the inputs.
+    """
+
+    def __init__(self, module: nn.Module, run: Callable[..., Any] | None = None) -> None:
         super().__init__()
-        self.module = module
+        self.module, self.run = module, run
 
     def forward(self, *inputs: Tensor) -> Any:
-        """As the module."""
-        return self.module(*inputs)
+        """As the module, or as `run`."""
+        return self.module(*inputs) if self.run is None else self.run(self.module, *inputs)
 
 
 @torch.no_grad()
@@ -121,24 +126,36 @@ def check_ready(module: CTCModule, precision: str) -> None:
             )
 
 
-def trace(module: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str]) -> ir.Model:
+def trace(
+    module: nn.Module,
+    inputs: Mapping[str, Tensor],
+    outputs: Sequence[str],
+    run: Callable[..., Any] | None = None,
+    axes: Mapping[str, Sequence[str]] | None = None,
+) -> ir.Model:
     """The ONNX graph of a module whose layers are in exported form.
 
     Args:
         module: takes the inputs in order.
-        inputs: name -> example; the first two axes (batch and time) are free.
+        inputs: name -> example.
         outputs: names.
+        run: see `Wrapped`.
+        axes: name of an input -> names of its free axes, the first ones; None: the first two of each (batch and time).
     """
-    free = torch.export.Dim.DYNAMIC
+
+    def free(name: str, x: Tensor) -> dict[int, Any]:
+        count = min(x.ndim, 2) if axes is None else len(axes[name])
+        return dict.fromkeys(range(count), torch.export.Dim.DYNAMIC)
+
     with quiet():
         program = torch.onnx.export(
-            Wrapped(module).eval(),
+            Wrapped(module, run).eval(),
             tuple(inputs.values()),
             dynamo=True,
             opset_version=OPSET,
             input_names=list(inputs),
             output_names=list(outputs),
-            dynamic_shapes=(tuple(dict.fromkeys(range(min(x.ndim, 2)), free) for x in inputs.values()),),
+            dynamic_shapes=(tuple(free(*item) for item in inputs.items()),),
             custom_translation_table={torch.ops.aten.squeeze.dim: squeeze},
             verbose=False,
         )

@@ -24,11 +24,23 @@ def metadata(module: CTCModule, precision: str) -> dict[str, str]:
     """
     symbols = module.symbols
     symbols[module.blank] = ""
-    settings = json.dumps(dict(module.hparams), sort_keys=True, default=str)
     return {
         "vocabulary": json.dumps(list(module.vocabulary)),
         "symbols": json.dumps(symbols),
         "blank": str(module.blank),
+        **origin(module, precision),
+    }
+
+
+def origin(module: CTCModule, precision: str) -> dict[str, str]:
+    """What any exported graph says: where it comes from, and on what numbers it computes.
+
+    Args:
+        module: what is exported.
+        precision: "integer" or "float".
+    """
+    settings = json.dumps(dict(module.hparams), sort_keys=True, default=str)
+    return {
         "sample_rate": str(SAMPLE_RATE),
         "model": type(module).__name__,
         "precision": precision,

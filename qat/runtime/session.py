@@ -31,6 +31,39 @@ def session_options(threads: int) -> ort.SessionOptions:
     return options
 
 
+def open_engine(path: str | Path, threads: int) -> ort.InferenceSession:
+    """The engine of one graph.
+
+    Raises:
+        UserError: no such file, not an ONNX file, or a bad number of threads.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such exported file")
+    if threads < 1:
+        raise UserError(f"threads: {threads}, must be 1 or more")
+    try:
+        engine = ort.InferenceSession(str(path), session_options(threads), providers=[PROVIDER])
+    except Exception as error:  # onnxruntime's errors share no base class
+        raise UserError(f"{path}: not a readable ONNX file ({str(error).splitlines()[0][:120]})") from None
+    if engine.get_providers() != [PROVIDER]:
+        raise RuntimeError(f"{path}: runs on {engine.get_providers()}, not on {PROVIDER} alone")
+    return engine
+
+
+def check_signal(signal: NDArray[Any]) -> NDArray[Any]:
+    """Samples `(S,)` as float32.
+
+    Raises:
+        UserError: empty, not one-dimensional, or not finite.
+    """
+    signal = np.asarray(signal, dtype=np.float32)
+    if signal.ndim != 1 or not signal.size:
+        raise UserError(f"signal: shape {signal.shape}, must be one channel `(S,)` of at least one sample")
+    if not np.isfinite(signal).all():
+        raise UserError("signal: holds NaN or infinite samples, must be finite")
+    return signal
+
+
 class Session:
     """An exported recogniser: an ONNX file with a decoder.
 
@@ -45,18 +78,7 @@ class Session:
 
     def __init__(self, path: str | Path, threads: int = 1, decoder: Decoder | None = None) -> None:
         self.path, self.threads = Path(path), threads
-        if not self.path.is_file():
-            raise UserError(f"{path}: no such exported file")
-        if threads < 1:
-            raise UserError(f"threads: {threads}, must be 1 or more")
-        try:
-            self.engine = ort.InferenceSession(str(path), session_options(threads), providers=[PROVIDER])
-        except Exception as error:  # onnxruntime's errors share no base class
-            raise UserError(
-                f"{path}: not a readable ONNX file ({str(error).splitlines()[0][:120]})"
-            ) from None
-        if self.engine.get_providers() != [PROVIDER]:
-            raise RuntimeError(f"{path}: runs on {self.engine.get_providers()}, not on {PROVIDER} alone")
+        self.engine = open_engine(path, threads)
         self.metadata: dict[str, str] = dict(self.engine.get_modelmeta().custom_metadata_map)
         if "symbols" not in self.metadata:
             raise UserError(f"{path}: not an exported recogniser (its metadata lack the vocabulary)")
@@ -79,13 +101,7 @@ class Session:
         Raises:
             UserError: empty, not one-dimensional, or not finite.
         """
-        signal = np.asarray(signal, dtype=np.float32)
-        if signal.ndim != 1 or not signal.size:
-            raise UserError(
-                f"signal: shape {signal.shape}, must be one channel `(S,)` of at least one sample"
-            )
-        if not np.isfinite(signal).all():
-            raise UserError("signal: holds NaN or infinite samples, must be finite")
+        signal = check_signal(signal)
         logits, frames = self.run(signal[None], np.array([signal.size], dtype=np.int64))
         return logits[0, : int(frames[0])]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,41 @@ def replacing(path: Path) -> Iterator[Path]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """An empty folder to fill, which takes the place of `folder` when the block ends without an error.
+
+    No system call swaps two folders everywhere: for a moment between two renames there is none of that name, never
+    half of one.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp()) / "model"
+    >>> for text in ("old", "new"):
+    ...     with replacing_folder(folder) as part:
+    ...         _ = (part / f"{text}.txt").write_text(text)
+    >>> [str(item.relative_to(folder.parent)) for item in folder.parent.rglob("*")]
+    ['model', 'model/new.txt']
+    """
+    part, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{end}") for end in ("part", "old"))
+    for left in (part, old):
+        shutil.rmtree(left, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        yield part
+        for path in part.rglob("*"):
+            if path.is_file():
+                with path.open("rb+") as file:
+                    os.fsync(file.fileno())
+        if folder.exists():
+            folder.replace(old)
+        part.replace(folder)
+    finally:
+        if old.exists() and not folder.exists():
+            old.replace(folder)
+        for left in (part, old):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:
