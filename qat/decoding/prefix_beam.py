@@ -142,11 +142,12 @@ class PrefixBeamSearch:
         best = best_first(scores, self.settings.beam)
         best = np.sort(best[scores[best] > -np.inf])
         stays, new = best[best < len(beam)], best[best >= len(beam)] - len(beam)
-        kept = self._take(beam, np.concatenate([stays, rows[new // max(1, tokens.size)]]))
+        grown_rows, grown_tokens = np.divmod(new, max(1, tokens.size))
+        kept = self._take(beam, np.concatenate([stays, rows[grown_rows]]))
         kept.blank = np.concatenate([blank[stays], np.full(new.size, -np.inf)])
         kept.label = np.concatenate([label[stays], longer.ravel()[new]])
         kept.prior = np.concatenate([beam.prior[stays], prior.ravel()[new]])
-        for row, token in enumerate(tokens[new % max(1, tokens.size)].tolist(), start=stays.size):
+        for row, token in enumerate(tokens[grown_tokens].tolist(), start=stays.size):
             kept.nodes[row] = tree.child(int(kept.nodes[row]), token)
             kept.last[row], kept.asked[row] = token, False
         return kept

@@ -30,5 +30,6 @@ def best_first(scores: NDArray[Any], count: int) -> NDArray[Any]:
     if count >= scores.size:
         return np.argsort(-scores, kind="stable")
     worst = np.partition(scores, scores.size - count)[scores.size - count]
-    chosen = np.flatnonzero(scores >= worst)
-    return chosen[np.argsort(-scores[chosen], kind="stable")[:count]]
+    better = np.flatnonzero(scores > worst)
+    equal = np.flatnonzero(scores == worst)[: count - better.size]  # may be many: do not sort them
+    return np.concatenate([better[np.argsort(-scores[better], kind="stable")], equal])
