@@ -135,7 +135,7 @@ class AttentionSearch:
     def _step(self, beam: Beam, step: int, least_steps: int) -> tuple[Beam, list[Hypothesis]]:
         """Hypotheses one token longer: the open ones, and those that this token ended, both best first."""
         count = len(beam.totals)
-        last = beam.tokens[:, -1] if step else np.full(count, self.settings.bos, np.int64)
+        last = beam.tokens[:, -1].copy() if step else np.full(count, self.settings.bos, np.int64)
         logits, attention, decoder = self.decoder.step(last, beam.decoder)
         peaks = attention.argmax(axis=1)
         scores = self._decoder_scores(logits, peaks, beam.peaks, blocks_eos=step < least_steps)
