@@ -147,10 +147,11 @@ def gru_update(inputs: Tensor, recurrent: Tensor, hidden: Tensor) -> Tensor:
         recurrent: of the hidden state.
         hidden: `(..., H)`.
     """
-    reset, update, new = inputs.chunk(3, -1)
-    reset_by, update_by, new_by = recurrent.chunk(3, -1)
-    new = torch.tanh(new + torch.sigmoid(reset + reset_by) * new_by)
-    return (new + torch.sigmoid(update + update_by) * (hidden.to(new.dtype) - new)).float()
+    sizes = [2 * hidden.shape[-1], hidden.shape[-1]]
+    (gates, new), (gates_by, new_by) = inputs.split(sizes, -1), recurrent.split(sizes, -1)
+    reset, update = torch.sigmoid(gates + gates_by).chunk(2, -1)
+    new = torch.tanh(new + reset * new_by)
+    return (new + update * (hidden.to(new.dtype) - new)).float()
 
 
 def lstm_update(inputs: Tensor, recurrent: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
@@ -161,6 +162,8 @@ def lstm_update(inputs: Tensor, recurrent: Tensor, cell: Tensor) -> tuple[Tensor
         recurrent: of the hidden state.
         cell: `(..., H)`.
     """
-    keep, forget, new, out = (inputs + recurrent).chunk(4, -1)
-    cell = torch.sigmoid(forget) * cell.to(new.dtype) + torch.sigmoid(keep) * torch.tanh(new)
+    size = cell.shape[-1]
+    gates, new, out = (inputs + recurrent).split([2 * size, size, size], -1)
+    keep, forget = torch.sigmoid(gates).chunk(2, -1)
+    cell = forget * cell.to(new.dtype) + keep * torch.tanh(new)
     return (torch.sigmoid(out) * torch.tanh(cell)).float(), cell.float()
