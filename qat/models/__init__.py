@@ -10,4 +10,5 @@ if TYPE_CHECKING:
     from qat.models.wav2vec2 import Wav2Vec2Module as Wav2Vec2Module
 
 __all__ = ["AttentionModule", "CRDNNModule", "Wav2Vec2Module"]
-__getattr__ = lazy_names(__name__, {"AttentionModule": "attention", "CRDNNModule": "crdnn", "Wav2Vec2Module": "wav2vec2"})
+FILES = {"AttentionModule": "attention", "CRDNNModule": "crdnn", "Wav2Vec2Module": "wav2vec2"}
+__getattr__ = lazy_names(__name__, FILES)

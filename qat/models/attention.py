@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from datamodules.batch import Batch
 from qat.decoding.options import SearchSettings
-from qat.layers.base import device_of
 from qat.layers.masking import frame_mask, to_device_of
 from qat.models.attention_decoder import Projected, first_state, step
 from qat.models.attention_options import AttentionOptions
@@ -71,6 +70,11 @@ class AttentionModule(CTCModule):
         "lm": ["lm.*"],
     }
     readers = (("mlp_enc", "mlp_out"),)
+    kept_float = {
+        "decoder.attn.conv_loc": "reads attention weights, which begin at 1 / T: about one level of 8 bits",
+        "decoder.attn.mlp_loc": "reads the location convolution's output, as small as the attention weights",
+        "decoder.attn.mlp_attn": "gives the energies, which the softmax makes large",
+    }
     options: AttentionOptions
 
     def __init__(
@@ -94,6 +98,8 @@ class AttentionModule(CTCModule):
         self.masks = chosen.build_masks()
         if chosen.init_encoder:
             load_encoder_(self, chosen.init_encoder)
+        if chosen.lm == "float":
+            self.kept_float = {**self.kept_float, "lm.*": "float by lm: float"}
         self.finish_build()
         self.encoder.requires_grad_(not chosen.freeze_encoder)
 
@@ -164,7 +170,8 @@ class AttentionModule(CTCModule):
         decoder, embedded = self.decoder, self.embedding(labels)
         state, outputs = first_state(decoder, states.projected), []
         for place in range(labels.shape[1]):
-            output, state = step(decoder, embedded[:, place], replace(state, attention=state.attention.detach()), states.projected)
+            state = replace(state, attention=state.attention.detach())  # as SpeechBrain trains
+            output, state = step(decoder, embedded[:, place], state, states.projected)
             outputs.append(output)
         return self.seq_lin(torch.stack(outputs, dim=1))
 

@@ -32,7 +32,9 @@ class Tokenizer(nn.Module):
                 with open(path, "rb") as file:
                     self.model = file.read()
             except OSError as error:
-                raise UserError(f"tokenizer: {path} must be a SentencePiece model ({error.strerror})") from None
+                raise UserError(
+                    f"tokenizer: {path} must be a SentencePiece model ({error.strerror})"
+                ) from None
 
     @property
     def pieces(self) -> SentencePieceTokenizer:
