@@ -10,6 +10,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from datamodules.base import SpeechDataModule
 from qat.callbacks.run_data import data_of
+from qat.evaluation.graphs import exports_in
 from qat.evaluation.options import EvaluationOptions
 from qat.methods.re_estimate import re_estimate_batch_norm_
 from qat.models.checkpoint import read_checkpoint
@@ -63,6 +64,6 @@ class FinalEvaluation(Callback):
             load_worst(self.run_folder / WORST_FILE),
             audio,
             sorted(self.run_folder.glob("*.png")),
-            sorted(self.run_folder.glob("*.onnx")),
+            exports_in(self.run_folder),
             [self.run_folder / name for name in REPORT_FILES],
         )

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from qat.decoding.options import DecodingOptions
+from qat.evaluation.variants import variants_of
 from qat.models.ctc import CTCModule
 from qat.models.loading import find_float, load_float, load_module
 from qat.runs import MODEL_FILE, PTQ_FILE, start_of
@@ -20,16 +22,47 @@ class Candidate:
         method: what was done to it: `float`, `float control`, `ptq`, or the preset of the run.
         module: the model, in eval mode.
         checkpoint: the file it came from, or a Hugging Face model's folder.
+        is_variant: whether it is another candidate's with a part left out or in float.
     """
 
     name: str
     method: str
     module: CTCModule
     checkpoint: Path
+    is_variant: bool = False
 
 
-def candidates_of(checkpoint: Path, config: dict[str, Any], with_twin: bool = True) -> list[Candidate]:
-    """The models to compare: the float start, its post-training-quantized twin, and the checkpoint itself."""
+def candidates_of(
+    checkpoint: Path, config: dict[str, Any], with_twin: bool = True, with_variants: bool = False
+) -> list[Candidate]:
+    """The models to compare: the float start, its post-training-quantized twin, and the checkpoint itself.
+
+    Args:
+        checkpoint: of the model.
+        config: of the run; names the float start.
+        with_twin: the twin as well.
+        with_variants: the checkpoint without its language model, and with it in float, as well (`variants_of`): before
+            the checkpoint itself, or after it where the checkpoint is the float model that all are compared with.
+    """
+    found = main_candidates(checkpoint, config, with_twin)
+    own = found[-1]
+    if not with_variants or not uses_language_model(config):
+        return found
+    variants = [
+        Candidate(f"{own.name}_{stem}", f"{own.method}, {words}", module, own.checkpoint, is_variant=True)
+        for (stem, words), module in variants_of(own.module).items()
+    ]
+    return [*found[:1], *variants] if len(found) == 1 else [*found[:-1], *variants, own]
+
+
+def uses_language_model(config: dict[str, Any]) -> bool:
+    """Whether the search of a configuration weighs a language model, if the model has one."""
+    options = DecodingOptions.from_dict(config.get("decoding") or {})
+    return options.method != "ctc_greedy" and options.lm_weight != 0
+
+
+def main_candidates(checkpoint: Path, config: dict[str, Any], with_twin: bool) -> list[Candidate]:
+    """Float start, twin and checkpoint."""
     module = load_module(checkpoint)
     start = find_float(start_of(config))
     candidates = []

@@ -1,4 +1,4 @@
-"""The exported file of each model that a report measures; float files come from a cache where they are there."""
+"""What each model that a report measures is exported to; float ones come from a cache where they are there."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from pathlib import Path
 from qat.decoding.recogniser import Recogniser
 from qat.evaluation.candidates import Candidate
 from qat.evaluation.options import EvaluationOptions
-from qat.runtime.export import export_onnx
-from qat.system.files import replacing, sha256_path
+from qat.runtime.attention_export import export
+from qat.system.files import replacing, replacing_folder, sha256_path
 from qat.system.provenance import sources_sha256, versions
 from qat.system.ranks import broadcast_from, rank_and_world
 
-OpenRecogniser = Callable[[Path, int], Recogniser]  # exported file, threads
+OpenRecogniser = Callable[[Path, int], Recogniser]  # exported file or folder, threads
 
 
 @dataclass(frozen=True)
 class ExportedModel:
-    """A model beside its file, opened.
+    """A model beside what it was exported to, opened.
 
     Attributes:
         candidate: the model.
-        file: its exported file.
-        recogniser: the file with its decoder.
+        file: its exported file, or folder of several graphs.
+        recogniser: the file with its search.
         packed: weights of 2 to 4 bits that the file unpacks at load.
     """
 
@@ -40,29 +40,59 @@ class ExportedModel:
         """Whether the file computes on integers."""
         return self.candidate.module.recipe.active
 
+    @property
+    def has_parity(self) -> bool:
+        """Whether the file is compared with its module: where there is something to compare, and once a model."""
+        return self.is_integer and not self.candidate.is_variant
+
+    @property
+    def decoding(self) -> str:
+        """The search in a few words; empty for greedy CTC."""
+        return getattr(self.recogniser, "decoding", "")
+
 
 def export_candidate(
     candidate: Candidate, folder: Path, options: EvaluationOptions, open_recogniser: OpenRecogniser
 ) -> ExportedModel:
-    """Write the file of a model on the first rank, and open it on all; the folder must be one that all of them see."""
-    file = folder / f"{candidate.name}.onnx"
+    """Export a model on the first rank, and open it on all; the folder must be one that all of them see."""
     first = rank_and_world()[0] == 0
-    packed = broadcast_from(write_file(candidate, file, options.cache) if first else 0)
+    file, packed = broadcast_from(
+        write_file(candidate, folder / candidate.name, options.cache) if first else None
+    )
     return ExportedModel(candidate, file, open_recogniser(file, options.threads), packed)
 
 
-def write_file(candidate: Candidate, file: Path, cache: str | None) -> int:
-    """Write the model's file; how many of its weights are packed. A float file comes from the cache if it is there."""
+def write_file(candidate: Candidate, place: Path, cache: str | None) -> tuple[Path, int]:
+    """Export a model; where to, and how many of its weights are packed. A float one may come from the cache.
+
+    Args:
+        candidate: the model.
+        place: path without a suffix: a model of one graph becomes a file `.onnx`, others a folder.
+        cache: folder; None keeps nothing.
+    """
     if candidate.module.recipe.active:
-        return export_onnx(candidate.module, file, "integer").packed
+        info = export(candidate.module, place, "integer")
+        return info.path, info.packed
     if cache is None:
-        return export_onnx(candidate.module, file, "float").packed
+        info = export(candidate.module, place, "float")
+        return info.path, info.packed
     made_of = [sha256_path(candidate.checkpoint), *candidate.module.folded, sources_sha256(), str(versions())]
-    kept = Path(cache) / f"{hashlib.sha256(' '.join(made_of).encode()).hexdigest()}.onnx"
-    if kept.is_file():
-        shutil.copyfile(kept, file)
-        return 0
-    packed = export_onnx(candidate.module, file, "float").packed
-    with replacing(kept) as part:
-        shutil.copyfile(file, part)
-    return packed
+    made_of += [candidate.name] if candidate.is_variant else []
+    name = hashlib.sha256(" ".join(made_of).encode()).hexdigest()
+    for kept in (Path(cache) / f"{name}.onnx", Path(cache) / name):
+        if kept.exists():
+            copy_export(kept, file := place.with_name(place.name + kept.suffix))
+            return file, 0
+    info = export(candidate.module, place, "float")
+    copy_export(info.path, Path(cache) / f"{name}{info.path.suffix}")
+    return info.path, info.packed
+
+
+def copy_export(source: Path, target: Path) -> None:
+    """Copy an exported file or folder, whole or not at all."""
+    if source.is_file():
+        with replacing(target) as part:
+            shutil.copyfile(source, part)
+        return
+    with replacing_folder(target) as folder:
+        shutil.copytree(source, folder, dirs_exist_ok=True)

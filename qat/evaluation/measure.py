@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,13 @@ import torch
 from datamodules.base import SpeechDataModule
 from datamodules.batch import Batch
 from datamodules.utterance import Utterance
+from qat.decoding.options import DecodingOptions
 from qat.evaluation import guards
+from qat.evaluation.beams import measure_beams
 from qat.evaluation.candidates import Candidate, candidates_of
 from qat.evaluation.exported import ExportedModel, OpenRecogniser, export_candidate
-from qat.evaluation.measurement import Bits, Measurement, Nodes, Timing
+from qat.evaluation.graphs import constants_sha256, nodes_of, size_mb
+from qat.evaluation.measurement import Bits, Measurement, Timing
 from qat.evaluation.options import EvaluationOptions
 from qat.evaluation.parity import signal_of
 from qat.evaluation.sqnr import layer_sqnr
@@ -24,14 +28,16 @@ from qat.evaluation.transcripts import Split, Transcripts, read_splits, transcri
 from qat.layers.coverage import count_macs, coverage, side_in_float
 from qat.layers.swap import quant_layers
 from qat.models.ctc import CTCModule
-from qat.runtime.graph import count_nodes, optimised_graph
+from qat.runtime.attention_session import open_session
 from qat.runtime.latency import measure_latency
-from qat.runtime.session import Session
 from qat.system.files import sha256_path
 from qat.system.ranks import rank_and_world
 
 GUARD_UTTERANCES = 3  # of the first test set, on which logits must differ from float
 SQNR_UTTERANCES = 8  # of dev
+TYPICAL_TEXT = (
+    "he turned on the light and read the letter again"  # four seconds: labels for one step of a decoder each
+)
 
 
 def measure(
@@ -40,7 +46,7 @@ def measure(
     data: SpeechDataModule,
     config: Mapping[str, Any],
     options: EvaluationOptions,
-    open_recogniser: OpenRecogniser = Session,
+    open_recogniser: OpenRecogniser | None = None,
 ) -> list[Measurement]:
     """Measure a checkpoint beside its float start and its post-training twin, the float model first.
 
@@ -49,16 +55,19 @@ def measure(
 
     Args:
         checkpoint: of the model.
-        folder: for one ONNX file per model; all ranks must see it.
+        folder: for one exported file or folder per model; all ranks must see it.
         data: the test sets, and what calibration saw.
-        config: of the run; names the float start.
+        config: of the run; names the float start, and how to search where that is not the model's own way.
         options: how to measure.
-        open_recogniser: opens an exported file with the decoder that makes text of its output.
+        open_recogniser: opens what was exported, with its search; None: as `config` says.
 
     Raises:
         GuardError: a result that cannot be right.
+        UserError: a search that the model cannot follow.
     """
-    candidates = candidates_of(checkpoint, dict(config), options.twin)
+    decoding = DecodingOptions.from_dict(config.get("decoding") or {})
+    open_recogniser = open_recogniser or partial(open_session, decoding=decoding)
+    candidates = candidates_of(checkpoint, dict(config), options.twin, options.variants)
     splits = read_splits(data)
     check_calibration(data, splits, candidates)
     models = [export_candidate(candidate, folder, options, open_recogniser) for candidate in candidates]
@@ -72,11 +81,15 @@ def measure(
     check_measurements(measurements)
     check_logits(models, [signal_of(batch) for batch in data.loader(splits[0].utterances[:GUARD_UTTERANCES])])
     signals = [signal_of(batch) for batch in data.loader(length_mix(splits, options.repeats))]
-    timings = time_models(models, signals, options)
+    timings = time_models(models, signals, options, decoding)
     measurements = [replace(item, timing=timing) for item, timing in zip(measurements, timings, strict=True)]
-    if models[-1].is_integer:
+    own = max(place for place, model in enumerate(models) if not model.candidate.is_variant)
+    if models[own].is_integer:
         dev = data.loader(data.utterances("dev")[:SQNR_UTTERANCES])
-        measurements[-1] = replace(measurements[-1], sqnr_db=sqnr_of(models[-1].candidate.module, dev))
+        measurements[own] = replace(measurements[own], sqnr_db=sqnr_of(models[own].candidate.module, dev))
+    if options.beams:
+        found = measure_beams(models[own].file, data, options, decoding)
+        measurements[own] = replace(measurements[own], beams=found)
     return measurements
 
 
@@ -94,8 +107,6 @@ def check_calibration(
 def describe(model: ExportedModel, transcripts: Mapping[str, Transcripts]) -> Measurement:
     """The measurement of a model, not yet timed, from its file and its transcripts of each split."""
     candidate, is_integer = model.candidate, model.is_integer
-    graph = optimised_graph(model.file)
-    counts = count_nodes(graph)
     return Measurement(
         name=candidate.name,
         model=type(candidate.module).__name__.removesuffix("Module"),
@@ -105,15 +116,17 @@ def describe(model: ExportedModel, transcripts: Mapping[str, Transcripts]) -> Me
         weight_bits=bits_of(candidate.module, "weight_bits"),
         activation_bits=bits_of(candidate.module, "activation_bits"),
         checkpoint_sha256=sha256_path(candidate.checkpoint),
-        constants_sha256=guards.initializers_sha256(model.file) if is_integer else "",
-        size_mb=model.file.stat().st_size / 1e6,
+        constants_sha256=constants_sha256(model.file) if is_integer else "",
+        size_mb=size_mb(model.file),
         packed=model.packed,
-        nodes=Nodes(counts.integer, counts.float_compute, guards.float_compute_weights(graph)),
+        nodes=nodes_of(model.file),
         coverage=coverage_of(candidate.module) if is_integer else None,
         utterances={split: found.utterances for split, found in transcripts.items()},
         parity={split: found.parity for split, found in transcripts.items() if found.parity is not None},
         reconstruction=tuple(candidate.module.reconstruction),
         validated_on=candidate.module.validated_on,
+        decoding=model.decoding,
+        is_variant=candidate.is_variant,
     )
 
 
@@ -128,8 +141,8 @@ def bits_of(module: CTCModule, name: str) -> Bits:
 
 def coverage_of(module: CTCModule) -> dict[str, Any]:
     """Shares of a quantized model that are quantized, and each layer that computes in float with its reason."""
-    signal, lengths = torch.zeros(1, 64_000), torch.tensor([64_000])
-    shares = coverage(module, count_macs(module, lambda: module(signal, lengths)))
+    typical = Batch(torch.zeros(1, 64_000), torch.tensor([64_000]), [TYPICAL_TEXT], [""])
+    shares = coverage(module, count_macs(module, lambda: module.posteriors(typical)))
     reasons = dict(module.swap_report.skipped)
     shares["skipped"] = [
         [name, reasons.get(name) or side_in_float(module.get_submodule(name)) or "the recipe is off"]
@@ -152,15 +165,15 @@ def check_measurements(measurements: Sequence[Measurement]) -> None:
             if item.is_integer
         ]
     )
-    guards.check_bits_differ(measurements)
+    guards.check_bits_differ([item for item in measurements if not item.is_variant])
 
 
 def check_logits(models: Sequence[ExportedModel], signals: Sequence[Any]) -> None:
     """Guard: the logits of an integer file are not those of the float file."""
     integer = [model for model in models[1:] if model.is_integer]
-    reference = [models[0].recogniser.logits(signal) for signal in signals] if integer else []
+    reference = [models[0].recogniser.emit(signal).logits for signal in signals] if integer else []
     for model in integer:
-        logits = [model.recogniser.logits(signal) for signal in signals]
+        logits = [model.recogniser.emit(signal).logits for signal in signals]
         guards.check_logits_differ(reference, logits, model.file.name)
 
 
@@ -172,7 +185,10 @@ def length_mix(splits: Sequence[Split], count: int) -> list[Utterance]:
 
 
 def time_models(
-    models: Sequence[ExportedModel], signals: Sequence[Any], options: EvaluationOptions
+    models: Sequence[ExportedModel],
+    signals: Sequence[Any],
+    options: EvaluationOptions,
+    decoding: DecodingOptions | None = None,
 ) -> list[Timing]:
     """Speed of each file beside the float file, which comes first; the two take turns."""
     pairs = []
@@ -186,6 +202,7 @@ def time_models(
                 threads=options.threads,
                 warmup=options.warmup,
                 repeats=options.repeats,
+                decoding=decoding,
             )
         )
     others = [timing_of(pair, "integer") for pair in pairs] if models[1:] else []
@@ -204,6 +221,7 @@ def timing_of(pair: Mapping[str, Any], side: str) -> Timing:
         peak_memory_mb=pair[side]["peak_memory_mb"],
         float_latency_ms=None if is_float else pair["float"]["latency_ms"],
         speedup=None if is_float else pair["speedup"],
+        parts_ms=pair[side].get("parts_ms", {}),
     )
 
 
@@ -211,4 +229,4 @@ def sqnr_of(module: CTCModule, batches: Iterable[Batch]) -> dict[str, float]:
     """Per-layer signal-to-quantization-noise ratio (dB): the model against itself, its quantizers off."""
     reference = copy.deepcopy(module)
     reference.quantize(False)
-    return layer_sqnr(reference, module, batches, lambda model, b: model(b.signal, b.lengths))
+    return layer_sqnr(reference, module, batches, lambda model, batch: model.posteriors(batch))

@@ -24,6 +24,7 @@ class Timing:
         peak_memory_mb: of the process that held the file.
         float_latency_ms: of the float file; None for the float file itself.
         speedup: float p50 over this p50; None for the float file itself.
+        parts_ms: part of a transcription -> median; empty where a file is one graph.
     """
 
     engine: str
@@ -34,6 +35,24 @@ class Timing:
     peak_memory_mb: float
     float_latency_ms: Mapping[str, float] | None = None
     speedup: float | None = None
+    parts_ms: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class BeamPoint:
+    """What one beam width gives on dev.
+
+    Attributes:
+        beam: hypotheses kept.
+        utterances: transcribed.
+        wer: percent; None without reference words.
+        latency_ms: p50 of a transcription, in the process that measures.
+    """
+
+    beam: int
+    utterances: int
+    wer: float | None
+    latency_ms: float
 
 
 @dataclass(frozen=True)
@@ -65,16 +84,19 @@ class Measurement:
         activation_bits: likewise.
         checkpoint_sha256: of the file or folder that the model came from.
         constants_sha256: of all constants of the integer file; "" for a float model.
-        size_mb: of the exported file.
+        size_mb: of the exported file, or of all files of the folder.
         packed: weights of 2 to 4 bits that the file unpacks at load.
-        nodes: of the optimised graph.
+        nodes: of the optimised graphs.
         coverage: shares that are quantized, and the layers that are not with their reasons; None for a float model.
         utterances: split -> errors of every utterance, in order.
-        parity: split -> distance of the file from its module; empty for a float model.
+        parity: split -> distance of the file from its module; empty for a float model and for a variant.
         timing: on the test sets' mix of lengths; None where it was not timed.
         sqnr_db: layer -> signal-to-quantization-noise ratio in dB; empty where it was not wanted.
         reconstruction: what AdaRound and bias correction did to each layer.
         validated_on: `cpu`, or `cuda` where training's dev error rates are of the arithmetic that a GPU had for them.
+        decoding: the search in a few words; empty for greedy CTC.
+        is_variant: whether it is the run's own model with a part left out or in float.
+        beams: what each beam width gives on dev; empty where it was not wanted.
     """
 
     name: str
@@ -96,11 +118,20 @@ class Measurement:
     sqnr_db: Mapping[str, float] = field(default_factory=dict)
     reconstruction: Sequence[Mapping[str, Any]] = ()
     validated_on: str = "cpu"
+    decoding: str = ""
+    is_variant: bool = False
+    beams: Sequence[BeamPoint] = ()
 
     @property
     def is_integer(self) -> bool:
         """Whether the file computes on integers."""
         return self.precision == "integer"
+
+
+def own_last(measurements: Sequence[Measurement]) -> list[Measurement]:
+    """In the order of a report: the run's own model, which is no variant, comes last."""
+    own = [item for item in measurements if not item.is_variant][-1]
+    return [*(item for item in measurements if item is not own), own]
 
 
 @dataclass(frozen=True)

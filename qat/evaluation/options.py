@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from qat.system.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,12 @@ class EvaluationOptions:
         twin: measure the post-training-quantized twin of a fine-tuned model as well.
         cache: folder that keeps float files and their transcripts, by hashes of all that they depend on, as many runs
             share a float start. None exports and transcribes every time.
+        variants: measure a model with a language model without it and, where it is quantized, with it in float as well.
+        beams: beams of which a table shows dev's error rate and latency, those up to twice the model's own; none: no
+            table.
+
+    Raises:
+        UserError: a beam below one.
     """
 
     enabled: bool = True
@@ -29,3 +37,9 @@ class EvaluationOptions:
     worst: int = 50
     twin: bool = True
     cache: str | None = None
+    variants: bool = True
+    beams: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if bad := [beam for beam in self.beams if beam < 1]:
+            raise UserError(f"evaluation.beams: {bad[0]}, must be whole numbers of 1 or more; leave it out")

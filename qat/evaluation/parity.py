@@ -7,12 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from datamodules.batch import Batch
 from qat.decoding.recogniser import Recogniser
-from qat.layers.base import device_of
+from qat.evaluation.module_side import module_side
 from qat.models.ctc import CTCModule
 from qat.system.errors import UserError
 from qat.system.ranks import interleaved
@@ -29,6 +28,8 @@ class Parity:
         references: reference texts.
         fake: texts of the module.
         integer: texts of the file.
+        utterances: whose tokens were compared.
+        differing_utterances: of these, those whose tokens differ; None where a search goes by frames alone.
     """
 
     max_abs_logit: float = 0.0
@@ -37,48 +38,59 @@ class Parity:
     references: list[str] = field(default_factory=list)
     fake: list[str] = field(default_factory=list)
     integer: list[str] = field(default_factory=list)
+    utterances: int = 0
+    differing_utterances: int | None = None
 
-    def add(self, module: CTCModule, recogniser: Recogniser, batch: Batch) -> None:
-        """Run both on one utterance; the module must be in eval mode.
+    def add(self, module: Recogniser, file: Recogniser, batch: Batch) -> None:
+        """Run both on one utterance.
 
         Raises:
             UserError: a batch of several utterances.
         """
-        fake, integer = module_logits(module, batch), recogniser.logits(signal_of(batch))
-        self.max_abs_logit = max(self.max_abs_logit, float(np.abs(fake - integer).max()))
-        self.differing_frames += int((fake.argmax(-1) != integer.argmax(-1)).sum())
-        self.frames += len(fake)
+        signal = signal_of(batch)
+        fake, integer = module.emit(signal), file.emit(signal)
+        self.max_abs_logit = max(self.max_abs_logit, float(np.abs(fake.logits - integer.logits).max()))
+        self.differing_frames += int((fake.logits.argmax(-1) != integer.logits.argmax(-1)).sum())
+        self.frames += len(fake.logits)
         self.references += batch.texts
-        self.fake.append(recogniser.decode(fake))
-        self.integer.append(recogniser.decode(integer))
+        self.fake.append(module.text_of(fake))
+        self.integer.append(file.text_of(integer))
+        self.utterances += 1
+        if fake.tokens is not None and integer.tokens is not None:
+            self.differing_utterances = (self.differing_utterances or 0) + (fake.tokens != integer.tokens)
 
     def to_dict(self) -> dict[str, float]:
-        """The report's fields: `max_abs_logit`, `argmax_disagreement` in [0, 1], and both error rates in percent."""
-        return {
+        """The report's fields: `max_abs_logit`, `argmax_disagreement` in [0, 1], and both error rates in percent.
+
+        Where tokens were searched, also `differing_utterances` in [0, 1].
+        """
+        found = {
             "max_abs_logit": self.max_abs_logit,
             "argmax_disagreement": self.differing_frames / max(self.frames, 1),
             "wer_fake": word_error_rate(self.references, self.fake),
             "wer_integer": word_error_rate(self.references, self.integer),
         }
+        if self.differing_utterances is not None:
+            found["differing_utterances"] = self.differing_utterances / max(self.utterances, 1)
+        return found
 
 
-def check_parity(module: CTCModule, recogniser: Recogniser, batches: Iterable[Batch]) -> dict[str, float]:
+def check_parity(module: CTCModule, file: Recogniser, batches: Iterable[Batch]) -> dict[str, float]:
     """Compare a fake-quantized module with its exported file over batches of one utterance each.
 
     Raises:
         UserError: a batch of several utterances.
     """
     was_training, parity = module.training, Parity()
-    module.eval()
+    side = module_side(module.eval(), file)
     for batch in batches:
-        parity.add(module, recogniser, batch)
+        parity.add(side, file, batch)
     module.train(was_training)
     return parity.to_dict()
 
 
-@torch.no_grad()
-def module_logits(module: CTCModule, batch: Batch) -> NDArray[Any]:
-    """Logits `(T, V)` of the valid frames of a batch of one utterance.
+def signal_of(batch: Batch) -> NDArray[Any]:
+    """Samples `(S,)` of a batch of one utterance.
 
     The kernels of some layers take their range over a whole padded batch, the module over each utterance, so only
     batches of one can agree with the file.
@@ -88,17 +100,12 @@ def module_logits(module: CTCModule, batch: Batch) -> NDArray[Any]:
     """
     if len(batch) != 1:
         raise UserError(f"parity: a batch of {len(batch)} utterances, must be one; take batches of one")
-    logits, frames = module(batch.signal.to(device_of(module)), batch.lengths)
-    return logits[0, : int(frames[0])].float().cpu().numpy()
-
-
-def signal_of(batch: Batch) -> NDArray[Any]:
-    """Samples `(S,)` of a batch of one utterance."""
     return batch.signal[0, : int(batch.lengths[0])].numpy()
 
 
 def merge_ranks(parts: Sequence[Parity]) -> Parity:
     """The parity of ranks that took every n-th utterance each, utterances in their first order."""
+    differing = [part.differing_utterances for part in parts if part.differing_utterances is not None]
     return Parity(
         max_abs_logit=max(part.max_abs_logit for part in parts),
         differing_frames=sum(part.differing_frames for part in parts),
@@ -106,6 +113,8 @@ def merge_ranks(parts: Sequence[Parity]) -> Parity:
         references=interleaved([part.references for part in parts]),
         fake=interleaved([part.fake for part in parts]),
         integer=interleaved([part.integer for part in parts]),
+        utterances=sum(part.utterances for part in parts),
+        differing_utterances=sum(differing) if differing else None,
     )
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.RNNBase)
+LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.RNNBase, nn.RNNCellBase, nn.Embedding)
 
 
 @dataclass
@@ -37,7 +37,7 @@ class Powers:
 
 
 def layer_names(reference: nn.Module, quantized: nn.Module) -> list[str]:
-    """Dotted names of the linear, convolution and recurrent layers that both models have, in order."""
+    """Dotted names of the linear, convolution, recurrent and embedding layers that both models have, in order."""
     theirs = dict(quantized.named_modules())
     return [
         name

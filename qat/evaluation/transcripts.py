@@ -15,9 +15,10 @@ from datamodules.batch import Batch
 from datamodules.utterance import Utterance
 from qat.evaluation.error_rates import UtteranceErrors, count_utterances
 from qat.evaluation.exported import ExportedModel
+from qat.evaluation.module_side import module_side
 from qat.evaluation.options import EvaluationOptions
 from qat.evaluation.parity import Parity, merge_ranks, signal_of
-from qat.system.files import sha256_file, write_text
+from qat.system.files import sha256_path, write_text
 from qat.system.ranks import broadcast_from, gather_from_all, interleaved, rank_and_world
 
 
@@ -51,7 +52,7 @@ class Transcripts:
 
     Attributes:
         utterances: transcript and errors of every utterance, in order.
-        parity: distance of the file from its module; None for a float model.
+        parity: distance of the file from its module; None for a float model and for a variant.
     """
 
     utterances: Sequence[UtteranceErrors]
@@ -105,11 +106,12 @@ class PendingTranscripts:
         self.model, self.stored = model, stored
         self.texts: list[str] = []
         self.parity = Parity()
+        self.module = module_side(model.candidate.module, model.recogniser) if model.has_parity else None
 
     def add(self, batch: Batch) -> None:
         """Transcribe a batch of one utterance."""
-        if self.model.is_integer:
-            self.parity.add(self.model.candidate.module, self.model.recogniser, batch)
+        if self.module is not None:
+            self.parity.add(self.module, self.model.recogniser, batch)
         else:
             self.texts.append(self.model.recogniser.transcribe(signal_of(batch)))
 
@@ -117,7 +119,7 @@ class PendingTranscripts:
         """All ranks' texts in order, and the parity of a quantized model."""
         if self.stored is not None:
             return self.stored, None
-        if self.model.is_integer:
+        if self.module is not None:
             parity = merge_ranks(gather_from_all(self.parity))
             return parity.integer, parity.to_dict()
         return interleaved(gather_from_all(self.texts)), None
@@ -127,7 +129,8 @@ def cache_file(model: ExportedModel, split: Split, options: EvaluationOptions) -
     """Where the texts of a float file are kept, for the very same file on the very same split; None keeps nothing."""
     if options.cache is None or model.is_integer:
         return None
-    key = f"{sha256_file(model.file)} {split.fingerprint} {ort.__version__} {options.threads}"
+    key = f"{sha256_path(model.file)} {split.fingerprint} {ort.__version__} {options.threads}"
+    key += f" {model.decoding}" if model.decoding else ""
     return Path(options.cache) / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
 
 

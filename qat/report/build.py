@@ -10,7 +10,7 @@ from typing import Any
 from datamodules.base import SpeechDataModule
 from qat.evaluation.error_rates import worst_utterances
 from qat.evaluation.measure import measure
-from qat.evaluation.measurement import Conditions, Measurement
+from qat.evaluation.measurement import Conditions, Measurement, own_last
 from qat.evaluation.options import EvaluationOptions
 from qat.report.figures import draw_all
 from qat.report.model_card import write_model_card
@@ -35,8 +35,8 @@ def report_checkpoint(
     All ranks of a distributed run call it and share the utterances; the first one times the files, writes, and returns
     the rows (the others none).
 
-    Writes `report.json`, `report.md`, `README.md`, `utterances.json`, `worst.json`, figures and one ONNX file per
-    model into `folder`.
+    Writes `report.json`, `report.md`, `README.md`, `utterances.json`, `worst.json`, figures and one exported
+    file or folder per model into `folder`.
     """
     started = time.time()
     measurements = measure(checkpoint, folder, data, config, options)
@@ -79,13 +79,13 @@ def write_report(
     Args:
         folder: of the run.
         rows: of the measurements.
-        measurements: the run's own model last.
+        measurements: the float model first.
         worst: utterances kept in `worst.json` per split.
     """
-    own = measurements[-1]
+    own = own_last(measurements)[-1]
     save_utterances(folder / UTTERANCES_FILE, measurements)
     save_report(folder / REPORT_FILE, rows)
-    write_report_markdown(folder / "report.md", rows, folder.name, own.reconstruction)
+    write_report_markdown(folder / "report.md", rows, folder.name, own.reconstruction, own.beams)
     save_worst(
         folder / WORST_FILE,
         {split: worst_utterances(utterances, worst) for split, utterances in own.utterances.items()},

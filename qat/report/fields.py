@@ -24,6 +24,7 @@ class Limits:
         choices: allowed texts; empty means any.
         pattern: regular expression that a text must match as a whole; "" means any text but the empty one.
         silent: null has a meaning of its own (float, no suite) and needs no note.
+        optional: may be absent, which means null; null is stored as absence, and needs no note.
     """
 
     low: float = -INFINITY
@@ -31,6 +32,7 @@ class Limits:
     choices: tuple[str, ...] = ()
     pattern: str = ""
     silent: bool = False
+    optional: bool = False
 
 
 def limited(**limits: Any) -> Any:
@@ -97,7 +99,7 @@ def from_builtins(record: type, values: Mapping[str, Any]) -> Any:
     """The dataclass from checked JSON values; pairs become tuples, objects records."""
     made = {}
     for name, kind in kinds_of(record).items():
-        value = values[name]
+        value = values.get(name)
         if value is not None and kind.record is not None:
             value = from_builtins(kind.record, value)
         elif value is not None and kind.is_pair:
@@ -109,18 +111,34 @@ def from_builtins(record: type, values: Mapping[str, Any]) -> Any:
 def null_paths(record: type, values: Mapping[str, Any]) -> Iterator[str]:
     """Dotted names of the null fields that need a note."""
     for name, kind in kinds_of(record).items():
-        value = values[name]
-        if value is None and kind.nullable and not kind.limits.silent:
+        value = values.get(name)
+        if value is None and kind.nullable and not (kind.limits.silent or kind.limits.optional):
             yield name
         elif kind.record is not None and isinstance(value, dict):
-            yield from (f"{name}.{inner}" for inner in kinds_of(kind.record) if value.get(inner) is None)
+            yield from (
+                f"{name}.{inner}"
+                for inner, part in kinds_of(kind.record).items()
+                if value.get(inner) is None and not part.limits.optional
+            )
+
+
+def without_absent(record: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """A record's values as they are stored: null optional fields, also of nested records, are left out."""
+    kept = {}
+    for name, kind in kinds_of(record).items():
+        value = values[name]
+        if value is None and kind.limits.optional:
+            continue
+        nested = kind.record is not None and isinstance(value, Mapping)
+        kept[name] = without_absent(kind.record, value) if nested and kind.record is not None else value
+    return kept
 
 
 def field_problems(record: type, values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     """Every missing, unknown or bad field of a record's JSON values, one line each."""
     kinds = kinds_of(record)
-    for name in kinds:
-        if name not in values:
+    for name, kind in kinds.items():
+        if name not in values and not kind.limits.optional:
             yield f"{prefix}{name} is missing" if prefix else f"field {name!r} is missing"
     yield from (f"unknown field {prefix + name!r}" for name in values if name not in kinds)
     for name, kind in kinds.items():

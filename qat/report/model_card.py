@@ -6,16 +6,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from qat.evaluation.graphs import exports_in, size_mb
 from qat.report.cells import number, share
 from qat.report.row import Row
-from qat.report.tables import NAMES, SPEED, WER, file_table, markdown_table
+from qat.report.tables import SPEED, WER, file_table, markdown_table, names_of, parts_table
 from qat.system.files import write_text
 
 LICENCES = {
     "mini": "trained on the mini corpus, see datamodules/mini/licenses/LICENSES.md for its sources",
     "librispeech": "trained on LibriSpeech (CC-BY-4.0)",
 }
-TASK = "English speech recognition (16 kHz mono audio to lower-case text, greedy CTC)"
+TASK = "English speech recognition (16 kHz mono audio to lower-case text, {search})"
+SEARCHES = {"AttentionModule": "attention"}
 LIMITS = (
     "Error rates hold for recordings like those of the splits above; other accents, microphones, noise and "
     "vocabulary were not measured.",
@@ -48,6 +50,8 @@ def model_card(
     parts.append(f"## Error rates\n\n{_measured(rows)}")
     if rows:
         parts.append(f"## Speed and size\n\n{file_table(rows, SPEED)}")
+    if times := parts_table(rows):
+        parts.append(f"## Parts of a transcription\n\n{times}")
     if files:
         lines = [f"- `{name}`: {size:.2f} MB\n" for name, size in files.items()]
         parts.append(f"## Files\n\n{''.join(lines)}")
@@ -60,7 +64,8 @@ def facts(row: Row | None, config: Mapping[str, Any], licence: str) -> list[str]
     """The list at the top of the card."""
     model, data = _class_name(config.get("model")), _class_name(config.get("data"))
     recipe = _init_args(config.get("model")).get("recipe") or config.get("qat") or {}
-    lines = [f"Task: {TASK}", f"Model: {row.model if row else model}"]
+    search = (row.decoding if row else None) or SEARCHES.get(model, "greedy CTC")
+    lines = [f"Task: {TASK.format(search=search)}", f"Model: {row.model if row else model}"]
     lines.append(f"Data: {row.dataset} (`{data}`)" if row else f"Data: {data}")
     lines.append(f"Licence: {licence}")
     lines.append(
@@ -91,10 +96,10 @@ def how_to_load(folder_name: str) -> str:
 
 
 def write_model_card(folder: Path, rows: Sequence[Row], config: Mapping[str, Any]) -> Path:
-    """Write `folder/README.md`, with the sizes of the checkpoints and ONNX files there; returns its path."""
+    """Write `folder/README.md`, with the sizes of the checkpoints and exported models there; returns its path."""
     licence = LICENCES.get(rows[0].dataset, "not stated") if rows else "not stated"
-    kept = sorted(path for path in folder.iterdir() if path.suffix in (".ckpt", ".onnx", ".data"))
-    files = {path.name: path.stat().st_size / 1e6 for path in kept}
+    kept = [path for path in folder.iterdir() if path.suffix in (".ckpt", ".data")]
+    files = {path.name: size_mb(path) for path in sorted([*kept, *exports_in(folder)])}
     path = folder / "README.md"
     write_text(path, model_card(folder.name, rows, config, licence, files))
     return path
@@ -104,7 +109,7 @@ def _measured(rows: Sequence[Row]) -> str:
     if not rows:
         return "Not measured yet: `python evaluate.py report` fills this in.\n"
     return "Corpus WER in percent with 95 % bootstrap intervals over utterances.\n\n" + markdown_table(
-        rows, NAMES + WER
+        rows, names_of(rows) + WER
     )
 
 

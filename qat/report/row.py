@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from qat.evaluation.error_rates import DURATION_BUCKETS
-from qat.report.fields import PAIR, field_problems, from_builtins, is_kind, kinds_of, limited, null_paths
+from qat.report.fields import (
+    PAIR,
+    field_problems,
+    from_builtins,
+    is_kind,
+    kinds_of,
+    limited,
+    null_paths,
+    without_absent,
+)
 from qat.system.errors import UserError
 from qat.system.files import write_text
 from qat.system.hardware import cpu_has_vnni
@@ -49,17 +58,24 @@ class CoverageShares:
 
 @dataclass(frozen=True)
 class ParityGap:
-    """How far the integer file is from the fake-quantized module: logits, share of frames, WER in percent."""
+    """How far the integer file is from the fake-quantized module: logits, share of frames, WER in percent.
+
+    Where tokens are searched, also the share of utterances whose tokens differ.
+    """
 
     max_abs_logit: float | None = limited(low=0)
     argmax_disagreement: float | None = limited(low=0, high=1)
     wer_fake: float | None = limited(low=0)
     wer_integer: float | None = limited(low=0)
+    differing_utterances: float | None = limited(low=0, high=1, optional=True)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One model on one test split; the design names every field. A null has its reason in `notes`."""
+    """One model on one test split; the design names every field. A null has its reason in `notes`.
+
+    `decoding` names the search of an attention model, `parts_ms` the medians of its parts; both are absent elsewhere.
+    """
 
     run: str
     suite_row: str | None = limited(silent=True)
@@ -81,6 +97,7 @@ class Row:
     insertions: int | None = limited(low=0)
     delta_wer_vs_float: WerDifference | None = limited()
     wer_by_duration: dict[str, dict[str, Any]] | None = limited()
+    decoding: str | None = limited(optional=True)
     engine: str | None = limited()
     provider: str | None = limited()
     precision: str = limited(choices=("integer", "float"))
@@ -89,6 +106,7 @@ class Row:
     cpu_vnni: bool | None = limited()
     batch_size: int | None = limited(low=1)
     latency_ms: Latency | None = limited()
+    parts_ms: dict[str, float] | None = limited(optional=True)
     rtf: float | None = limited(low=0)
     warmup: int | None = limited(low=0)
     repeats: int | None = limited(low=0)
@@ -112,11 +130,14 @@ class Row:
 
     def to_dict(self) -> dict[str, Any]:
         """The row as JSON holds it."""
-        return plain(asdict(self))
+        return plain(without_absent(type(self), asdict(self)))
 
 
 FIELDS = tuple(kinds_of(Row))
-FLAT_FIELDS = tuple(name for name, kind in kinds_of(Row).items() if kind.record is None)
+REQUIRED = tuple(name for name, kind in kinds_of(Row).items() if not kind.limits.optional)
+FLAT_FIELDS = tuple(
+    name for name, kind in kinds_of(Row).items() if kind.record is None and not kind.limits.optional
+)
 REASONS = {
     "git_commit": "not in a git checkout",
     "delta_wer_vs_float": "no float model was measured beside it",
@@ -172,7 +193,7 @@ def row_from(values: Mapping[str, Any], source: str = "report row") -> Row:
 def row_problems(values: Mapping[str, Any]) -> Iterator[str]:
     """Every problem of a row's JSON object (fields, types, ranges, consistency), one line each; none if it is valid."""
     yield from field_problems(Row, values)
-    if all(key in values for key in FIELDS) and isinstance(values["notes"], list):
+    if all(key in values for key in REQUIRED) and isinstance(values["notes"], list):
         unexplained = (path for path in null_paths(Row, values) if not reason_for_null(values["notes"], path))
         yield from (f"{path} is null and no note says why" for path in unexplained)
         yield from _inconsistencies(values)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from qat.evaluation.error_rates import error_fields
-from qat.evaluation.measurement import Conditions, Measurement
+from qat.evaluation.measurement import Conditions, Measurement, own_last
 from qat.report.row import Row, build_row
 
 NULL_OF_THE_FLOAT_ROW = (
@@ -16,7 +16,7 @@ NULL_OF_THE_FLOAT_ROW = (
 
 
 def rows_of(measurements: Sequence[Measurement], conditions: Conditions) -> list[Row]:
-    """One row per test split and model, splits in turn.
+    """One row per test split and model, splits in turn, the run's own model last.
 
     Args:
         measurements: the float model first, which the others are compared with; all of the same utterances.
@@ -24,7 +24,9 @@ def rows_of(measurements: Sequence[Measurement], conditions: Conditions) -> list
     """
     reference = measurements[0]
     return [
-        row_of(item, reference, split, conditions) for split in reference.utterances for item in measurements
+        row_of(item, reference, split, conditions)
+        for split in reference.utterances
+        for item in own_last(measurements)
     ]
 
 
@@ -44,6 +46,7 @@ def row_of(item: Measurement, reference: Measurement, split: str, conditions: Co
         dataset=conditions.dataset,
         split=split,
         **error_fields(item.utterances[split], conditions.bootstrap_seed, baseline),
+        decoding=item.decoding or None,
         **speed_fields(item),
         size_mb=item.size_mb,
         float_size_mb=None if is_float else reference.size_mb,
@@ -73,6 +76,7 @@ def speed_fields(item: Measurement) -> dict[str, Any]:
         "provider": timing.provider,
         "device": timing.device,
         "latency_ms": timing.latency_ms,
+        "parts_ms": timing.parts_ms or None,
         "rtf": timing.rtf,
         "peak_memory_mb": timing.peak_memory_mb,
         "float_latency_ms": timing.float_latency_ms,
@@ -87,7 +91,7 @@ def notes_of(item: Measurement, is_float: bool) -> list[str]:
     if not item.is_integer:
         return [f"{name}: a float model" for name in ("coverage", "parity")]
     blocks = list(item.nodes.integer.values()).count("MatMulNBits")
-    notes = []
+    notes = ["parity: compared for the run's own model"] if item.is_variant else []
     if item.validated_on != "cpu":
         notes.append(
             "dev WER: training.png and metrics.csv show it in training's arithmetic on a GPU; this report measures the "

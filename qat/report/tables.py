@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from qat.evaluation.error_rates import DURATION_BUCKETS
+from qat.evaluation.measurement import BeamPoint
 from qat.report.cells import (
+    NOT_APPLICABLE,
     applies,
     bits,
     bucket_cell,
@@ -67,12 +69,17 @@ QUANTIZED: list[Column] = [
     ("integer nodes", lambda row: number(row, "integer_nodes", "{}")),
     ("float compute nodes", lambda row: number(row, "float_compute_nodes", "{}")),
 ]
+SEARCH: Column = ("search", lambda row: row.decoding or NOT_APPLICABLE)
 PARITY: list[Column] = [
     ("max logit gap", lambda row: number(row, "parity.max_abs_logit", "{:.3g}")),
     ("frames that differ", lambda row: share(row, "parity.argmax_disagreement")),
     ("WER fake-quant %", lambda row: number(row, "parity.wer_fake")),
     ("WER integer %", lambda row: number(row, "parity.wer_integer")),
 ]
+DIFFERING: Column = (
+    "utterances that differ",
+    lambda row: share(row, "parity.differing_utterances") if has_tokens(row) else NOT_APPLICABLE,
+)
 TERMINAL: list[Column] = [
     *(column for column in NAMES if column[0] in ("split", "method", "bits")),
     ("WER % [95 % CI]", short("wer", WER[1][1])),
@@ -80,6 +87,12 @@ TERMINAL: list[Column] = [
     ("p50/p95 ms", short("latency_ms", lambda row: percentiles(row, "latency_ms").replace(" ", ""))),
     ("speedup", short("speedup", lambda row: number(row, "speedup", "{:.2f}x"))),
     ("MB", short("size_mb", lambda row: number(row, "size_mb", "{:.1f}"))),
+]
+BEAMS: list[tuple[str, Callable[[BeamPoint], str]]] = [
+    ("beam", lambda point: str(point.beam)),
+    ("WER % on dev", lambda point: "n/a" if point.wer is None else f"{point.wer:.2f}"),
+    ("p50 ms", lambda point: f"{point.latency_ms:.1f}"),
+    ("utterances", lambda point: str(point.utterances)),
 ]
 RECONSTRUCTION: list[tuple[str, Callable[[Mapping[str, Any]], str]]] = [
     ("layer", lambda item: f"`{item['layer']}`"),
@@ -111,8 +124,38 @@ def markdown_lines(titles: Sequence[str], lines: Sequence[Sequence[str]]) -> str
     return "".join(f"| {' | '.join(line)} |\n" for line in [titles, ["---"] * len(titles), *cells])
 
 
+def has_tokens(row: Row) -> bool:
+    """Whether the tokens of file and module were compared."""
+    return row.parity is not None and row.parity.differing_utterances is not None
+
+
+def names_of(rows: Sequence[Row]) -> list[Column]:
+    """What names a row, with its search where any row has one to name."""
+    return [*NAMES, SEARCH] if any(row.decoding for row in rows) else NAMES
+
+
+def parts_table(rows: Sequence[Row]) -> str:
+    """Medians of the parts of a transcription, one line per file; "" where no file has parts."""
+    timed = [row for row in rows if row.parts_ms]
+    names = list(dict.fromkeys(name for row in timed for name in row.parts_ms or {}))
+    return file_table(timed, [SEARCH, *(part_column(name) for name in names)]) if timed else ""
+
+
+def part_column(name: str) -> Column:
+    """The milliseconds of one part."""
+
+    def cell(row: Row) -> str:
+        value = (row.parts_ms or {}).get(name)
+        return NOT_APPLICABLE if value is None else f"{value:.1f}"
+
+    return f"{name.replace('_', ' ')} p50 ms", cell
+
+
 def report_markdown(
-    rows: Sequence[Row], title: str = "Report", reconstruction: Sequence[Mapping[str, Any]] = ()
+    rows: Sequence[Row],
+    title: str = "Report",
+    reconstruction: Sequence[Mapping[str, Any]] = (),
+    beams: Sequence[BeamPoint] = (),
 ) -> str:
     """The whole of `report.md`: error rates, durations, speed, coverage and parity, conditions and notes.
 
@@ -120,14 +163,23 @@ def report_markdown(
         rows: the report.
         title: heading.
         reconstruction: what AdaRound and bias correction did to each layer.
+        beams: what each beam width gives on dev.
     """
     integer = [row for row in rows if row.precision == "integer"]
+    parity = [*PARITY, DIFFERING] if any(has_tokens(row) for row in integer) else PARITY
     sections = {
-        "Word error rate": markdown_table(rows, NAMES + WER),
+        "Word error rate": markdown_table(rows, names_of(rows) + WER),
         "WER by duration of the utterance": markdown_table(rows, NAMES + DURATIONS),
         "Speed and size of each file": file_table(rows, SPEED),
+        "Parts of a transcription": parts_table(rows),
+        "Error rate and latency by beam": (
+            "The run's own model on dev, in the process that measures; the test sets are not for choosing a beam.\n\n"
+            + markdown_table(beams, BEAMS)
+        )
+        if beams
+        else "",
         "What is quantized": file_table(rows, QUANTIZED),
-        "Agreement of integer file and fake-quantized model": markdown_table(integer, NAMES + PARITY)
+        "Agreement of integer file and fake-quantized model": markdown_table(integer, NAMES + parity)
         if integer
         else "",
         "Reconstruction of each layer": (
@@ -191,7 +243,11 @@ def notes(rows: Sequence[Row]) -> list[str]:
 
 
 def write_report_markdown(
-    path: Path, rows: Sequence[Row], title: str = "Report", reconstruction: Sequence[Mapping[str, Any]] = ()
+    path: Path,
+    rows: Sequence[Row],
+    title: str = "Report",
+    reconstruction: Sequence[Mapping[str, Any]] = (),
+    beams: Sequence[BeamPoint] = (),
 ) -> None:
     """Write `report.md` (whole or not at all)."""
-    write_text(path, report_markdown(rows, title, reconstruction))
+    write_text(path, report_markdown(rows, title, reconstruction, beams))

@@ -21,7 +21,7 @@ NARROW = 110  # characters; a narrower terminal gets intervals and p values on a
 
 
 def print_table(rows: Sequence[Row], title: str = "", stream: TextIO | None = None) -> None:
-    """Print the rows: a drawn table on a terminal, aligned plain text elsewhere; then why a cell is n/a."""
+    """Print the rows: a drawn table on a terminal, aligned plain text elsewhere; then searches, and reasons for n/a."""
     stream = stream or sys.stdout
     several = len({row.model for row in rows}) > 1
     columns = FILE[:1] + TERMINAL if several else TERMINAL
@@ -42,7 +42,8 @@ def print_table(rows: Sequence[Row], title: str = "", stream: TextIO | None = No
         for key in SHORT_FIELDS
         if value_at(row, key) is None and applies(row, key)
     ]
-    for line in dict.fromkeys(unmeasured):
+    searches = [f"search ({row.method}): {row.decoding}" for row in rows if row.decoding]
+    for line in dict.fromkeys([*searches, *unmeasured]):
         print(line, file=stream)
 
 

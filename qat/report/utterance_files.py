@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from qat.evaluation.error_rates import UtteranceErrors
-from qat.evaluation.measurement import Measurement
+from qat.evaluation.measurement import Measurement, own_last
 from qat.system.errors import UserError
 from qat.system.files import write_text
 
@@ -46,7 +46,7 @@ def save_utterances(path: Path, measurements: Sequence[Measurement]) -> None:
             }
             for split, utterances in measurement.utterances.items()
         }
-        for measurement in measurements
+        for measurement in own_last(measurements)
     }
     write_text(path, json.dumps({"splits": splits, "files": files}, ensure_ascii=False) + "\n")
 

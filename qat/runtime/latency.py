@@ -7,8 +7,9 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,26 +19,48 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from datamodules.audio_file import SAMPLE_RATE
+from qat.decoding.options import DecodingOptions
 from qat.system.errors import UserError
 from qat.system.hardware import idle_cores, processor
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@dataclass(frozen=True)
+class Run:
+    """One timed run.
+
+    Attributes:
+        seconds: from samples to logits; from samples to text where a search runs graphs step by step.
+        parts_ms: part of a transcription -> milliseconds; empty where a file is one graph.
+    """
+
+    seconds: float
+    parts_ms: Mapping[str, float]
+
+
 class Worker:
     """A child process that holds one file; use as a context manager.
 
     Args:
-        path: an exported file.
+        path: an exported file or folder.
         signals: `.npz` with the signals "0", "1", ...
         threads: of the engine.
         cores: what it may run on; None leaves that to the system.
+        decoding: what a user has changed of the model's own search.
 
     Raises:
         UserError: the child could not open the file.
     """
 
-    def __init__(self, path: Path, signals: Path, threads: int, cores: list[int] | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        signals: Path,
+        threads: int,
+        cores: list[int] | None = None,
+        decoding: DecodingOptions | None = None,
+    ) -> None:
         paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": str(threads)}
         self.process = subprocess.Popen(
@@ -53,6 +76,7 @@ class Worker:
                 "signals": str(signals),
                 "threads": threads,
                 "cores": cores,
+                "decoding": (decoding or DecodingOptions()).to_dict(),
             }
             opened = self.ask(**request)
             self.provider, self.cores = str(opened["provider"]), opened["cores"]
@@ -78,6 +102,11 @@ class Worker:
         """Time of one run on signal `index`."""
         return float(self.ask(run=index)["seconds"])
 
+    def timed(self, index: int) -> Run:
+        """One run on signal `index`."""
+        reply = self.ask(run=index)
+        return Run(float(reply["seconds"]), reply.get("parts_ms") or {})
+
     def close(self) -> None:
         """End the process."""
         assert self.process.stdin is not None and self.process.stdout is not None
@@ -101,6 +130,7 @@ def measure_latency(
     threads: int = 1,
     warmup: int = 3,
     repeats: int = 20,
+    decoding: DecodingOptions | None = None,
 ) -> dict[str, Any]:
     """Time both files on the same signals, one utterance per batch; they take turns, each first every other time.
 
@@ -114,10 +144,12 @@ def measure_latency(
         threads: of the engine, at least 1.
         warmup: untimed runs of each file, on the longest signals.
         repeats: timed runs of each file, at least 1.
+        decoding: what a user has changed of the model's own search.
 
     Returns:
         `float` and `integer`, each with `latency_ms` {p50, p95}, `rtf`, `peak_memory_mb` (of its own process) and
-        `times_ms`; `speedup` (float p50 / integer p50); engine, provider, device, threads, warmup, repeats.
+        `times_ms`, and for a folder of graphs `parts_ms` (medians); `speedup` (float p50 / integer p50); engine,
+        provider, device, threads, warmup, repeats.
 
     Raises:
         UserError: no signals, or a bad count.
@@ -125,13 +157,13 @@ def measure_latency(
     check_counts(signals=len(signals), threads=threads, warmup=warmup, repeats=repeats)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         store, cores = write_signals(Path(folder), signals), idle_cores(threads)
-        started = (Worker(Path(path), store, threads, cores) for path in (float_path, integer_path))
+        started = (Worker(Path(path), store, threads, cores, decoding) for path in (float_path, integer_path))
         workers = [stack.enter_context(worker) for worker in started]
         warm_up(workers, [len(signal) for signal in signals], warmup)
-        times = take_turns(workers, len(signals), repeats)
+        runs = take_turns(workers, len(signals), repeats)
         memory = [float(worker.ask(memory=True)["peak_memory_mb"]) for worker in workers]
     audio_s = sum(len(signals[run % len(signals)]) for run in range(repeats)) / SAMPLE_RATE
-    both = [summary(*pair, audio_s) for pair in zip(times, memory, strict=True)]
+    both = [summary(*pair, audio_s) for pair in zip(runs, memory, strict=True)]
     return {
         "engine": f"onnxruntime {ort.__version__}",
         "provider": workers[0].provider,
@@ -174,23 +206,26 @@ def warm_up(workers: Sequence[Worker], lengths: Sequence[int], runs: int) -> Non
             worker.seconds(longest[run % len(longest)])
 
 
-def take_turns(workers: Sequence[Worker], signals: int, repeats: int) -> list[list[float]]:
-    """Seconds of each worker's runs; who goes first changes every time."""
-    times: list[list[float]] = [[] for _ in workers]
+def take_turns(workers: Sequence[Worker], signals: int, repeats: int) -> list[list[Run]]:
+    """Each worker's runs; who goes first changes every time."""
+    runs: list[list[Run]] = [[] for _ in workers]
     for run in range(repeats):
         order = range(len(workers)) if run % 2 == 0 else reversed(range(len(workers)))
         for index in order:
-            times[index].append(workers[index].seconds(run % signals))
-    return times
+            runs[index].append(workers[index].timed(run % signals))
+    return runs
 
 
-def summary(seconds: Sequence[float], peak_memory_mb: float, audio_s: float) -> dict[str, Any]:
-    """Percentiles in ms, real-time factor, memory and the single times of one file."""
+def summary(runs: Sequence[Run], peak_memory_mb: float, audio_s: float) -> dict[str, Any]:
+    """Percentiles in ms, real-time factor, memory and the single times of one file, and the medians of its parts."""
+    seconds = [run.seconds for run in runs]
     milliseconds = 1000 * np.asarray(seconds)
     p50, p95 = np.percentile(milliseconds, [50, 95])
+    parts = {name: float(np.median([run.parts_ms[name] for run in runs])) for name in runs[0].parts_ms}
     return {
         "latency_ms": {"p50": float(p50), "p95": float(p95)},
         "rtf": float(sum(seconds) / audio_s),
         "peak_memory_mb": peak_memory_mb,
         "times_ms": [round(float(item), 3) for item in milliseconds],
+        **({"parts_ms": parts} if parts else {}),
     }

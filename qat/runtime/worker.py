@@ -1,4 +1,4 @@
-"""A process that runs one exported file and times it: `python -m qat.runtime.worker`, driven by `latency.py`.
+"""A process that runs one exported file or folder and times it: `python -m qat.runtime.worker`, driven by `latency.py`.
 
 Reads one JSON object per line from stdin and answers each with one on stdout. It imports numpy and onnxruntime only,
 so that its peak memory is that of the engine.
@@ -17,11 +17,13 @@ from typing import Any
 def answer(request: dict[str, Any], state: dict[str, Any]) -> dict[str, Any]:
     """One reply.
 
-    Requests: `{"open": file, "signals": npz, "threads": n, "cores": [0] | null}`, `{"run": index}` and
-    `{"memory": true}`.
+    Requests: `{"open": path, "signals": npz, "threads": n, "cores": [0] | null, "decoding": {...}}`, `{"run": index}`
+    and `{"memory": true}`. A run of one graph is from samples to logits, one of a folder from samples to text.
     """
     import numpy as np
 
+    from qat.decoding.options import DecodingOptions
+    from qat.runtime.attention_session import open_session
     from qat.runtime.session import Session
 
     if "open" in request:
@@ -29,14 +31,18 @@ def answer(request: dict[str, Any], state: dict[str, Any]) -> dict[str, Any]:
             os.sched_setaffinity(0, request["cores"])  # before the engine makes its threads, which inherit it
         with np.load(request["signals"]) as signals:
             state["signals"] = [signals[str(index)] for index in range(len(signals.files))]
-        state["session"] = Session(request["open"], threads=request["threads"])
+        decoding = DecodingOptions.from_dict(request.get("decoding") or {})
+        state["session"] = open_session(Path(request["open"]), request["threads"], decoding)
         cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
         return {"provider": state["session"].provider, "torch": "torch" in sys.modules, "cores": cores}
     if "run" in request:
-        signal = state["signals"][request["run"]]
+        signal, session = state["signals"][request["run"]], state["session"]
         lengths = np.array([signal.size], dtype=np.int64)
         started = time.perf_counter()
-        state["session"].run(signal[None], lengths)
+        if not isinstance(session, Session):
+            session.transcribe(signal)
+            return {"seconds": time.perf_counter() - started, "parts_ms": dict(session.times_ms)}
+        session.run(signal[None], lengths)
         return {"seconds": time.perf_counter() - started}
     return {"peak_memory_mb": peak_memory_mb()}
 

@@ -33,7 +33,7 @@ def log_report(
         worst: split -> utterances as `load_worst` gives; the 50 with most errors are shown.
         audio_paths: utterance id -> audio file; the first 5 shown get a player.
         figures: pictures.
-        files: exported files, kept together as one artifact.
+        files: exported files and folders, kept together as one artifact.
         report: rows, texts and settings, kept as another, which `evaluate.py compare` fetches.
     """
     if run is None:
@@ -52,7 +52,10 @@ def log_report(
                     f"{name}-{run.id}", type=kind, metadata={"rows": [row.to_dict() for row in rows]}
                 )
                 for path in paths:
-                    artifact.add_file(str(path))
+                    if path.is_dir():
+                        artifact.add_dir(str(path), name=path.name)
+                    else:
+                        artifact.add_file(str(path))
                 run.log_artifact(artifact)
     except Exception as error:  # the report is on disk already
         print_notice(f"W&B: the report was not logged completely ({type(error).__name__}: {error})")

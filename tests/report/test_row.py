@@ -34,7 +34,7 @@ duration_s"""
 
 
 def test_a_row_has_exactly_the_designed_fields() -> None:
-    assert set(FIELDS) == {*DESIGN.replace("\n", " ").replace(" ", "").split(","), "notes", "wer_by_duration"}
+    assert set(FIELDS) == {*DESIGN.replace("\n", " ").replace(" ", "").split(","), "notes", "wer_by_duration", "decoding", "parts_ms"}
 
 
 def test_full_rows_are_valid(row: Row, float_row: Row) -> None:

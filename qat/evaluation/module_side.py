@@ -1,0 +1,89 @@
+"""A module as evaluation sees an exported file: what it emits, and the text that a search makes of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+
+from qat.decoding.method import search_of
+from qat.decoding.options import Method, SearchSettings
+from qat.decoding.recogniser import Emission, Recogniser
+from qat.layers.base import device_of
+from qat.models.ctc import CTCModule
+from qat.runtime.attention_session import AttentionSession
+
+
+class ModuleLogits:
+    """A module that emits frames' scores, with the decoder of its file.
+
+    Args:
+        module: in eval mode.
+        file: whose decoder makes text of the logits.
+    """
+
+    def __init__(self, module: CTCModule, file: Recogniser) -> None:
+        self.module, self.file = module, file
+
+    @torch.no_grad()
+    def emit(self, signal: NDArray[Any]) -> Emission:
+        """Samples `(S,)` -> logits of the valid frames."""
+        samples = torch.from_numpy(signal)[None].to(device_of(self.module))
+        logits, frames = self.module(samples, torch.tensor([signal.size]))
+        return Emission(logits[0, : int(frames[0])].float().cpu().numpy())
+
+    def text_of(self, emission: Emission) -> str:
+        """Logits -> text."""
+        return self.file.text_of(emission)
+
+    def transcribe(self, signal: NDArray[Any]) -> str:
+        """Samples `(S,)` -> text."""
+        return self.text_of(self.emit(signal))
+
+
+class ModuleSearch:
+    """A module with an attention decoder, searched as its folder is.
+
+    Args:
+        module: in eval mode.
+        method: of decoding.
+        settings: of the search.
+    """
+
+    def __init__(self, module: CTCModule, method: Method, settings: SearchSettings) -> None:
+        from qat.models.attention_steps import ModuleDecoder, ModuleLanguageModel, encode
+
+        self.module: Any = module
+        self.encode = encode
+        weighed = self.module.lm is not None and settings.lm_weight
+        language_model = ModuleLanguageModel(self.module) if weighed else None
+        self.search = search_of(method, settings, ModuleDecoder(self.module), language_model)
+
+    def emit(self, signal: NDArray[Any]) -> Emission:
+        """Samples `(S,)` -> encoder states and the CTC head's logits."""
+        encoded = self.encode(self.module, signal)
+        assert encoded.logits is not None
+        return Emission(encoded.logits, encoded)
+
+    def text_of(self, emission: Emission) -> str:
+        """The text of the best hypothesis, whose tokens it leaves in the emission."""
+        assert emission.encoded is not None
+        emission.tokens = self.search(emission.encoded).tokens
+        return self.module.tokenizer.pieces.decode(emission.tokens)
+
+    def transcribe(self, signal: NDArray[Any]) -> str:
+        """Samples `(S,)` -> text."""
+        return self.text_of(self.emit(signal))
+
+
+def module_side(module: CTCModule, file: Recogniser) -> Recogniser:
+    """The recogniser that a module is, with the search of its exported file.
+
+    Args:
+        module: in eval mode.
+        file: exported from it.
+    """
+    if isinstance(file, AttentionSession):
+        return ModuleSearch(module, file.method, file.settings)
+    return ModuleLogits(module, file)
