@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from qat.layer_recipe import LayerRecipe
+from qat.layers.held import Held
 from qat.layers.quantizer import SELECTION, KeyedNoise, ScaledQuantizer
 from qat.layers.weight_group import Prepared, WeightGroup
 from qat.numerics import fused
@@ -83,15 +84,17 @@ class WeightQuantizer(ScaledQuantizer):
         self.axis, self.level_offset = 0 if per_channel else None, recipe.weight_offset
         self.ada_round = AdaRounding(weight.shape) if recipe.ada_round else None
         self.casts = casts
+        self.held: Held | None = None  # in a loop over time (`held_weights`)
         self.group, self.prepared = WeightGroup(), Prepared()
         self.group.add(self)
         self.to(weight.device)
 
     def forward(self, x: Tensor) -> Tensor:
-        """As any quantizer; compiled code reads what `prepare_step_` left ready."""
+        """As any quantizer; compiled code reads what `prepare_step_` left ready, a loop what it holds."""
         if is_compiled() and self.prepared.read is not None:
             return self.prepared.read
-        return super().forward(x)
+        forward = super().forward
+        return forward(x) if self.held is None else self.held.first("values", lambda: forward(x))
 
     def pass_on(self, x: Tensor) -> Tensor:
         """As any quantizer; from the group where the kernels run."""
@@ -150,6 +153,12 @@ class WeightQuantizer(ScaledQuantizer):
         They are read off the fake-quantized weight, so they hold whatever rounding the quantizer was trained to. Levels
         between whole steps are odd numbers of half steps.
         """
+        if self.held is not None:
+            return self.held.first("levels", lambda: self.new_levels(x))
+        return self.new_levels(x)
+
+    def new_levels(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """`levels`, computed anew."""
         scale = self.positive_scale().detach().float().expand(x.shape[0]).contiguous()
         scale = scale / 2 if self.level_offset else scale
         values = self.fake_quantize(x) if self.is_enabled else x
