@@ -11,6 +11,7 @@ import yaml
 from qat.cli.flags import expand_presets
 from qat.cli.messages import refuse_option
 from qat.cli.options import OWN, TOP_LEVEL, WITHOUT_VALUE, OwnParser, add_own_arguments
+from qat.decoding.options import DecodingOptions
 from qat.recipe import Recipe
 from qat.runs import checkpoint_to_resume, folder_of, read_config, refuse_used_folder
 
@@ -38,6 +39,7 @@ def check_arguments(args: Sequence[str]) -> None:
     own = [f"--{name}={value}" for name, value in flags if top_of(name) in OWN and value is not None]
     options = parser.parse_args(own)
     recipe_builtins(options["qat"])
+    DecodingOptions.from_dict(options["decoding"].as_dict())
     check_run(options["run"], options["ckpt_path"])
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from qat.cli.messages import refuse_option
+from qat.decoding.options import DecodingOptions
 from qat.evaluation.options import EvaluationOptions
 from qat.report.compare import LOWER_IS_BETTER
 from qat.system.errors import UserError
@@ -30,7 +31,7 @@ class OneLineArguments(argparse.ArgumentParser):
 
     def flags(self) -> list[str]:
         """The long flags that this parser takes, without dashes."""
-        return re.findall(r"--([\w-]+)", self.format_help())
+        return re.findall(r"--([\w.-]+)", self.format_help())
 
 
 def parser() -> argparse.ArgumentParser:
@@ -62,13 +63,57 @@ def add_report(command: OneLineArguments) -> None:
             command.add_argument(
                 f"--{field.name}", type=int, default=field.default, help="see train.py --help_all"
             )
+    command.add_argument(
+        "--beams",
+        nargs="+",
+        type=int,
+        default=[],
+        metavar="N",
+        help="a table of dev's WER and latency by beam",
+    )
+    add_decoding(command)
+
+
+def add_decoding(command: OneLineArguments) -> None:
+    """Arguments that change the search of a model."""
+    for field in fields(DecodingOptions):
+        kind = str(field.type).partition(" ")[0]
+        command.add_argument(
+            f"--decoding.{field.name}",
+            type=DECODING_KINDS[kind],
+            metavar=kind.upper(),
+            help="see train.py --help_all",
+        )
+
+
+def decoding_of(options: argparse.Namespace) -> DecodingOptions:
+    """What `add_decoding`'s arguments say."""
+    given = {field.name: getattr(options, f"decoding.{field.name}") for field in fields(DecodingOptions)}
+    return DecodingOptions(**given)
+
+
+def truth(text: str) -> bool:
+    """`true` or `false`.
+
+    Raises:
+        ValueError: anything else.
+    """
+    if text.lower() not in ("true", "false"):
+        raise ValueError(text)
+    return text.lower() == "true"
+
+
+DECODING_KINDS: dict[str, Callable[[str], Any]] = {"int": int, "float": float, "bool": truth, "Method": str}
 
 
 def add_transcribe(command: OneLineArguments) -> None:
     """Arguments of `transcribe`."""
-    command.add_argument("target", metavar="RUN|CKPT", help="run name, run folder or checkpoint file")
+    command.add_argument(
+        "target", metavar="RUN|CKPT|FOLDER", help="run name, run folder, checkpoint file or exported folder"
+    )
     command.add_argument("audio", nargs="+", type=Path, help="audio files (WAV, FLAC, Ogg Opus)")
     command.add_argument("--threads", type=int, default=1, help="threads of the engine")
+    add_decoding(command)
 
 
 def add_suite(command: OneLineArguments) -> None:
@@ -144,7 +189,7 @@ def run(args: Sequence[str]) -> None:
 
         names = [field.name for field in fields(EvaluationOptions) if hasattr(options, field.name)]
         chosen = {name: getattr(options, name) for name in names}
-        report(options.targets, options.config, EvaluationOptions(**chosen))
+        report(options.targets, options.config, EvaluationOptions(**chosen), decoding_of(options))
     elif options.command == "suite":
         from qat.cli.suite import suite
 
@@ -156,4 +201,4 @@ def run(args: Sequence[str]) -> None:
     else:
         from qat.cli.transcribe import transcribe
 
-        transcribe(options.target, options.audio, options.threads)
+        transcribe(options.target, options.audio, options.threads, decoding_of(options))

@@ -8,11 +8,12 @@ from jsonargparse import ArgumentParser
 from jsonargparse.typing import PositiveInt
 
 from qat.cli.messages import OneLineErrors
+from qat.decoding.options import DecodingOptions
 from qat.evaluation.options import EvaluationOptions
 from qat.recipe import Recipe
 from qat.tracking.wandb_names import PROJECT
 
-OWN = ("run", "ckpt_path", "save_every_steps", "qat", "evaluation", "wandb")
+OWN = ("run", "ckpt_path", "save_every_steps", "qat", "evaluation", "decoding", "wandb")
 TOP_LEVEL = ("config", "seed_everything", "trainer", "model", "data", *OWN)
 WITHOUT_VALUE = ("help", "help_all", "print_config")
 
@@ -50,4 +51,5 @@ def add_own_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_class_arguments(Recipe, "qat")
     parser.add_class_arguments(EvaluationOptions, "evaluation")
+    parser.add_class_arguments(DecodingOptions, "decoding")
     parser.add_class_arguments(WandbOptions, "wandb")

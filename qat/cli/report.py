@@ -4,16 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from qat.cli.flags import DEFAULT_CONFIG
+from qat.decoding.options import DecodingOptions
 from qat.evaluation.options import EvaluationOptions
 from qat.runs import CONFIG_FILE, MODEL_FILE, find_checkpoint, read_config
 
 
-def report(targets: Sequence[str], config: Path | None, options: EvaluationOptions) -> None:
+def report(
+    targets: Sequence[str],
+    config: Path | None,
+    options: EvaluationOptions,
+    decoding: DecodingOptions | None = None,
+) -> None:
     """Rebuild the report of each run or checkpoint.
 
     A run's report lies in its folder; a single checkpoint's in `report-NAME` beside it.
+
+    Args:
+        targets: run names, run folders or checkpoint files.
+        config: with the data; None: the run's own.
+        options: how to measure.
+        decoding: what to change of the search, over what the run's configuration changes of the model's own.
 
     Raises:
         UserError: there is no such run or configuration (before PyTorch is imported), or it cannot be measured.
@@ -28,7 +41,21 @@ def report(targets: Sequence[str], config: Path | None, options: EvaluationOptio
         if checkpoint.name != MODEL_FILE:
             folder = folder / f"report-{checkpoint.stem}"
             folder.mkdir(exist_ok=True)
-        report_checkpoint(checkpoint, folder, build_data(settings), settings, options)
+        searched = searched_by(settings, decoding or DecodingOptions())
+        report_checkpoint(checkpoint, folder, build_data(settings), searched, options)
+
+
+def searched_by(config: dict[str, Any], decoding: DecodingOptions) -> dict[str, Any]:
+    """A configuration with a user's changes of its search.
+
+    >>> searched_by({"decoding": {"beam": 2, "lm_weight": 0.1}}, DecodingOptions(beam=4))
+    {'decoding': {'beam': 4, 'lm_weight': 0.1}}
+    >>> searched_by({"seed_everything": 1}, DecodingOptions())
+    {'seed_everything': 1}
+    """
+    given = {key: value for key, value in decoding.to_dict().items() if value is not None}
+    together = {**(config.get("decoding") or {}), **given}
+    return {**config, "decoding": together} if together else config
 
 
 def config_of(checkpoint: Path, config: Path | None) -> Path:

@@ -22,6 +22,7 @@ from qat.cli.messages import OneLineErrors
 from qat.cli.options import add_own_arguments
 from qat.cli.resume import resume_from
 from qat.cli.trainer import loggers, own_callbacks, plugins, refuse_sharding
+from qat.evaluation.module_side import check_search
 from qat.models.ctc import CTCModule
 from qat.models.loading import load_teacher_
 from qat.runs import CONFIG_FILE, choose_run_folder, make_run_folder
@@ -65,6 +66,7 @@ class SpeechCLI(LightningCLI):
         )
         self.datamodule.check()
         load_teacher_(self.model)
+        check_search(self.model, self.config_init["decoding"])
         make_run_folder(self.run_folder)
         options = self.config_init["trainer"]
         bar = sys.stderr.isatty() and options.get("enable_progress_bar") is not False
@@ -86,6 +88,9 @@ class SpeechCLI(LightningCLI):
         config = yaml.safe_load(text)
         config.pop("config", None)
         config["model"]["init_args"].pop("recipe", None)  # `qat` says it
+        config["decoding"] = {key: value for key, value in config["decoding"].items() if value is not None}
+        if not config["decoding"]:  # the model's own search
+            del config["decoding"]
         return config
 
     def save_config(self) -> None:

@@ -15,7 +15,7 @@ import onnx
 from numpy.typing import NDArray
 
 from qat.evaluation.measurement import Measurement
-from qat.runtime.graph import constants, count_nodes
+from qat.runtime.graph import all_nodes, constants, count_nodes, name_of
 
 UNTOUCHED = ("preset", "seed")  # fields of a recipe that need not change a weight
 
@@ -132,7 +132,7 @@ def float_compute_weights(graph: onnx.ModelProto) -> dict[str, str]:
     Constant scalars and vectors (scales, biases) are no weights; matrices and kernels are.
     """
     weights, in_float = constants(graph.graph), count_nodes(graph).float_compute
-    nodes = {node.name or f"{node.op_type}_{index}": node for index, node in enumerate(graph.graph.node)}
+    nodes = {name_of(node, index): node for index, node in enumerate(all_nodes(graph.graph))}
     return {name: next(item for item in nodes[name].input if item in weights) for name in in_float}
 
 

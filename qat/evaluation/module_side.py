@@ -8,11 +8,12 @@ import torch
 from numpy.typing import NDArray
 
 from qat.decoding.method import search_of
-from qat.decoding.options import Method, SearchSettings
+from qat.decoding.options import DecodingOptions, Method, SearchSettings
 from qat.decoding.recogniser import Emission, Recogniser
 from qat.layers.base import device_of
 from qat.models.ctc import CTCModule
 from qat.runtime.attention_session import AttentionSession
+from qat.system.errors import UserError
 
 
 class ModuleLogits:
@@ -87,3 +88,21 @@ def module_side(module: CTCModule, file: Recogniser) -> Recogniser:
     if isinstance(file, AttentionSession):
         return ModuleSearch(module, file.method, file.settings)
     return ModuleLogits(module, file)
+
+
+def check_search(module: CTCModule, decoding: DecodingOptions) -> None:
+    """Refuse what a user has changed of a model's search where the model cannot follow it.
+
+    Raises:
+        UserError: naming the setting.
+    """
+    settings = getattr(module, "settings", None)
+    if isinstance(settings, SearchSettings):
+        ModuleSearch(module, decoding.method or "attention", decoding.over(settings))
+        return
+    given = [*decoding.overrides(), *(["method"] if decoding.method not in (None, "ctc_greedy") else [])]
+    if given:
+        raise UserError(
+            f"decoding.{given[0]}: must be left out for {type(module).__name__}, a CTC model; it is decoded "
+            "greedily"
+        )
