@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -101,12 +102,27 @@ class AttentionModule(CTCModule):
         if chosen.lm == "float":
             self.kept_float = {**self.kept_float, "lm.*": "float by lm: float"}
         self.finish_build()
-        self.encoder.requires_grad_(not chosen.freeze_encoder)
+        for module in self.frozen():
+            module.requires_grad_(False)
+
+    def frozen(self) -> Iterator[nn.Module]:
+        """Modules of the groups that are not trained.
+
+        Raises:
+            UserError: the options name a group that there is not.
+        """
+        for group in self.options.freeze:
+            if group not in self.groups:
+                raise UserError(f"freeze: {group!r}, must be of {', '.join(self.groups)}")
+            for name, module in self.named_modules():
+                if any(fnmatchcase(name, glob) for glob in self.groups[group]):
+                    yield module
 
     def train(self, mode: bool = True) -> AttentionModule:
-        """As any module; a frozen encoder stays in eval mode."""
+        """As any module; frozen ones stay in eval mode."""
         super().train(mode)
-        self.encoder.train(mode and not self.options.freeze_encoder)
+        for module in self.frozen():
+            module.eval()
         return self
 
     def hyper_parameters(self) -> dict[str, Any]:

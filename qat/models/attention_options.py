@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from qat.models.crdnn import CRDNNShape, SpecAugmentOptions
@@ -80,7 +80,8 @@ class JointLossOptions(Options):
         label_smoothing: of that cross-entropy, in [0, 1].
         normalize: features by the statistics of each utterance, or by stored ones.
         tokenizer: SentencePiece model file; the checkpoint holds its contents.
-        freeze_encoder: train everything but the encoder, which then has neither dropout nor moving statistics.
+        freeze: groups of layers (`cnn`, `rnn`, `dnn`, ...) that are not trained; they have neither dropout nor moving
+            statistics.
         init_encoder: checkpoint of a `CRDNNModule` whose encoder the weights start from.
         speechbrain: SpeechBrain's pretrained folder (or its name on the hub), which gives all sizes and weights.
         search: settings of the beam search that go with the model (`qat.decoding.options.SearchSettings`).
@@ -93,7 +94,7 @@ class JointLossOptions(Options):
     label_smoothing: float = 0.1
     normalize: Normalization = "utterance"
     tokenizer: str | None = None
-    freeze_encoder: bool = False
+    freeze: list[str] = field(default_factory=list)
     init_encoder: str | None = None
     speechbrain: str | None = None
     search: dict[str, Any] | None = None

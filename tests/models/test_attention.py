@@ -54,11 +54,16 @@ def test_every_part_has_a_gradient_from_the_joint_loss(tmp_path: Path) -> None:
 
 
 def test_a_frozen_encoder_learns_nothing_and_keeps_its_statistics(tmp_path: Path) -> None:
-    module = quiet(attention_model(tmp_path, freeze_encoder=True)).train()
+    module = quiet(attention_model(tmp_path, freeze=["cnn", "rnn", "dnn"])).train()
     before = {key: value.clone() for key, value in module.encoder.state_dict().items()}
     module.transcript_loss(batch_of(3)).backward()
     assert all(item.grad is None for item in module.encoder.parameters())
     assert all(torch.equal(value, before[key]) for key, value in module.encoder.state_dict().items())
+
+
+def test_an_unknown_group_cannot_be_frozen(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="freeze: 'encoder', must be of cnn, rnn, dnn"):
+        attention_model(tmp_path, freeze=["encoder"])
 
 
 def test_the_encoder_starts_from_a_ctc_models(tmp_path: Path) -> None:
