@@ -16,6 +16,7 @@ from datamodules.batch import Batch
 from qat.decoding.options import SearchSettings
 from qat.layers.masking import frame_mask, to_device_of
 from qat.models.attention_decoder import Projected, first_state, step
+from qat.models.attention_guide import AttentionGuide, guide_loss
 from qat.models.attention_options import AttentionOptions
 from qat.models.attention_parts import (
     Tokenizer,
@@ -97,6 +98,8 @@ class AttentionModule(CTCModule):
             self.add_module(name, part)
         self.lm = None if chosen.lm == "none" else build_language_model(chosen)
         self.masks = chosen.build_masks()
+        guide = chosen.guide_model or chosen.init_encoder
+        self.guide = AttentionGuide(guide) if chosen.guide and guide else None
         if chosen.init_encoder:
             load_encoder_(self, chosen.init_encoder)
         if chosen.lm == "float":
@@ -127,7 +130,7 @@ class AttentionModule(CTCModule):
 
     def hyper_parameters(self) -> dict[str, Any]:
         """See `RecipeModule`; files that are spent once their contents are in are left out."""
-        spent = ("tokenizer", "init_encoder", "speechbrain")
+        spent = ("tokenizer", "init_encoder", "speechbrain", "guide", "guide_model")
         return {key: value for key, value in super().hyper_parameters().items() if key not in spent}
 
     # ---------------------------------------------------------------- text and labels
@@ -183,13 +186,19 @@ class AttentionModule(CTCModule):
 
     def forced(self, states: States, labels: Tensor) -> Tensor:
         """Teacher forcing: logits `(B, U, V)` of the label after each of `labels (B, U)`, the first of them `bos`."""
+        return self.forced_with_attention(states, labels)[0]
+
+    def forced_with_attention(self, states: States, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The same, and the attention weights `(B, U, T)`."""
         decoder, embedded = self.decoder, self.embedding(labels)
         state, outputs = first_state(decoder, states.projected), []
+        attention = []
         for place in range(labels.shape[1]):
             state = replace(state, attention=state.attention.detach())  # as SpeechBrain trains
             output, state = step(decoder, embedded[:, place], state, states.projected)
             outputs.append(output)
-        return self.seq_lin(torch.stack(outputs, dim=1))
+            attention.append(state.attention)
+        return self.seq_lin(torch.stack(outputs, dim=1)), torch.stack(attention, dim=1)
 
     # ---------------------------------------------------------------- training
     def targets(self, texts: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
@@ -212,10 +221,14 @@ class AttentionModule(CTCModule):
         weight = self.options.ctc_weight
         states = self.states(batch.signal, batch.lengths)
         inputs, after, _ = self.targets(batch.texts)
-        tokens = self.forced(states, inputs)
+        tokens, attention = self.forced_with_attention(states, inputs)
         loss = (1 - weight) * cross_entropy(tokens, after, self.options.label_smoothing)
         if weight:
             loss = loss + weight * self.ctc_loss(states.logits, states.frames, batch.texts)
+        if self.guide is not None:
+            guided = self.guide_loss(attention, states, batch.texts)
+            self.log("train/guide", guided, batch_size=len(batch.texts))
+            loss = (1 - self.options.guide) * loss + self.options.guide * guided
         if self.trains_language_model:
             lm_loss = cross_entropy(language_model_logits(self.lm, inputs), after, 0.0)
             self.log("train/lm_loss", lm_loss, batch_size=len(batch.texts))
@@ -231,6 +244,12 @@ class AttentionModule(CTCModule):
             parts.append(language_model_logits(self.lm, inputs))
         logits = torch.cat(parts, dim=1)
         return logits, torch.tensor([logits.shape[1]], device="cpu")
+
+    def guide_loss(self, attention: Tensor, states: States, texts: Sequence[str]) -> Tensor:
+        """How far the attention lies beside the guide's alignment."""
+        assert self.guide is not None
+        pieces = [[self.symbols[label] for label in self.labels(text)] for text in texts]
+        return guide_loss(attention, self.guide.windows(states.hidden, states.frames, texts, pieces))
 
     @property
     def trains_language_model(self) -> bool:

@@ -82,6 +82,9 @@ class JointLossOptions(Options):
         tokenizer: SentencePiece model file; the checkpoint holds its contents.
         freeze: groups of layers (`cnn`, `rnn`, `dnn`, ...) that are not trained; they have neither dropout nor moving
             statistics.
+        guide: share in the loss of how far attention lies beside the alignment of the CTC model `init_encoder` or
+            `guide_model`, in [0, 1]; its encoder must be the frozen one of this model.
+        guide_model: checkpoint of that CTC model, where `init_encoder` does not name it.
         init_encoder: checkpoint of a `CRDNNModule` whose encoder the weights start from.
         speechbrain: SpeechBrain's pretrained folder (or its name on the hub), which gives all sizes and weights.
         search: settings of the beam search that go with the model (`qat.decoding.options.SearchSettings`).
@@ -95,13 +98,19 @@ class JointLossOptions(Options):
     normalize: Normalization = "utterance"
     tokenizer: str | None = None
     freeze: list[str] = field(default_factory=list)
+    guide: float = 0.0
+    guide_model: str | None = None
     init_encoder: str | None = None
     speechbrain: str | None = None
     search: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check(("ctc_weight", "label_smoothing"), 0, 1)
+        self.check(("ctc_weight", "label_smoothing", "guide"), 0, 1)
+        if self.guide and not (self.guide_model or self.init_encoder):
+            raise UserError(
+                f"guide: {self.guide}, must be 0 without a CTC model; name one with --model.guide_model"
+            )
         if self.normalize not in ("utterance", "global"):
             raise UserError(f"normalize: {self.normalize!r}, must be utterance or global")
 
