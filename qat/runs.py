@@ -8,8 +8,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from qat.system.errors import UserError
 from qat.system.nearest import did_you_mean
 from qat.system.ranks import launched_rank
@@ -139,6 +137,8 @@ def read_config(path: Path) -> dict[str, Any]:
     if not path.is_file():
         near = did_you_mean(str(path), (str(item) for item in path.parent.glob("*.y*ml")))
         raise UserError(f"{path}: must be an existing configuration file{near}")
+    import yaml  # a folder of an exported model is read without it
+
     try:
         config = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:

@@ -1,4 +1,4 @@
-"""`evaluate.py transcribe`: text from audio with an exported file; no PyTorch where the file is up to date."""
+"""`evaluate.py transcribe`: text from audio with an exported file or folder; no PyTorch where it is up to date."""
 
 from __future__ import annotations
 
@@ -6,25 +6,45 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from datamodules.audio_file import load_samples
+from qat.decoding.options import DecodingOptions
 from qat.runs import find_checkpoint
-from qat.runtime.session import Session
+from qat.runtime.attention_session import open_session
+from qat.runtime.manifest import MANIFEST, is_exported_folder
 
 
-def transcribe(target: str, files: Sequence[Path], threads: int) -> None:
-    """Print `FILE<TAB>text` for each audio file, read with the exported integer file (exported when missing)."""
+def transcribe(
+    target: str, files: Sequence[Path], threads: int, decoding: DecodingOptions | None = None
+) -> None:
+    """Print `FILE<TAB>text` for each audio file, read with the exported integer model (exported when missing).
+
+    Args:
+        target: run, checkpoint or exported folder.
+        files: audio.
+        threads: of the engine.
+        decoding: what to change of the model's own search.
+    """
     signals = [load_samples(file) for file in files]  # bad audio is reported before anything is built
-    session = Session(integer_file(find_checkpoint(target)), threads=threads)
+    session = open_session(exported_model(target), threads, decoding)
     for file, signal in zip(files, signals, strict=True):
         print(f"{file}\t{session.transcribe(signal)}")
 
 
-def integer_file(checkpoint: Path) -> Path:
-    """The exported file of a checkpoint; a float checkpoint has a float file."""
-    path = checkpoint.with_suffix(".onnx")
-    if not path.is_file() or path.stat().st_mtime < checkpoint.stat().st_mtime:
-        from qat.models.loading import load_module
-        from qat.runtime.export import export_onnx
+def exported_model(target: str) -> Path:
+    """The file or folder that a target was, or now is, exported to; a float checkpoint has a float one.
 
-        module = load_module(checkpoint)
-        export_onnx(module, path, "integer" if module.recipe.active else "float")
-    return path
+    Raises:
+        UserError: there is no such target.
+    """
+    if is_exported_folder(Path(target)):
+        return Path(target)
+    checkpoint = find_checkpoint(target)
+    changed = checkpoint.stat().st_mtime
+    folder, file = checkpoint.with_suffix(""), checkpoint.with_suffix(".onnx")
+    for found, dated in ((folder, folder / MANIFEST), (file, file)):
+        if dated.is_file() and dated.stat().st_mtime >= changed:
+            return found
+    from qat.models.loading import load_module
+    from qat.runtime.attention_export import export
+
+    module = load_module(checkpoint)
+    return export(module, folder, "integer" if module.recipe.active else "float").path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,24 +53,43 @@ class NodeCounts:
 
 
 def count_nodes(model: onnx.ModelProto) -> NodeCounts:
-    """Sort the compute nodes of an (optimised) graph."""
+    """Sort the compute nodes of an (optimised) graph, those of the bodies of loops included."""
+    nodes = list(all_nodes(model.graph))
     weights, counts = constants(model.graph), NodeCounts()
-    for index, node in enumerate(model.graph.node):
+    for index, node in enumerate(nodes):
         if node.op_type in INTEGER | FLOAT:
-            group_of(node, weights, counts)[node.name or f"{node.op_type}_{index}"] = node.op_type
+            group_of(node, weights, counts)[name_of(node, index)] = node.op_type
     return counts
 
 
+def name_of(node: onnx.NodeProto, index: int) -> str:
+    """Name of a node, without what a fusion with its activation puts before it; from its place where it has none."""
+    return node.name.removeprefix("fused ") or f"{node.op_type}_{index}"
+
+
+def all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Yield the nodes of a graph in topological order, those of a loop's body after the loop."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from all_nodes(attribute.g)
+
+
 def constants(graph: onnx.GraphProto) -> set[str]:
-    """Names of the matrices and kernels that no input of the graph can change: stored, or computed from stored ones."""
+    """Names of the matrices and kernels that no input of the graph can change: stored, or computed from stored ones.
+
+    A stored matrix with computed rows beside it (Concat) is one too: the layer that it belongs to computes on it.
+    """
     fixed = {item.name for item in graph.initializer}
     matrices = {item.name for item in graph.initializer if len(item.dims) >= 2}
-    for node in graph.node:  # in topological order
+    for node in all_nodes(graph):
         used = [name for name in node.input if name]
-        if used and all(name in fixed for name in used):
+        known = bool(used) and all(name in fixed for name in used)
+        if known:
             fixed.update(node.output)
-            if any(name in matrices for name in used):
-                matrices.update(node.output)
+        if (known or node.op_type == "Concat") and any(name in matrices for name in used):
+            matrices.update(node.output)
     return matrices
 
 

@@ -1,0 +1,162 @@
+"""A process that holds one implementation of the attention model: `python -m benchmarks.attention_worker`.
+
+Driven by `benchmarks.attention`: one JSON object per line on stdin, an answer to each on stdout. Only SpeechBrain's side
+imports PyTorch, so that the other sides' peak memory is that of the engine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qat.runtime.worker import peak_memory_mb
+
+SPEECHBRAIN = "speechbrain"
+Times = dict[str, float]  # seconds of each part
+
+
+class Exported:
+    """A folder of `export_folder`.
+
+    Args:
+        folder: the folder.
+        steps: that every search takes.
+    """
+
+    def __init__(self, folder: Path, steps: int) -> None:
+        from qat.runtime.attention_session import AttentionSession
+
+        self.session, self.steps = AttentionSession(folder), steps
+
+    def run(self, signal: Any, beam: int) -> Times:
+        """Seconds of each part of one transcription."""
+        from qat.decoding.method import search_of
+
+        session = self.session
+        encoded = session.encode(signal)
+        ratio = (self.steps + 0.5) / encoded.frames
+        settings = replace(session.settings, beam=beam, min_ratio=ratio, max_ratio=ratio)
+        session.search = search_of("attention", settings, session.decoder_step, session.lm_step)
+        session.decode(encoded)
+        return {name: value / 1000 for name, value in session.times_ms.items()}
+
+
+class SpeechBrain:
+    """SpeechBrain's own modules and search, with the weights of the exported folders.
+
+    Args:
+        steps: that every search takes.
+    """
+
+    def __init__(self, steps: int) -> None:
+        import torch
+
+        from benchmarks.attention_models import published
+
+        torch.set_num_threads(1)
+        self.steps = steps
+        with tempfile.TemporaryDirectory() as folder:
+            self.model = published(Path(folder))
+
+    def run(self, signal: Any, beam: int) -> Times:
+        """Seconds of each part of one transcription."""
+        import torch
+
+        model, started = self.model, time.perf_counter()
+        with torch.no_grad():
+            features = (model.fbank(torch.from_numpy(signal)[None]) - model.mean) / model.deviation
+            states = model.encoder(features)
+            spent = {"encoder": time.perf_counter() - started, "decoder_step": 0.0, "lm_step": 0.0}
+            search = self.searcher(beam, (self.steps + 0.5) / states.shape[1])
+            search.forward_step = timed(search.forward_step, spent, "decoder_step")
+            scorer = search.scorer.full_scorers["rnnlm"]
+            scorer.score = timed(scorer.score, spent, "lm_step")
+            began = time.perf_counter()
+            search(states, torch.ones(1))
+        total = time.perf_counter() - began
+        return {**spent, "search": total - spent["decoder_step"] - spent["lm_step"]}
+
+    def searcher(self, beam: int, ratio: float) -> Any:
+        """The search, with the settings of the folders."""
+        from speechbrain.decoders.scorer import CoverageScorer, RNNLMScorer, ScorerBuilder
+        from speechbrain.decoders.seq2seq import S2SRNNBeamSearcher
+
+        model, settings = self.model, self.model.settings
+        scorer = ScorerBuilder(
+            full_scorers=[
+                RNNLMScorer(model.lm, temperature=settings.lm_temperature),
+                CoverageScorer(model.options.vocabulary_size, threshold=settings.coverage_threshold),
+            ],
+            weights={"rnnlm": settings.lm_weight, "coverage": settings.coverage_weight},
+        )
+        return S2SRNNBeamSearcher(
+            embedding=model.embedding,
+            decoder=model.decoder,
+            linear=model.seq_lin,
+            temperature=settings.temperature,
+            bos_index=settings.bos,
+            eos_index=settings.eos,
+            min_decode_ratio=ratio,
+            max_decode_ratio=ratio,
+            beam_size=beam,
+            scorer=scorer,
+            eos_threshold=settings.eos_threshold,
+            using_max_attn_shift=True,
+            max_attn_shift=settings.max_attention_shift,
+        )
+
+
+def timed(function: Callable[..., Any], spent: Times, name: str) -> Callable[..., Any]:
+    """The function, whose time is added up."""
+
+    def run(*args: Any, **named: Any) -> Any:
+        started = time.perf_counter()
+        found = function(*args, **named)
+        spent[name] += time.perf_counter() - started
+        return found
+
+    return run
+
+
+def answer(request: dict[str, Any], state: dict[str, Any]) -> dict[str, Any]:
+    """One reply.
+
+    Requests: `{"open": "speechbrain" or a folder, "signal": npy, "steps": n, "cores": [0] | null}`, `{"run": beam}` and
+    `{"memory": true}`.
+    """
+    if "open" in request:
+        if request["cores"]:
+            os.sched_setaffinity(0, request["cores"])
+        state["signal"], steps = np.load(request["signal"]), request["steps"]
+        is_theirs = request["open"] == SPEECHBRAIN
+        state["side"] = SpeechBrain(steps) if is_theirs else Exported(Path(request["open"]), steps)
+        return {"torch": "torch" in sys.modules}
+    if "run" in request:
+        return state["side"].run(state["signal"], request["run"])
+    return {"peak_memory_mb": peak_memory_mb()}
+
+
+def main() -> None:
+    """Answer requests until stdin closes; an error is the answer `{"error": text}`."""
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what a library prints must not mix with the replies
+    state: dict[str, Any] = {}
+    for line in sys.stdin:
+        try:
+            reply = answer(json.loads(line), state)
+        except Exception as error:
+            reply = {"error": f"{type(error).__name__}: {error}"}
+        print(json.dumps(reply), file=replies, flush=True)
+
+
+if __name__ == "__main__":
+    main()

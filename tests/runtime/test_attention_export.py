@@ -1,0 +1,181 @@
+"""The exported folder of an attention model beside its module: numbers, tokens, nodes, and how it is written."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from qat.decoding.attention_search import AttentionSearch, Hypothesis
+from qat.decoding.options import DecodingOptions, SearchSettings
+from qat.models.attention import AttentionModule
+from qat.models.attention_steps import ModuleDecoder, ModuleLanguageModel, encode
+from qat.recipe import Recipe
+from qat.runtime.attention_export import export, export_folder
+from qat.runtime.attention_session import AttentionSession
+from qat.runtime.export import ExportInfo
+from qat.runtime.graph import NodeCounts, count_nodes, optimised_graph
+from qat.system.errors import UserError
+from tests.conftest import build, noise
+from tests.models.attention_models import attention_model
+from tests.runtime.attention import ExportedAttention
+from tests.runtime.conftest import output_folder
+
+GRAPHS = ("encoder.onnx", "decoder_step.onnx", "lm_step.onnx")
+FLOAT = ("decoder.attn.conv_loc", "decoder.attn.mlp_loc", "decoder.attn.mlp_attn")  # by design
+
+
+def signal(seconds: float, seed: int) -> Any:
+    return noise(1, seconds, seed)[0].numpy()
+
+
+def module_search(module: AttentionModule, beam: int, samples: Any) -> Hypothesis:
+    """What the module's own steps find."""
+    settings = DecodingOptions(beam=beam).over(module.settings)
+    search = AttentionSearch(settings, ModuleDecoder(module), ModuleLanguageModel(module))
+    return search.search(encode(module, samples))
+
+
+@pytest.fixture(scope="module")
+def off(attention: ExportedAttention) -> AttentionModule:
+    """The module switched off."""
+    twin = copy.deepcopy(attention.module)
+    twin.quantize(False)
+    return twin
+
+
+@pytest.fixture(scope="module")
+def counts(attention: ExportedAttention) -> dict[str, NodeCounts]:
+    """Nodes of each integer graph."""
+    return {name: count_nodes(optimised_graph(attention.integer.path / name)) for name in GRAPHS}
+
+
+def compare_encoders(module: AttentionModule, info: ExportInfo, tolerance: float) -> None:
+    session = AttentionSession(info.path)
+    for seconds, seed in ((0.5, 1), (1.3, 2)):
+        expected, actual = encode(module, signal(seconds, seed)), session.encode(signal(seconds, seed))
+        for name in ("states", "keys", "values", "logits"):
+            np.testing.assert_allclose(getattr(actual, name), getattr(expected, name), atol=tolerance)
+
+
+def test_the_float_encoder_is_the_modules(attention: ExportedAttention, off: AttentionModule) -> None:
+    compare_encoders(off, attention.float, 1e-5)  # float32 in another order of sums
+
+
+def test_the_integer_encoder_is_the_modules(attention: ExportedAttention) -> None:
+    # An 8-bit rounding may differ by a level on the way; the largest value is about 1.
+    compare_encoders(attention.module, attention.integer, 0.02)
+
+
+def compare_steps(module: AttentionModule, info: ExportInfo, tolerance: float) -> None:
+    session, random = AttentionSession(info.path), np.random.default_rng(3)
+    encoded = encode(module, signal(1.0, 3))
+    pairs = [(ModuleDecoder(module), session.decoder_step), (ModuleLanguageModel(module), session.lm_step)]
+    for ours, graph in pairs[:1]:
+        memory = ours.start(encoded)
+        assert all(np.array_equal(*pair) for pair in zip(memory, graph.start(encoded), strict=True))
+        for rows in (1, 4, 3):
+            memory = ours.select(memory, random.integers(0, len(memory[0]), rows))
+            tokens = random.integers(0, 30, rows)
+            expected, actual = ours.step(tokens, memory), graph.step(tokens, memory)
+            for one, two in zip([*expected[:2], *expected[2]], [*actual[:2], *actual[2]], strict=True):
+                np.testing.assert_allclose(two, one, atol=tolerance)
+            memory = expected[2]
+    ours, graph = pairs[1]
+    memory = ours.start()
+    for rows in (1, 4, 3):
+        memory = ours.select(memory, random.integers(0, len(memory[0]), rows))
+        tokens = random.integers(0, 30, rows)
+        expected, actual = ours.step(tokens, memory), graph.step(tokens, memory)
+        for one, two in zip([expected[0], *expected[1]], [actual[0], *actual[1]], strict=True):
+            np.testing.assert_allclose(two, one, atol=tolerance)
+        memory = expected[1]
+
+
+def test_float_steps_are_the_modules(attention: ExportedAttention, off: AttentionModule) -> None:
+    compare_steps(off, attention.float, 1e-5)
+
+
+def test_integer_steps_are_the_modules(attention: ExportedAttention) -> None:
+    compare_steps(attention.module, attention.integer, 5e-3)  # one level where a float gate's last bit decides
+
+
+@pytest.mark.parametrize("beam", [1, 8, 80])
+def test_the_float_folder_finds_the_modules_tokens(
+    attention: ExportedAttention, off: AttentionModule, beam: int
+) -> None:
+    session = AttentionSession(attention.float.path, decoding=DecodingOptions(beam=beam))
+    expected = module_search(off, beam, signal(0.6, 4))
+    found = session.decode(session.encode(signal(0.6, 4)))
+    assert found.tokens == expected.tokens
+    assert found.score == pytest.approx(expected.score, abs=1e-4)
+
+
+def test_the_integer_folder_finds_the_fake_quantized_modules_tokens(attention: ExportedAttention) -> None:
+    session = AttentionSession(attention.integer.path)
+    samples = signal(0.6, 5)
+    found, expected = session.decode(session.encode(samples)), module_search(attention.module, 8, samples)
+    assert found.tokens == expected.tokens
+    assert found.score == pytest.approx(expected.score, abs=1e-2)
+
+
+def test_every_quantized_layer_runs_on_integers_and_only_the_location_path_in_float(
+    attention: ExportedAttention, counts: dict[str, NodeCounts]
+) -> None:
+    integer = [name for found in counts.values() for name in found.integer]
+    for layer in attention.module.swap_report.swapped:
+        if "mbedding" not in layer:  # looked up, not multiplied
+            assert any(name.startswith(layer) for name in integer), layer
+    products = [name for found in counts.values() for name, kind in found.integer.items() if "Integer" in kind]
+    assert len(products) >= 15
+    in_float = [name for found in counts.values() for name in found.float_compute]
+    assert sorted({name.rpartition("/")[0] for name in in_float}) == sorted(FLOAT)
+    # the context is attention times values: there is nothing to quantize in advance
+    assert [len(found.float_matmul_without_weights) for found in counts.values()] == [0, 1, 0]
+
+
+def test_the_manifest_says_everything_and_a_table_of_files(attention: ExportedAttention) -> None:
+    folder = attention.integer.path
+    found = json.loads((folder / "manifest.json").read_text())
+    assert set(found["files"]) == {*GRAPHS, "tokenizer.model"}
+    assert output_folder(folder / "x") == sorted([*found["files"], "manifest.json"])
+    assert found["search"] == attention.module.settings.to_dict() == SearchSettings().to_dict()
+    assert (found["precision"], found["vocabulary_size"], found["has_language_model"]) == ("integer", 30, True)
+    assert found["recipe"] == attention.module.recipe.to_dict() and found["sample_rate"] == 16_000
+    assert "int8" in found["number_format"] and len(found["config_sha256"]) == 64
+    size = sum((folder / name).stat().st_size for name in output_folder(folder / "x"))
+    assert attention.integer.size_mb == size / 1e6 < attention.float.size_mb
+
+
+def test_a_folder_takes_the_place_of_the_one_before_it_and_the_module_stays(
+    attention: ExportedAttention, tmp_path: Path
+) -> None:
+    place = tmp_path / "model"
+    place.mkdir()
+    (place / "left.onnx").touch()
+    before = {key: type(child) for key, child in attention.module.named_modules()}
+    export(attention.module, place, "float")
+    assert output_folder(place) == ["model"] and "left.onnx" not in output_folder(place / "x")
+    assert before == {key: type(child) for key, child in attention.module.named_modules()}
+
+
+def test_what_is_not_ready_leaves_the_folder_alone(tmp_path: Path) -> None:
+    module = attention_model(tmp_path, Recipe(preset="test"))
+    (tmp_path / "model").mkdir()
+    with pytest.raises(UserError, match="not calibrated"):
+        export_folder(module, tmp_path / "model", "integer")
+    assert not list((tmp_path / "model").iterdir())
+
+
+def test_a_ctc_model_becomes_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr("qat.runtime.attention_export.export_onnx", lambda *args: asked.append(args))
+    module = build("crdnn")
+    export(module, tmp_path / "model.best", "float")
+    assert asked == [(module, tmp_path / "model.best.onnx", "float")]
+    assert torch.is_grad_enabled()
