@@ -19,7 +19,8 @@ from datamodules.mini_corpus import MiniDataModule
 from datamodules.utterance import Utterance
 from qat.evaluation.parity import check_parity, word_error_rate
 from qat.models.loading import load_module
-from qat.models.wav2vec2 import Wav2Vec2Module, masked_group_norm
+from qat.models.wav2vec2 import Wav2Vec2Module
+from qat.models.wav2vec2_encoder import masked_group_norm
 from qat.recipe import Recipe
 from qat.runtime.export import export_onnx, trace
 from qat.runtime.layers import replace_layers_
@@ -141,7 +142,7 @@ def test_only_last_bits_of_float_kernels_differ(tmp_path: Path, monkeypatch: pyt
         return waveform[0], waveform[1]
 
     monkeypatch.setattr(module, "features", remember)
-    monkeypatch.setattr("qat.models.wav2vec2.masked_group_norm", lambda *_: begin(*waveform))
+    monkeypatch.setattr("qat.models.wav2vec2_encoder.masked_group_norm", lambda *_: begin(*waveform))
     gelu = engine(F.gelu, torch.zeros(2, 9))
     for layer in module.modules():
         if isinstance(layer, nn.LayerNorm):

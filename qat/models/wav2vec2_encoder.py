@@ -1,0 +1,205 @@
+"""What every Wav2Vec2 shares: the waveform's normalisation and Hugging Face's encoder, with padding masked."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers.models.wav2vec2.modeling_wav2vec2 import _compute_mask_indices
+
+from qat.layers.base import QuantLayer
+from qat.layers.masking import frame_mask, to_device_of, valid_lengths
+from qat.layers.weight_norm import remove_weight_norm_
+from qat.models.ctc import CTCModule
+
+GELU_FLOOR = -3.0  # |gelu(x)| <= 0.0041 below: a range that reaches further down wastes levels
+
+
+class Wav2Vec2Encoder(CTCModule):
+    """A `transformers.Wav2Vec2Model` and a head that subclasses bring.
+
+    The forward path reuses the submodules of the Hugging Face model but masks padding everywhere, the first
+    layer's GroupNorm included, so that the output for an utterance is the same alone and in a batch.
+
+    Attributes:
+        waveform_eps: added to the variance of an utterance before its root divides the waveform.
+    """
+
+    readers = (("q_proj", "k_proj", "v_proj"),)
+    compiled_functions = ("masked_layer",)
+    waveform_eps = 1e-7
+    options: Any
+
+    @property
+    @abstractmethod
+    def backbone(self) -> Any:
+        """The `Wav2Vec2Model`."""
+
+    @abstractmethod
+    def emit(self, hidden: Tensor, frames: Tensor) -> Tensor:
+        """The head: states `(B, T, H)` with `frames (B,)` valid -> logits `(B, T, V)`."""
+
+    def prepare_backbone_(self, freeze_feature_encoder: bool) -> None:
+        """What a float model needs before its weights are loaded and its layers swapped."""
+        remove_weight_norm_(self.backbone)
+        if hasattr(self.backbone, "masked_spec_embed"):  # without masking it would stay without gradient
+            self.backbone.masked_spec_embed.requires_grad_(self.masks_time)
+        if freeze_feature_encoder:
+            self.backbone.feature_extractor._freeze_parameters()
+
+    def finish_build(self) -> None:
+        """See `RecipeModule`; quantized convolutions are told what reads their outputs."""
+        super().finish_build()
+        for conv in self.convolutions_before_gelu():
+            if isinstance(conv, QuantLayer):
+                conv.ignore_output_below_(GELU_FLOOR)
+        for layer in self.backbone.feature_extractor.modules():
+            if isinstance(layer, QuantLayer):
+                layer.relative_error = True  # linear in the waveform's loudness up to a LayerNorm
+
+    def convolutions_before_gelu(self) -> Iterator[nn.Module]:
+        """Convolutions whose output goes through GELU and nowhere else."""
+        if self.backbone.config.feat_extract_activation != "gelu":
+            return
+        for layer in cast(nn.ModuleList, self.backbone.feature_extractor.conv_layers):
+            if getattr(layer, "layer_norm", None) is None:
+                yield cast(nn.Module, layer.conv)
+        yield self.backbone.encoder.pos_conv_embed.conv
+
+    @property
+    def masks_time(self) -> bool:
+        """Whether training masks spans of frames (SpecAugment as the Hugging Face configuration asks for it)."""
+        config = self.backbone.config
+        return bool(config.apply_spec_augment and config.mask_time_prob > 0)
+
+    @property
+    def blank(self) -> int:
+        """Index of the CTC blank."""
+        return self.vocabulary.index(self.options.blank_token)
+
+    def features(self, signal: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Waveform `(B, S)`, normalised per utterance over valid samples; padding is zero.
+
+        In float64, so that the order in which PyTorch and ONNX Runtime add leaves no trace in the float32 result.
+        """
+        mask = frame_mask(lengths, signal)
+        signal = signal.float().masked_fill(~mask, 0.0)
+        if not self.options.do_normalize:
+            return signal, lengths
+        signal, count = signal.double(), to_device_of(signal, lengths).double().unsqueeze(1)
+        mean = signal.sum(1, keepdim=True) / count
+        centred = (signal - mean).masked_fill(~mask, 0.0)
+        variance = centred.square().sum(1, keepdim=True) / count
+        return (centred / (variance + self.waveform_eps).sqrt()).float(), lengths
+
+    def encode(self, inputs: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Waveform `(B, S)`, valid samples `(B,)` -> (logits `(B, T, V)`, valid frames `(B,)`)."""
+        with valid_lengths(frames, inputs.shape[1]):
+            hidden, frames = self.extract(inputs, frames)
+            hidden = self.backbone.feature_projection(hidden.transpose(1, 2))[0]
+            return self.emit(self.transform(hidden, frames), frames), frames
+
+    def extract(self, signal: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Convolutional feature extractor: `(B, S)` -> (features `(B, C, T)`, valid frames `(B,)`)."""
+        hidden = signal.unsqueeze(1)
+        layers: Any = self.backbone.feature_extractor.conv_layers
+        for layer in layers:
+            kernel, stride = layer.conv.kernel_size[0], layer.conv.stride[0]
+            lengths = (torch.div(lengths - kernel, stride, rounding_mode="floor") + 1).clamp(min=1)
+            if isinstance(getattr(layer, "layer_norm", None), nn.GroupNorm):
+                hidden = self.masked_layer(layer, hidden, to_device_of(hidden, lengths))
+            else:
+                hidden = layer(hidden)
+        return hidden, lengths
+
+    @staticmethod
+    def masked_layer(layer: Any, hidden: Tensor, frames: Tensor) -> Tensor:
+        """The first layer of a feature extractor with GroupNorm: `(B, C, T)` -> `(B, C', T')`, `frames (B,)` valid."""
+        return layer.activation(masked_group_norm(layer.conv(hidden), frames, layer.layer_norm))
+
+    def compiled_parts(self) -> Iterator[nn.Module]:
+        """The first convolution, the projection after the last, and the transformer's layers."""
+        model = self.backbone
+        yield from (model.feature_extractor.conv_layers[0], model.feature_projection, *model.encoder.layers)
+
+    def transform(self, hidden: Tensor, frames: Tensor) -> Tensor:
+        """Transformer encoder on `(B, T, H)` with `frames (B,)` valid."""
+        encoder = self.backbone.encoder
+        config = self.backbone.config
+        mask = frame_mask(frames, hidden)
+        if self.training and config.apply_spec_augment and hidden.shape[1] >= config.mask_time_length:
+            hidden = spec_augment(self.backbone, hidden, frames)
+        hidden = hidden.masked_fill(~mask.unsqueeze(-1), 0.0)
+        hidden = hidden + encoder.pos_conv_embed(hidden)
+        stable = config.do_stable_layer_norm
+        hidden = encoder.dropout(hidden if stable else encoder.layer_norm(hidden))
+        bias = torch.zeros_like(mask, dtype=hidden.dtype).masked_fill(~mask, torch.finfo(hidden.dtype).min)
+        bias = bias[:, None, None, :]
+        for layer in encoder.layers:
+            if self.training and config.layerdrop > 0 and torch.rand([], device="cpu") < config.layerdrop:
+                continue
+            hidden = layer(hidden, attention_mask=bias)
+        return encoder.layer_norm(hidden) if stable else hidden
+
+
+def spec_augment(model: Any, hidden: Tensor, frames: Tensor) -> Tensor:
+    """SpecAugment (arXiv 1904.08779) as `Wav2Vec2Model` does it, in training; nothing is read back from a GPU.
+
+    Args:
+        model: its configuration says how much is masked.
+        hidden: `(B, T, H)`.
+        frames: valid frames `(B,)`.
+    """
+    config, (rows, total, width) = model.config, hidden.shape
+    hidden = hidden.clone()
+    if config.mask_time_prob > 0:
+        spans = _compute_mask_indices(
+            (rows, total),
+            mask_prob=config.mask_time_prob,
+            mask_length=config.mask_time_length,
+            attention_mask=cast(Any, torch.arange(total, device="cpu") < frames.cpu()[:, None]),
+            min_masks=config.mask_time_min_masks,
+        )
+        places = (to_device_of(hidden, torch.tensor(axis, device="cpu")) for axis in spans.nonzero())
+        hidden[tuple(places)] = model.masked_spec_embed.to(hidden.dtype)
+    if config.mask_feature_prob > 0:
+        bands = _compute_mask_indices(
+            (rows, width),
+            mask_prob=config.mask_feature_prob,
+            mask_length=config.mask_feature_length,
+            min_masks=config.mask_feature_min_masks,
+        )
+        hidden = hidden.masked_fill(to_device_of(hidden, torch.tensor(bands, device="cpu"))[:, None], 0.0)
+    return hidden
+
+
+ROWS = 4  # that share the frames of a sum of squares
+
+
+def masked_group_norm(x: Tensor, frames: Tensor, norm: nn.GroupNorm) -> Tensor:
+    """GroupNorm with one channel per group whose statistics see valid frames only.
+
+    Equals `norm(x)` where nothing is padded.
+
+    Args:
+        x: `(B, C, T)`.
+        frames: valid frames `(B,)`.
+        norm: affine, `num_groups == num_channels`.
+    """
+    # Sums over time as products with the mask: ONNX Runtime's ReduceSum took a fifth of a whole wav2vec2-base. A
+    # product of one row adds frame after frame, one of several rows by blocks, which loses a tenth as much of a square.
+    with torch.autocast(x.device.type, enabled=False):
+        x = x.float()
+        by_time = x.transpose(1, 2)
+        valid = frame_mask(frames, x, axis=2).unsqueeze(1)
+        row = torch.arange(ROWS, device=x.device).unsqueeze(1)
+        turns = torch.arange(x.shape[-1], device=x.device) % ROWS == row
+        count = to_device_of(x, frames).float()[:, None, None]
+        mean = (valid.float() @ by_time).transpose(1, 2) / count
+        square = ((valid & turns).float() @ by_time.square()).sum(1).unsqueeze(2) / count
+        variance = (square - mean.square()).clamp(min=0.0)
+    scale = norm.weight[:, None] * torch.rsqrt(variance + norm.eps)
+    return x * scale + (norm.bias[:, None] - mean * scale)
