@@ -8,6 +8,7 @@ from typing import Any
 from qat.report.row import OF_INTEGER_ROWS, Row, reason_for_null
 
 NOT_APPLICABLE = "-"
+VARIANT = "compared for the run's own model"  # why a variant has no parity
 SMALLEST_P = 0.001  # below it, only that it is smaller
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from qat.evaluation.error_rates import error_fields
 from qat.evaluation.measurement import Conditions, Measurement, own_last
+from qat.report.cells import VARIANT
 from qat.report.row import Row, build_row
 
 NULL_OF_THE_FLOAT_ROW = (
@@ -91,7 +92,7 @@ def notes_of(item: Measurement, is_float: bool) -> list[str]:
     if not item.is_integer:
         return [f"{name}: a float model" for name in ("coverage", "parity")]
     blocks = list(item.nodes.integer.values()).count("MatMulNBits")
-    notes = ["parity: compared for the run's own model"] if item.is_variant else []
+    notes = [f"parity: {VARIANT}"] if item.is_variant else []
     if item.validated_on != "cpu":
         notes.append(
             "dev WER: training.png and metrics.csv show it in training's arithmetic on a GPU; this report measures the "

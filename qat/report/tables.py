@@ -10,6 +10,7 @@ from qat.evaluation.error_rates import DURATION_BUCKETS
 from qat.evaluation.measurement import BeamPoint
 from qat.report.cells import (
     NOT_APPLICABLE,
+    VARIANT,
     applies,
     bits,
     bucket_cell,
@@ -22,7 +23,7 @@ from qat.report.cells import (
     short_difference,
     with_interval,
 )  # fmt: skip
-from qat.report.row import Row
+from qat.report.row import Row, reason_for_null
 from qat.system.files import write_text
 
 T = TypeVar("T")
@@ -94,6 +95,7 @@ BEAMS: list[tuple[str, Callable[[BeamPoint], str]]] = [
     ("p50 ms", lambda point: f"{point.latency_ms:.1f}"),
     ("utterances", lambda point: str(point.utterances)),
 ]
+PARTS = {"search": "rest of the search"}
 RECONSTRUCTION: list[tuple[str, Callable[[Mapping[str, Any]], str]]] = [
     ("layer", lambda item: f"`{item['layer']}`"),
     ("error before", lambda item: f"{item['before']:.3g}"),
@@ -129,6 +131,11 @@ def has_tokens(row: Row) -> bool:
     return row.parity is not None and row.parity.differing_utterances is not None
 
 
+def is_variant(row: Row) -> bool:
+    """Whether a row is another one's model with a part left out or in float."""
+    return row.parity is None and reason_for_null(row.notes, "parity") == VARIANT
+
+
 def names_of(rows: Sequence[Row]) -> list[Column]:
     """What names a row, with its search where any row has one to name."""
     return [*NAMES, SEARCH] if any(row.decoding for row in rows) else NAMES
@@ -148,7 +155,7 @@ def part_column(name: str) -> Column:
         value = (row.parts_ms or {}).get(name)
         return NOT_APPLICABLE if value is None else f"{value:.1f}"
 
-    return f"{name.replace('_', ' ')} p50 ms", cell
+    return f"{PARTS.get(name, name.replace('_', ' '))} p50 ms", cell
 
 
 def report_markdown(
@@ -165,7 +172,7 @@ def report_markdown(
         reconstruction: what AdaRound and bias correction did to each layer.
         beams: what each beam width gives on dev.
     """
-    integer = [row for row in rows if row.precision == "integer"]
+    integer = [row for row in rows if row.precision == "integer" and not is_variant(row)]
     parity = [*PARITY, DIFFERING] if any(has_tokens(row) for row in integer) else PARITY
     sections = {
         "Word error rate": markdown_table(rows, names_of(rows) + WER),
@@ -237,9 +244,13 @@ def skipped_lines(rows: Sequence[Row]) -> list[str]:
 
 def notes(rows: Sequence[Row]) -> list[str]:
     """The rows' notes, each once, but for those on fields that do not apply."""
-    return list(
-        dict.fromkeys(note for row in rows for note in row.notes if applies(row, note.partition(":")[0]))
-    )
+    told = [
+        note
+        for row in rows
+        for note in row.notes
+        if applies(row, note.partition(":")[0]) and not (is_variant(row) and note.endswith(VARIANT))
+    ]
+    return list(dict.fromkeys(told))
 
 
 def write_report_markdown(

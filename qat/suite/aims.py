@@ -38,7 +38,9 @@ class Judgement:
 def acceptance(view: View) -> str:
     """The aims, met or not, for each model, and why where not; on the first split."""
     judged = [
-        (aim, model, judge(view, aim, model)) for aim in view.suite.aims for model in view.suite.configs
+        (aim, model, judge(view, aim, model))
+        for aim in view.suite.aims
+        for model in aim.models or view.suite.configs
     ]
     lines = [[aim.text, model, found.measured, WORDS[found.met]] for aim, model, found in judged]
     text = markdown_lines(["aim", "model", "measured", "met"], lines)

@@ -11,13 +11,20 @@ from typing import Any
 
 import psutil
 
+from qat.evaluation.graphs import exports_in
 from qat.runs import CHECKPOINTS, LAST_FILE, read_config, start_of
 from qat.suite.spec import Suite, SuiteRow
 from qat.system.errors import UserError
 from qat.system.files import sha256_path
 from qat.system.provenance import config_sha256
 
-KEPT = ("model.ckpt", "model.onnx", "control.onnx")  # of the large files in a finished row's folder
+KEPT = (
+    "model.ckpt",
+    "model.onnx",
+    "control.onnx",
+    "model",
+    "control",
+)  # of the large files in a finished row's folder
 
 
 @dataclass(frozen=True)
@@ -125,10 +132,10 @@ def end_orphan(job: Job) -> None:
 
 
 def clean_folder(folder: Path) -> None:
-    """Remove what can be made again: the float file, and the checkpoints for resuming."""
-    for path in [*folder.glob("*.ckpt"), *folder.glob("*.onnx")]:
+    """Remove what can be made again: the float file or folder, and the checkpoints for resuming."""
+    for path in [*folder.glob("*.ckpt"), *exports_in(folder)]:
         if path.name not in KEPT:
-            path.unlink()
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def last_line(log: Path) -> str:

@@ -12,7 +12,7 @@ from qat.report.tables import libraries, machine, markdown_lines, markdown_list
 from qat.suite.aims import SIGNIFICANT, acceptance, relative_loss
 from qat.suite.spec import FLOAT, Published, Suite, SuiteTable
 from qat.suite.store import Results
-from qat.suite.view import Cell, View
+from qat.suite.view import NOT_RUN, Cell, View
 from qat.system.files import write_text
 
 HOW_TO_READ = (
@@ -38,29 +38,53 @@ def render(view: View, command: str, links: Mapping[str, str], figures: Sequence
     for model in suite.configs:
         parts.append(f"## {model}: error rate by bits and method\n\n{curve_markdown(view, model)}")
     parts.append("## Conditions\n\n" + markdown_list(short_conditions(view.results.rows)))
-    missing = [row.id for row in suite.rows if view.first(row.id) is None]
-    if missing:
-        lines = markdown_list([f"`{row_id}`: {view.failure(row_id)}" for row_id in missing])
-        parts.append(f"## Missing rows\n\n{lines}")
+    if missing := missing_lines(view):
+        parts.append(f"## Missing rows\n\n{markdown_list(missing)}")
     return "\n".join(parts)
 
 
+def missing_lines(view: View) -> list[str]:
+    """Rows without a result and why; one line for a model of which nothing was run, unless a run failed."""
+    lines = []
+    for model in view.suite.configs:
+        rows = [row.id for row in view.suite.rows if row.model == model]
+        reasons = {row_id: view.failure(row_id) for row_id in rows if view.first(row_id) is None}
+        if len(reasons) == len(rows) and set(reasons.values()) == {NOT_RUN}:
+            lines.append(f"`{model}/*`: {NOT_RUN} ({len(rows)} rows)")
+        else:
+            lines += [f"`{row_id}`: {reason}" for row_id, reason in reasons.items()]
+    return lines
+
+
 def table_markdown(view: View, table: SuiteTable) -> str:
-    """One published table: each published row with ours after it."""
+    """One published table: each published row with ours after it; groups of further models follow."""
     titles = ["published row", "published WER / s", "ours", "bits"]
     titles += [f"WER % {split}" for split in view.splits]
     titles += ["p50 ms: float / file", "MB", "weights", "verdict"]
-    lines = []
-    base = table.rows[0].wer
-    for line in table.rows:
-        for place, name in enumerate(line.rows):
-            lines.append(
-                [
-                    *(published_cells(line, base) if place == 0 else ("", "")),
-                    *our_cells(view, f"{table.model}/{name}"),
-                ]
-            )
+    lines = model_lines(view, table, table.model)
+    for model in table.also:
+        if view.is_measured(model):
+            lines += [group_line(view, model, ""), *model_lines(view, table, model)]
+        else:
+            lines.append(group_line(view, model, NOT_RUN))
     return markdown_lines(titles, lines)
+
+
+def model_lines(view: View, table: SuiteTable, model: str) -> list[list[str]]:
+    """A model's rows of a table."""
+    base = table.rows[0].wer
+    return [
+        [*(published_cells(line, base) if place == 0 else ("", "")), *our_cells(view, f"{model}/{name}")]
+        for line in table.rows
+        for place, name in enumerate(line.rows)
+    ]
+
+
+def group_line(view: View, model: str, verdict_text: str) -> list[str]:
+    """The line over a further model's rows: its name, and how it is searched."""
+    row = view.first(f"{model}/{FLOAT}")
+    search = f": {row.decoding}" if row is not None and row.decoding else ""
+    return [f"**{model}**{search}", *([""] * (len(view.splits) + 6)), verdict_text]
 
 
 def published_cells(line: Published, base: float | None) -> tuple[str, str]:
@@ -128,6 +152,8 @@ def verdict(view: View, row_id: str) -> str:
 
 def curve_markdown(view: View, model: str) -> str:
     """Bits down, methods across, on the first split."""
+    if not view.is_measured(model):
+        return f"{NOT_RUN[0].upper()}{NOT_RUN[1:]}.\n"
     curves = view.curves(model)
     widths = max((len(names) for names in curves.values()), default=0)
     lines = []

@@ -67,11 +67,13 @@ class SuiteTable:
         heading: number and title.
         model: of the suite.
         rows: in the published order.
+        also: further models, whose rows of the same names follow as a group of their own each.
     """
 
     heading: str
     model: str
     rows: tuple[Published, ...]
+    also: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ class Aim:
             first row at least the share `limit` of what the second loses).
         limit: a share.
         missed: model -> why it missed this aim; shown where it does.
+        models: that it is for; empty means all.
     """
 
     text: str
@@ -92,6 +95,7 @@ class Aim:
     kind: str
     limit: float = 0.0
     missed: Mapping[str, str] = field(default_factory=dict)
+    models: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -159,7 +163,7 @@ def load_suite(name: str, configs: Mapping[str, str] | None = None) -> Suite:
         rows=_rows(content, files),
         tables=tuple(_table(item) for item in content["tables"]),
         curves={method: tuple(names) for method, names in (content.get("curves") or {}).items()},
-        aims=tuple(Aim(**{**item, "rows": tuple(item["rows"])}) for item in content.get("aims") or []),
+        aims=tuple(_aim(item) for item in content.get("aims") or []),
         quick=tuple(shlex.split(content.get("quick", ""))),
     )
     check_names(suite, path)
@@ -178,7 +182,11 @@ def substitute(text: str, words: Mapping[str, str]) -> str:
 
 
 def _rows(content: Mapping[str, Any], files: Mapping[str, str]) -> tuple[SuiteRow, ...]:
-    """All rows, models in turn; `$start` in their flags is the float start of the model's configuration."""
+    """All rows, models in turn; `$start` in their flags is the float start of the model's configuration.
+
+    `flags` of the file follow the flags of each row of a model.
+    """
+    common = content.get("flags") or {}
     words = {
         model: {**(content.get("words") or {}), "start": shlex.quote(start_of(read_config(Path(file))))}
         for model, file in files.items()
@@ -188,7 +196,7 @@ def _rows(content: Mapping[str, Any], files: Mapping[str, str]) -> tuple[SuiteRo
             model,
             name,
             str(values.get("title", name)),
-            tuple(shlex.split(substitute(values["args"], words[model]))),
+            tuple(shlex.split(substitute(f"{values['args']} {common.get(model, '')}", words[model]))),
             tuple(values.get("seeds", (1,))),
         )
         for model, described in content["rows"].items()
@@ -201,7 +209,11 @@ def _table(item: Mapping[str, Any]) -> SuiteTable:
         Published(str(line.get("published", "")), tuple(line["rows"]), line.get("wer"), line.get("time_s"))
         for line in item["rows"]
     ]
-    return SuiteTable(str(item["heading"]), str(item["model"]), tuple(rows))
+    return SuiteTable(str(item["heading"]), str(item["model"]), tuple(rows), tuple(item.get("also", ())))
+
+
+def _aim(item: Mapping[str, Any]) -> Aim:
+    return Aim(**{**item, "rows": tuple(item["rows"]), "models": tuple(item.get("models", ()))})
 
 
 def check_names(suite: Suite, path: Path) -> None:
@@ -213,16 +225,14 @@ def check_names(suite: Suite, path: Path) -> None:
     models = ", ".join(suite.configs)
     known = {row.id for row in suite.rows} | {f"{model}/{FLOAT}" for model in suite.configs}
     for table in suite.tables:
-        if table.model not in suite.configs:
-            raise UserError(
-                f"{path}: table {table.heading!r}: model is {table.model!r}, must be one of {models}"
-            )
-        for line in table.rows:
-            for name in line.rows:
-                if f"{table.model}/{name}" not in known:
-                    raise UserError(
-                        f"{path}: table {table.heading!r}: {name!r} must be a row of {table.model}"
-                    )
+        for model in (table.model, *table.also):
+            if model not in suite.configs:
+                raise UserError(
+                    f"{path}: table {table.heading!r}: model is {model!r}, must be one of {models}"
+                )
+            missing = [name for line in table.rows for name in line.rows if f"{model}/{name}" not in known]
+            if missing:
+                raise UserError(f"{path}: table {table.heading!r}: {missing[0]!r} must be a row of {model}")
     for aim in suite.aims:
         if aim.kind not in AIM_KINDS:
             raise UserError(
@@ -231,9 +241,12 @@ def check_names(suite: Suite, path: Path) -> None:
         for name in aim.rows:
             if not any(row.name == name for row in suite.rows):
                 raise UserError(f"{path}: aim {aim.text!r}: {name!r} must be a row of some model")
-        for model in aim.missed:
-            if model not in suite.configs:
-                raise UserError(f"{path}: aim {aim.text!r}: missed names {model!r}, must be one of {models}")
+        for key, named in (("missed", aim.missed), ("models", aim.models)):
+            for model in named:
+                if model not in suite.configs:
+                    raise UserError(
+                        f"{path}: aim {aim.text!r}: {key} names {model!r}, must be one of {models}"
+                    )
     for row in suite.rows:
         if row.model not in suite.configs:
             raise UserError(f"{path}: rows of {row.model!r}, must be of one of {models}")

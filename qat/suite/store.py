@@ -86,21 +86,27 @@ class Results:
         """Take over a finished run from its folder; its rows."""
         report = load_report(job.folder / REPORT_FILE)
         texts = json.loads((job.folder / UTTERANCES_FILE).read_text())
-        mine = [replace(row, suite_row=job.row.id) for row in report if row.method not in (FLOAT, "ptq")]
+        own = report[-1].method  # variants and the post-training twin come before it
+        mine = [replace(row, suite_row=job.row.id) for row in report if row.method == own]
         kept = [row for row in self.rows if (row.suite_row, row.run) != (job.row.id, mine[0].run)]
         base = f"{job.row.model}/{FLOAT}"
-        if not any(row.suite_row == base for row in kept):
+        is_reference = not any(
+            flag.startswith("--decoding.") for flag in job.row.args
+        )  # else searched otherwise
+        if is_reference and not any(row.suite_row == base for row in kept):
             kept += [replace(row, suite_row=base) for row in report if row.method == FLOAT]
         self.rows = [*kept, *mine]
         errors = {
             name: {split: values["errors"] for split, values in splits.items()}
             for name, splits in texts["files"].items()
         }
-        name = next(name for name in errors if name not in (FLOAT, "ptq"))
+        name = list(errors)[-1]
         self.errors[f"{job.row.model}/words"] = {
             split: values["words"] for split, values in texts["splits"].items()
         }
-        self.errors[base], self.errors[job.id] = errors[FLOAT], errors[name]
+        if is_reference:
+            self.errors[base] = errors[FLOAT]
+        self.errors[job.id] = errors[name]
         self.runs[job.id] = {"status": "done", "sha256": job.sha256, "minutes": round(minutes, 2)}
         return mine
 

@@ -11,6 +11,8 @@ from qat.report.row import Row
 from qat.suite.spec import FLOAT, Suite
 from qat.suite.store import Results
 
+NOT_RUN = "not run yet"
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -20,7 +22,7 @@ class Cell:
         wer: mean over seeds, percent.
         spread: standard deviation between seeds; None for one.
         interval: 95 % bootstrap, seeds pooled.
-        difference: to float, paired, seeds pooled; None for the float row.
+        difference: to float, paired, seeds pooled; None for the float row, and where that was not measured.
         seeds: how many.
     """
 
@@ -57,6 +59,10 @@ class View:
         """Any row: bits, size and latency do not depend on the split."""
         return next((row for row in self.results.rows if row.suite_row == row_id), None)
 
+    def is_measured(self, model: str) -> bool:
+        """Whether anything of a model is stored."""
+        return any(str(row.suite_row).startswith(f"{model}/") for row in self.results.rows)
+
     def errors(self, row_id: str) -> list[dict[str, list[int]]]:
         """Word errors of each utterance, split -> counts, one per seed."""
         if row_id.endswith(f"/{FLOAT}"):
@@ -81,7 +87,7 @@ class View:
         words = np.asarray(self.results.errors[f"{model}/words"][split]) * len(counts)
         pooled = np.sum(counts, axis=0)
         difference = None
-        if not row_id.endswith(f"/{FLOAT}"):
+        if not row_id.endswith(f"/{FLOAT}") and f"{model}/{FLOAT}" in self.results.errors:
             base = np.asarray(self.results.errors[f"{model}/{FLOAT}"][split]) * len(counts)
             difference = paired_difference(pooled, base, words, seed=0)
         return Cell(
@@ -96,4 +102,4 @@ class View:
         """Why a row is empty."""
         states = [state for key, state in self.results.runs.items() if key.rpartition("/")[0] == row_id]
         failed = next((state for state in states if state["status"] == "failed"), None)
-        return f"failed: {failed['error']}" if failed else "not run yet"
+        return f"failed: {failed['error']}" if failed else NOT_RUN

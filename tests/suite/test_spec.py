@@ -19,7 +19,13 @@ def test_the_shipped_suites_load_and_their_rows_parse(monkeypatch: pytest.Monkey
     monkeypatch.chdir(ROOT)
     assert suite_names() == ["seed_tables"]
     suite = load_suite("seed_tables")
-    assert [table.heading.split(":")[0] for table in suite.tables] == [f"Table {n}" for n in range(1, 12)]
+    headings = [table.heading.split(":")[0] for table in suite.tables]
+    assert headings == [*(f"Table {n}" for n in range(1, 12)), "Language model"]
+    ctc = [row.name for row in suite.rows if row.model == "crdnn"]
+    attention = [row.name for row in suite.rows if row.model == "crdnn_attention"]
+    assert attention == [*ctc, "w8a8_no_lm", "w8a8_float_lm"], "all rows once more"
+    of_crdnn = [table for table in suite.tables if table.model == "crdnn"]
+    assert len(of_crdnn) == 6 and all(table.also == ("crdnn_attention",) for table in of_crdnn)
     for row in suite.rows:
         flags = list(row.args)
         expand_presets(flags)
@@ -59,6 +65,8 @@ def change(key: str, value: Any) -> Any:
             lambda content: content["aims"][0].update(missed={"typo": "x"}),
             "missed names 'typo', must be one of mine",
         ),
+        (lambda content: content["aims"][0].update(models=["typo"]), "models names 'typo', must be one of mine"),
+        (lambda content: content["tables"][0].update(also=["typo"]), "model is 'typo', must be one of mine"),
         (lambda content: content["rows"]["mine"]["w8a8"].update(seeds=[0]), r"seeds is \[0\], must be"),
     ],
 )
@@ -68,3 +76,12 @@ def test_a_bad_suite_is_one_line(kind: str, suite_file: Path, act: Any, message:
     suite_file.write_text(yaml.safe_dump(content, sort_keys=False))
     with pytest.raises(UserError, match=message):
         load_suite(str(suite_file))
+
+
+@pytest.mark.parametrize("kind", ["crdnn"])
+def test_flags_of_a_model_follow_those_of_each_of_its_rows(kind: str, suite_file: Path) -> None:
+    content = yaml.safe_load(suite_file.read_text())
+    content["flags"] = {"mine": "--evaluation.variants false"}
+    suite_file.write_text(yaml.safe_dump(content, sort_keys=False))
+    suite = load_suite(str(suite_file))
+    assert all(row.args[-2:] == ("--evaluation.variants", "false") for row in suite.rows)
