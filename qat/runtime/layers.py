@@ -15,6 +15,7 @@ from qat.layers.blocks import BlockQuantizer
 from qat.layers.conv import QuantConv1d, QuantConv2d, QuantFrameConv1d
 from qat.layers.embedding import QuantEmbedding
 from qat.layers.frames import FrameQuantizer
+from qat.layers.gru import QuantGRU
 from qat.layers.gru_cell import QuantGRUCell
 from qat.layers.linear import QuantLinear
 from qat.layers.lstm import QuantLSTM
@@ -26,6 +27,7 @@ from qat.runtime import operators
 from qat.runtime.cells import ExportedGRUCell, ExportedLSTMCell, ExportedStepLSTM
 from qat.runtime.embedding import IntegerEmbedding
 from qat.runtime.frontend import OnnxFbank
+from qat.runtime.gru import ExportedGRU
 from qat.runtime.linear import FrameLinear, IntegerLinear, PackedLinear, extremes
 from qat.runtime.lstm import FloatLSTM, QuantizedLSTM
 from qat.runtime.weights import ActivationRange, StoredWeight, integer_bias, integer_weight
@@ -144,10 +146,12 @@ CELLS: dict[type[nn.Module], Callable[[Any], nn.Module]] = {
     QuantGRUCell: ExportedGRUCell,
     QuantLSTMCell: ExportedLSTMCell,
     QuantStepLSTM: ExportedStepLSTM,
+    QuantGRU: ExportedGRU,
 }
 PLAIN: dict[type[nn.Module], Callable[[Any], nn.Module]] = {
     nn.LSTM: FloatLSTM,
     StepLSTM: ExportedStepLSTM,
+    nn.GRU: ExportedGRU,
     nn.GRUCell: ExportedGRUCell,
     nn.LSTMCell: ExportedLSTMCell,
     Fbank: OnnxFbank,

@@ -11,6 +11,7 @@ from torch import nn
 from datamodules.audio_file import SAMPLE_RATE
 from qat.layer_recipe import LayerRecipe
 from qat.layers.base import QuantLayer
+from qat.layers.lstm import QuantLSTM
 from qat.layers.swap import quant_layers
 from qat.models.ctc import CTCModule
 
@@ -72,7 +73,7 @@ def layer_format(layer: QuantLayer) -> str:
     """Format of one quantized layer, such as `weights int8 per channel, activations uint8 per tensor`."""
     recipe = layer.layer_recipe
     activations = "float32"
-    if isinstance(layer, nn.LSTM) and recipe.activation_bits:
+    if isinstance(layer, QuantLSTM) and recipe.activation_bits:
         first = f"{levels_of(recipe)} per tensor, then " if recipe.activation_bits < 8 else ""
         activations = f"{first}dynamic uint8 per tensor"
     elif isinstance(layer, nn.Linear) and recipe.packs_linear:
@@ -85,6 +86,8 @@ def layer_format(layer: QuantLayer) -> str:
         weights = (
             f"int{recipe.weight_bits}{' in a 7-bit range' if reduced else ''} per {recipe.weight_granularity}"
         )
+    if not layer.reads_activations:
+        return f"embeddings {weights.replace('channel', 'row')}"
     return f"weights {weights}, activations {activations}"
 
 

@@ -17,6 +17,10 @@ from torch import Tensor
 from torch.onnx.ops import symbolic, symbolic_multi_out
 
 CONTRIB = 1  # version of the com.microsoft operators
+LOOPS, GRU_LOOP = (
+    "speech_qat",
+    "GRULoop",
+)  # domain and name of what stands for a loop until the graph is written
 
 
 def quantize(
@@ -213,6 +217,24 @@ def integer_lstm(
     ranges = (weight_scale, zeros, recurrent_scale, zeros)
     inputs = (x, weight, recurrent, bias, frames, None, None, None, *ranges)
     return _recurrent("com.microsoft::DynamicQuantizeLSTM", inputs, recurrent.shape[1], CONTRIB)
+
+
+def gru(
+    sums: Tensor, weight: Tensor, bias: Tensor | None, ranges: Sequence[Tensor], bounds: tuple[int, int]
+) -> Tensor:
+    """The recurrence of one GRU direction, `(T, B, 3H)` -> `(T, B, H)`; `qat.runtime.loops` writes it out as a Scan.
+
+    Args:
+        sums: of the input, with bias, gates in the order reset, update, new.
+        weight: `(H, 3H)`, int8 or float32.
+        bias: `(3H,)` float32.
+        ranges: scale and zero point of the state, `()`, and of int8 weights their scales `(3H,)`; none: all float.
+        bounds: least and largest level of the state.
+    """
+    inputs = (sums, sums.new_zeros(sums.shape[1], weight.shape[0]), weight, bias, *ranges)
+    attributes = {"low": bounds[0], "high": bounds[1]}
+    shape = (sums.shape[0], sums.shape[1], weight.shape[0])
+    return symbolic(f"{LOOPS}::{GRU_LOOP}", inputs, attributes, dtype=torch.float32, shape=shape, version=1)
 
 
 def _recurrent(name: str, inputs: Sequence[Tensor | None], hidden: int, version: int | None) -> Tensor:

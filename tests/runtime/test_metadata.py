@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from qat.layer_recipe import LayerRecipe
+from qat.layers.step_lstm import StepLSTM
 from qat.layers.swap import quantize_layer
 from qat.runtime.metadata import layer_format, number_format
 from qat.runtime.session import Session
@@ -62,6 +63,13 @@ def test_the_file_says_on_what_numbers_it_computes(crdnn: Exported, wav2vec2: Ex
             {"activation_bits": 4},
             "weights int8 per channel, activations uint4 per tensor, then dynamic uint8 per tensor",
         ),
+        (StepLSTM(4, 4), {"weight_bits": 4}, "weights int4 per channel, activations uint8 per tensor"),
+        (
+            nn.GRUCell(4, 4),
+            {"activation_granularity": "frame"},
+            "weights int8 per channel, activations uint8 per frame",
+        ),
+        (nn.Embedding(4, 4), {"weight_bits": 3}, "embeddings int3 per row"),
     ],
 )
 def test_every_arithmetic_has_its_format(layer: nn.Module, recipe: dict[str, object], expected: str) -> None:
