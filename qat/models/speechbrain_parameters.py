@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -146,13 +146,18 @@ class SpeechBrainFolder:
     tokenizer: bytes | None = None
     labels: list[str] | None = None
 
-    def fill_(self, module: nn.Module) -> None:
+    def fill_(self, module: nn.Module, without: tuple[str, ...] = ()) -> None:
         """Copy the parameters into a float model that is built of `options`; all of them.
+
+        Args:
+            module: ours.
+            without: beginnings of names that a user does not want, such as the language model's.
 
         Raises:
             UserError: one is missing, superfluous, of another shape or not finite; it is named as in the folder.
         """
-        fill_(module, self.weights, self.path)
+        state = {key: value for key, value in self.weights.state.items() if not key.startswith(without)}
+        fill_(module, replace(self.weights, state=state), self.path)
 
 
 def read_file(path: Path) -> Any:
