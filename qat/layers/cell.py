@@ -107,7 +107,7 @@ class QuantRecurrent(QuantLayer):
         weight = self.get_parameter(f"weight_{name}")
         bias = self.get_parameter(f"bias_{name}") if self.bias else None
         table: Any = self.weight_quantizers
-        own = table[f"weight_{name}"] if f"weight_{name}" in table else Unquantized()
+        own: Any = table[f"weight_{name}"] if f"weight_{name}" in table else Unquantized()
         if mode == "levels":
             levels, scale, _ = own.levels(weight)
             return lambda x: quantizer.linear(x, levels, scale, bias).double()

@@ -43,7 +43,7 @@ def held_weights(*parts: nn.Module) -> Iterator[None]:
     For a loop over time that no optimiser step, switch or calibration interrupts. Gradients are the same: each weight
     is one node of the graph, whatever the number of steps.
     """
-    found = [item for part in parts for item in part.modules() if hasattr(item, "held")]
+    found: list[Any] = [item for part in parts for item in part.modules() if hasattr(item, "held")]
     before = [item.held for item in found]
     for item in found:
         item.held = item.held or Held()

@@ -67,7 +67,7 @@ def exported_product(layer: Any, name: str, quantizer: Any) -> nn.Module:
         name: of the matrix, without `weight_`.
         quantizer: of what it multiplies.
     """
-    weights = layer.weight_quantizers if isinstance(layer, QuantRecurrent) else {}
+    weights: Any = layer.weight_quantizers if isinstance(layer, QuantRecurrent) else {}
     key = f"weight_{name}"
     bias = layer.get_parameter(f"bias_{name}") if layer.bias else None
     side = Side(layer.get_parameter(key), bias, weights[key] if key in weights else Unquantized(), quantizer)

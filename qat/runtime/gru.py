@@ -55,13 +55,14 @@ class GRUDirection(nn.Module):
     def __init__(self, layer: Any, suffix: str, above: bool) -> None:
         super().__init__()
         self.inputs, self.recurrent = both_products(layer, suffix, above)
-        hidden = layer.hidden_quantizer if isinstance(layer, QuantRecurrent) else None
+        hidden: Any = layer.hidden_quantizer if isinstance(layer, QuantRecurrent) else None
         self.hidden_range = activation_range(hidden) if hidden is not None else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """float32 `(B, T, I)` -> `(B, T, H)`."""
-        product, state = self.recurrent, self.hidden_range
-        ranges, bounds = [], (0, 255)
+        product: Any = self.recurrent
+        state: Any = self.hidden_range
+        ranges, bounds = list[Tensor](), (0, 255)
         if isinstance(state, ActivationRange):
             ranges, bounds = [state.scale, state.zero_point], (state.quant_min, state.quant_max)
         if isinstance(product, IntegerLinear):

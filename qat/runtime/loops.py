@@ -56,7 +56,7 @@ def expand_loops_(model: ir.Model) -> int:
     for node in found:
         sums, first, *_ = node.inputs
         body = gru_body(node)
-        attributes = {"body": body, "num_scan_inputs": 1}
+        attributes: dict[str, Any] = {"body": body, "num_scan_inputs": 1}
         name = str(node.name).replace(GRU_LOOP, "Scan")
         scan = ir.node("Scan", [first, sums], attributes, num_outputs=2, name=name)
         for index, value in enumerate(scan.outputs):
@@ -74,7 +74,8 @@ def gru_body(node: ir.Node) -> ir.Graph:
     body = Body(str(node.name).rpartition("/")[0])
     weight = node.inputs[2]
     assert weight is not None and weight.shape is not None
-    size = int(weight.shape[0])
+    size = weight.shape[0]
+    assert isinstance(size, int)
     kind = ir.TensorType(ir.DataType.FLOAT)
     shapes = (ir.Shape([None, size]), ir.Shape([None, 3 * size]))
     hidden, sums = (

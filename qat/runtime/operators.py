@@ -232,7 +232,7 @@ def gru(
         bounds: least and largest level of the state.
     """
     inputs = (sums, sums.new_zeros(sums.shape[1], weight.shape[0]), weight, bias, *ranges)
-    attributes = {"low": bounds[0], "high": bounds[1]}
+    attributes: dict[str, Any] = {"low": bounds[0], "high": bounds[1]}
     shape = (sums.shape[0], sums.shape[1], weight.shape[0])
     return symbolic(f"{LOOPS}::{GRU_LOOP}", inputs, attributes, dtype=torch.float32, shape=shape, version=1)
 
