@@ -7,17 +7,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from datamodules.batch import Batch, collate
 from datamodules.mini_corpus import MiniDataModule
 from datamodules.utterance import Utterance
-from qat.evaluation.parity import check_parity, word_error_rate
+from qat.decoding.recogniser import Emission
+from qat.evaluation.parity import Parity, check_parity, merge_ranks, word_error_rate
 from qat.models.loading import load_module
 from qat.models.wav2vec2 import Wav2Vec2Module
 from qat.models.wav2vec2_encoder import masked_group_norm
@@ -165,3 +168,29 @@ def test_only_last_bits_of_float_kernels_differ(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(F, "scaled_dot_product_attention", in_engine)
     assert before < 0.9
     assert equal_frames() > 0.99  # a fused LayerNorm adds in an order of its own
+
+
+class Tokens:
+    """A recogniser that finds the same logits, and tokens of its own."""
+
+    def __init__(self, *tokens: list[int]) -> None:
+        self.tokens = iter(tokens)
+
+    def emit(self, signal: NDArray[Any]) -> Emission:
+        return Emission(np.zeros((2, 3), np.float32))
+
+    def text_of(self, emission: Emission) -> str:
+        emission.tokens = next(self.tokens)
+        return "one two"
+
+    def transcribe(self, signal: NDArray[Any]) -> str:
+        return self.text_of(self.emit(signal))
+
+
+def test_tokens_are_compared_where_they_are_searched() -> None:
+    first, second = (Parity(), Parity())
+    for parity, theirs in ((first, [1, 2]), (second, [1, 3])):
+        parity.add(Tokens([1, 2]), Tokens(theirs), batches()[0])
+    assert first.to_dict()["differing_utterances"] == 0.0 and second.to_dict()["differing_utterances"] == 1.0
+    both = merge_ranks([first, second]).to_dict()
+    assert both["differing_utterances"] == 0.5 and both["wer_fake"] == both["wer_integer"] == 0.0

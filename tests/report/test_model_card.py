@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from qat.report.model_card import model_card, write_model_card
@@ -53,3 +54,15 @@ def test_unmeasured_float_model_gets_an_honest_card(tmp_path: Path) -> None:
         "Quantization: none (float)" in text and "Not measured yet" in text and "`best.ckpt`: 0.02 MB" in text
     )
     assert "Licence: not stated" in text and "Data: not stated" in text
+
+
+def test_card_of_an_attention_model_names_its_search_and_its_folders(tmp_path: Path, row: Row) -> None:
+    folder = tmp_path / "demo"
+    (folder / "model").mkdir(parents=True)
+    for name in ("encoder.onnx", "manifest.json"):
+        (folder / "model" / name).write_bytes(b"x" * 10_000)
+    searched = replace(row, decoding="attention, beam 8, lm 0.5", parts_ms={"encoder": 3.0})
+    text = write_model_card(folder, [searched], {}).read_text()
+    assert "lower-case text, attention, beam 8, lm 0.5)" in text and "- `model`: 0.02 MB" in text
+    assert "## Parts of a transcription" in text
+    assert "text, attention)" in model_card("x", [], {"model": {"class_path": "qat.models.AttentionModule"}})

@@ -34,7 +34,13 @@ duration_s"""
 
 
 def test_a_row_has_exactly_the_designed_fields() -> None:
-    assert set(FIELDS) == {*DESIGN.replace("\n", " ").replace(" ", "").split(","), "notes", "wer_by_duration", "decoding", "parts_ms"}
+    assert set(FIELDS) == {
+        *DESIGN.replace("\n", " ").replace(" ", "").split(","),
+        "notes",
+        "wer_by_duration",
+        "decoding",
+        "parts_ms",
+    }
 
 
 def test_full_rows_are_valid(row: Row, float_row: Row) -> None:
@@ -151,3 +157,18 @@ def test_processor_is_found_out_when_left_out(monkeypatch: pytest.MonkeyPatch) -
 def test_stored_reports_load_and_are_written_again_byte_for_byte(name: str, tmp_path: Path) -> None:
     save_report(tmp_path / name, load_report(STORED / name))
     assert (tmp_path / name).read_bytes() == (STORED / name).read_bytes()
+
+
+def test_optional_fields_are_stored_only_where_they_say_something(tmp_path: Path, row: Row) -> None:
+    assert not {"decoding", "parts_ms"} & set(row.to_dict()) and row.parity is not None
+    parity = replace(row.parity, differing_utterances=0.25)
+    full = replace(row, decoding="attention, beam 8, lm 0.5", parts_ms={"encoder": 1.0}, parity=parity)
+    save_report(tmp_path / "report.json", [row, full])
+    assert load_report(tmp_path / "report.json") == [row, full]
+    stored = json.loads((tmp_path / "report.json").read_text())
+    assert (
+        "differing_utterances" not in stored[0]["parity"]
+        and stored[1]["parity"]["differing_utterances"] == 0.25
+    )
+    with pytest.raises(UserError, match="parity.differing_utterances is 2.0"):
+        row_from(full.to_dict() | {"parity": full.to_dict()["parity"] | {"differing_utterances": 2.0}})

@@ -79,3 +79,27 @@ def test_what_was_not_timed_is_null_with_a_note() -> None:
 def test_a_post_training_twin_has_no_rounding_of_training() -> None:
     twin = integer_measurement(name="ptq", method="ptq")
     assert rows_of([float_measurement(), twin], conditions())[1].rounding is None
+
+
+def test_the_search_and_its_parts_stand_in_rows_of_models_that_have_them() -> None:
+    timing = integer_measurement().timing
+    assert timing is not None
+    parts = {"encoder": 3.0, "decoder_step": 5.0, "lm_step": 1.0, "search": 2.0}
+    own = integer_measurement(decoding="attention, beam 8, lm 0.5", timing=replace(timing, parts_ms=parts))
+    plain, searched = rows_of([float_measurement(), own], conditions())[:2]
+    assert searched.decoding == "attention, beam 8, lm 0.5" and searched.parts_ms == parts
+    assert (plain.decoding, plain.parts_ms) == (None, None)
+    assert (
+        not {"decoding", "parts_ms"} & set(plain.to_dict())
+        and plain.notes == rows_of([float_measurement(), integer_measurement()], conditions())[0].notes
+    )
+
+
+def test_a_variant_comes_before_the_runs_own_model_and_says_why_it_has_no_parity() -> None:
+    alone = float_measurement(name="float_no_lm", method="float, no language model", is_variant=True)
+    rows = rows_of([float_measurement(), alone], conditions())
+    assert [row.method for row in rows[:2]] == ["float, no language model", "float"]
+    assert rows[0].delta_wer_vs_float is not None and rows[1].delta_wer_vs_float is None
+    variant = integer_measurement(name="model_no_lm", is_variant=True, parity={})
+    row = rows_of([float_measurement(), variant, integer_measurement()], conditions())[1]
+    assert reason_for_null(row.notes, "parity") == "compared for the run's own model"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from qat.evaluation.measurement import BeamPoint
+from qat.report.cells import VARIANT
 from qat.report.row import Row
 from qat.report.tables import HOW_TO_READ, SPEED, file_table, report_markdown, write_report_markdown
 
@@ -71,3 +73,35 @@ def test_a_report_without_integer_files_has_no_table_of_agreement(row: Row, floa
 def test_file_holds_the_report(tmp_path: Path, row: Row) -> None:
     write_report_markdown(tmp_path / "report.md", [row], "x")
     assert (tmp_path / "report.md").read_text() == report_markdown([row], "x")
+
+
+def test_searches_parts_and_tokens_are_shown_where_rows_have_them(row: Row, float_row: Row) -> None:
+    parts = {"encoder": 3.0, "decoder_step": 5.25, "search": 2.0}
+    assert row.parity is not None
+    searched = replace(
+        row,
+        decoding="attention, beam 8, lm 0.5",
+        parts_ms=parts,
+        parity=replace(row.parity, differing_utterances=0.005),
+    )
+    text = report_markdown([float_row, searched])
+    assert "| split | model | method | bits | file | search |" in text
+    assert "| encoder p50 ms | decoder step p50 ms | rest of the search p50 ms |" in text
+    assert "| 3.0 | 5.2 | 2.0 |" in text and "| utterances that differ |" in text and "| 0.5 % |" in text
+    plain = report_markdown([float_row, row])
+    assert not any(
+        word in plain for word in ("| search |", "## Parts of", "utterances that differ", "by beam")
+    )
+
+
+def test_beams_have_a_table(row: Row) -> None:
+    text = report_markdown([row], beams=[BeamPoint(1, 30, 12.5, 8.0), BeamPoint(8, 30, None, 31.25)])
+    assert "## Error rate and latency by beam" in text
+    assert "| 1 | 12.50 | 8.0 | 30 |" in text and "| 8 | n/a | 31.2 | 30 |" in text
+
+
+def test_variants_are_not_listed_where_file_and_module_are_compared(row: Row) -> None:
+    variant = replace(row, method="x, no language model", parity=None, notes=[f"parity: {VARIANT}"])
+    text = report_markdown([variant, row])
+    agreement = text.partition("## Agreement")[2].partition("## ")[0]
+    assert "no language model" not in agreement and VARIANT not in text and "no language model" in text

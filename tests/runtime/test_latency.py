@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qat.runtime.latency import Worker, measure_latency
+from qat.runtime.latency import Run, Worker, measure_latency, summary
 from qat.system.errors import UserError
 from qat.system.hardware import idle_cores
 from tests.runtime.conftest import Exported
@@ -55,3 +55,9 @@ def test_bad_requests_are_one_line_errors(tmp_path: Path) -> None:
         measure_latency("a", "b", [np.zeros(1)], repeats=0)
     with pytest.raises(UserError, match="no such exported file"):
         measure_latency(tmp_path / "a", tmp_path / "b", [np.zeros(1)])
+
+
+def test_parts_of_runs_become_medians() -> None:
+    runs = [Run(0.003, {"encoder": value, "search": 2 * value}) for value in (1.0, 5.0, 2.0)]
+    assert summary(runs, 80.0, 1.0)["parts_ms"] == {"encoder": 2.0, "search": 4.0}
+    assert "parts_ms" not in summary([Run(0.003, {})], 80.0, 1.0)

@@ -30,7 +30,7 @@ def test_only_selects_rows_by_glob(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert chosen[0].row.id.startswith("crdnn/adaround") and chosen[-1].row.id == "wav2vec2/w8a8"
     jobs = jobs_of(suite, tmp_path, False, ["*/qat_w8a8", "*/control"])
     seeds = [job.seed for job in jobs]
-    assert seeds == [1] * 4 + [2] * 4 + [3] * 4  # every row has a number before any row has its spread
+    assert seeds == [1] * 6 + [2] * 6 + [3] * 6  # every row has a number before any row has its spread
     for flag, first in (
         ("--seed_everything", 1),
         ("--qat.seed", 1),
@@ -74,6 +74,12 @@ def test_what_can_be_made_again_is_removed(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     clean_folder(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"model.ckpt", "model.onnx", "report.json"}
+    for name in ("model", "float", "model_no_lm"):
+        (tmp_path / name).mkdir()
+        for file in ("encoder.onnx", "manifest.json"):
+            (tmp_path / name / file).touch()
+    clean_folder(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"model.ckpt", "model.onnx", "report.json", "model"}
 
 
 def test_the_error_of_a_log_is_its_error_line(tmp_path: Path) -> None:

@@ -82,3 +82,35 @@ def test_the_committed_results_are_those_of_the_stored_rows(monkeypatch: pytest.
     text = results_markdown(View(suite, results), ROOT, "python evaluate.py suite seed_tables")
     assert (ROOT / "RESULTS.md").read_text() == text
     assert all(path.is_file() for files in figure_files(View(suite, results)).values() for path in files)
+
+
+def test_a_further_model_is_a_group_of_its_own_that_names_its_search(suite: Suite, results: Results) -> None:
+    rows = [replace(row, model="attention") for row in suite.rows]
+    also = replace(suite.tables[0], also=("attention",))
+    wider = replace(
+        suite,
+        configs={**suite.configs, "attention": suite.configs["mine"]},
+        rows=(*suite.rows, *rows),
+        tables=(also,),
+    )
+    text = render(View(wider, results), "make tables", {"rows": "", "errors": "", "runs": ""})
+    line = next(line for line in text.splitlines() if line.startswith("| **attention** |"))
+    assert line.endswith("| not run yet |") and line.count("|") == text.splitlines()[
+        text.splitlines().index(line) - 1
+    ].count("|")
+    assert "- `attention/*`: not run yet (6 rows)" in text and "- `mine/later`: not run yet" in text
+    theirs = [
+        replace(
+            row,
+            suite_row=str(row.suite_row).replace("mine", "attention"),
+            decoding="attention, beam 8, lm 0.5",
+        )
+        for row in results.rows
+    ]
+    results.rows += theirs
+    results.errors |= {key.replace("mine", "attention"): value for key, value in results.errors.items()}
+    lines = table_markdown(View(wider, results), also).splitlines()
+    place = next(place for place, line in enumerate(lines) if line.startswith("| **attention**"))
+    assert lines[place].startswith("| **attention**: attention, beam 8, lm 0.5 |")
+    assert lines[place + 2].startswith("| 8 bit | 3.58 (+0.42) / - | PTQ | W8 A8 | 1.00 ")
+    assert len({line.count("|") for line in lines}) == 1

@@ -65,7 +65,10 @@ def change(key: str, value: Any) -> Any:
             lambda content: content["aims"][0].update(missed={"typo": "x"}),
             "missed names 'typo', must be one of mine",
         ),
-        (lambda content: content["aims"][0].update(models=["typo"]), "models names 'typo', must be one of mine"),
+        (
+            lambda content: content["aims"][0].update(models=["typo"]),
+            "models names 'typo', must be one of mine",
+        ),
         (lambda content: content["tables"][0].update(also=["typo"]), "model is 'typo', must be one of mine"),
         (lambda content: content["rows"]["mine"]["w8a8"].update(seeds=[0]), r"seeds is \[0\], must be"),
     ],

@@ -66,3 +66,26 @@ def test_a_finished_run_is_taken_over_with_the_float_row_of_the_first(
     results.save()
     again = Results.load(tmp_path / "out", "mine")
     assert (again.rows, again.runs, again.errors) == (results.rows, results.runs, results.errors)
+
+
+@pytest.mark.parametrize("kind", ["crdnn"])
+def test_variants_are_left_out_and_another_search_brings_no_float_row(
+    kind: str, suite_file: Path, tmp_path: Path, row: Row, float_row: Row
+) -> None:
+    """A float model that was searched otherwise is not what the other rows are compared with."""
+    results = Results(tmp_path / "out", "mine")
+    plain, other = jobs_of(load_suite(str(suite_file)), tmp_path / "runs", False)[:2]
+    other = replace(other, row=replace(other.row, args=(*other.row.args, "--decoding.lm_weight", "0.0")))
+    for job, count in ((other, 7), (plain, 0)):
+        job.folder.mkdir(parents=True)
+        variant = replace(row, method=f"{row.method}, no language model")
+        own = replace(row, run=job.folder.name)
+        save_report(job.folder / "report.json", [float_row, variant, own])
+        errors = {"float": count, "model_no_lm": 2, "model": 1}
+        files = {name: {"test_seen": {"errors": [number, 1]}} for name, number in errors.items()}
+        texts = {"splits": {"test_seen": {"words": [8, 8]}}, "files": files}
+        (job.folder / "utterances.json").write_text(json.dumps(texts))
+        assert [item.method for item in results.add(job, 1.0)] == [row.method]
+    assert [item.suite_row for item in results.rows] == [other.row.id, "mine/float", plain.row.id]
+    assert results.errors["mine/float"] == {"test_seen": [0, 1]}
+    assert results.errors[other.id] == results.errors[plain.id] == {"test_seen": [1, 1]}

@@ -34,3 +34,14 @@ def test_the_float_row_has_no_difference(suite: Suite, results: Results) -> None
     cell = View(suite, results).cell("mine/float", "test_seen")
     assert cell is not None and cell.difference is None and cell.spread is None
     assert cell.wer == 1.0
+
+
+def test_without_the_float_row_there_is_no_difference(suite: Suite, results: Results) -> None:
+    del results.errors["mine/float"]
+    cell = View(suite, results).cell("mine/w8a8", "test_seen")
+    assert cell is not None and cell.difference is None and cell.wer == 1.0
+
+
+def test_a_model_is_measured_once_one_of_its_rows_is(suite: Suite, results: Results) -> None:
+    view = View(suite, results)
+    assert view.is_measured("mine") and not view.is_measured("min")
