@@ -122,6 +122,14 @@ def tiny_manifests(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return manifests
 
 
+@pytest.fixture(scope="session")
+def attention(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The tiny attention model and both of its folders (`tests.runtime.attention.ExportedAttention`)."""
+    from tests.runtime.attention import export_attention
+
+    return export_attention(tmp_path_factory.mktemp("attention"))
+
+
 @pytest.fixture
 def tiny_data(tiny_manifests: dict[str, Path]) -> SpeechDataModule:
     """The tiny corpus as a data module."""

@@ -54,7 +54,7 @@ def expand_energies_(model: ir.Model) -> None:
             made, old = scan.outputs[0], node.outputs[0]
             made.name, made.shape, made.type = old.name, old.shape, old.type
             model.graph.insert_before(node, [scan])
-            old.replace_all_uses_with(made)
+            old.replace_all_uses_with(made, replace_graph_outputs=True)
             model.graph.remove(node, safe=True)
     model.opset_imports.pop(DOMAIN, None)
 

@@ -194,14 +194,6 @@ def wav2vec2(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     return Exported(module, export_onnx(module, folder / "integer.onnx", "integer"), None)
 
 
-@pytest.fixture(scope="session")
-def attention(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The tiny attention model and both of its folders (`tests.runtime.attention.ExportedAttention`)."""
-    from tests.runtime.attention import export_attention
-
-    return export_attention(tmp_path_factory.mktemp("attention"))
-
-
 @pytest.fixture(params=["crdnn", "wav2vec2"])
 def exported(request: pytest.FixtureRequest) -> Exported:
     """Either model."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from qat.system.files import replacing, sha256_file, sha256_folder, sha256_path, write_text
+from qat.system.files import replacing, replacing_folder, sha256_file, sha256_folder, sha256_path, write_text
 
 
 def test_file_hash_is_that_of_its_bytes(tmp_path: Path) -> None:
@@ -54,3 +54,31 @@ def test_a_block_that_fails_leaves_the_old_file_and_no_part(tmp_path: Path) -> N
         part.write_text("half")
         raise KeyError
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_that_fails_half_way_leaves_the_old_one(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    with replacing_folder(folder) as part:
+        (part / "a.txt").write_text("old")
+    with pytest.raises(ZeroDivisionError), replacing_folder(folder) as part:
+        (part / "b.txt").write_text("new")
+        _ = 1 / 0
+    assert [item.name for item in tmp_path.iterdir()] == ["model"]
+    assert [item.name for item in folder.iterdir()] == ["a.txt"]
+
+
+def test_a_folder_that_cannot_be_put_in_place_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, replace = tmp_path / "model", Path.replace
+    folder.mkdir()
+
+    def fail(path: Path, target: Path) -> Path:
+        if path.name.endswith(".part"):
+            raise OSError("full")
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(OSError, match="full"), replacing_folder(folder):
+        pass
+    assert [item.name for item in tmp_path.iterdir()] == ["model"]
