@@ -69,3 +69,10 @@ def test_recurrent_layers_have_the_shape_of_pytorchs(directions: int) -> None:
     )
     assert plain.shape == integer.shape == (7, directions, 2, 3)
     assert plain.transpose(1, 2).flatten(2).shape == expected
+
+
+def test_the_recurrence_of_a_gru_keeps_frames_and_rows() -> None:
+    sums, weight = torch.zeros(7, 2, 12), torch.zeros(4, 12, dtype=torch.int8)
+    ranges = [torch.ones(()), torch.zeros((), dtype=torch.uint8), torch.ones(12)]
+    out = operators.gru(sums, weight, torch.zeros(12), ranges, (0, 255))
+    assert (out.shape, out.dtype) == ((7, 2, 4), torch.float32)
