@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from qat.cli.transcribe import integer_file, transcribe
+from datamodules.audio_file import load_samples
+from qat.cli.evaluate import decoding_of, parse
+from qat.cli.transcribe import exported_model, transcribe
+from qat.decoding.options import DecodingOptions
 from qat.models.loading import save_module
 from qat.recipe import Recipe
+from qat.runtime.attention_session import AttentionSession
+from qat.runtime.export import ExportInfo
 from qat.system.errors import UserError
 from tests.cli.stub import write_recogniser
-from tests.conftest import build
+from tests.conftest import ROOT, build
+from tests.runtime.attention import ExportedAttention
 
 
 @pytest.fixture
@@ -28,11 +36,12 @@ def exports(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Precisions of the files that were exported since."""
     precisions: list[str] = []
 
-    def export(module: Any, path: Path, precision: str) -> None:
+    def export(module: Any, path: Path, precision: Any) -> ExportInfo:
         precisions.append(precision)
         write_recogniser(path, "turn it on")
+        return ExportInfo(path, precision, 0.0, "", 0)
 
-    monkeypatch.setattr("qat.runtime.export.export_onnx", export)
+    monkeypatch.setattr("qat.runtime.attention_export.export_onnx", export)
     return precisions
 
 
@@ -47,16 +56,16 @@ def test_each_file_is_a_line_with_its_text(
 def test_a_file_is_exported_when_it_is_missing_or_older_than_its_checkpoint(
     checkpoint: Path, exports: list[str]
 ) -> None:
-    exported = integer_file(checkpoint)
+    exported = exported_model(str(checkpoint))
     assert exported == checkpoint.with_suffix(".onnx") and exports == ["float"]
-    assert integer_file(checkpoint) == exported and exports == ["float"]
+    assert exported_model(str(checkpoint)) == exported and exports == ["float"]
     os.utime(exported, ns=(0, 0))
-    assert integer_file(checkpoint) == exported and exports == ["float", "float"]
+    assert exported_model(str(checkpoint)) == exported and exports == ["float", "float"]
 
 
 def test_a_quantized_model_has_an_integer_file(tmp_path: Path, exports: list[str]) -> None:
     save_module(build("crdnn", Recipe(preset="x")), tmp_path / "model.ckpt")
-    integer_file(tmp_path / "model.ckpt")
+    exported_model(str(tmp_path / "model.ckpt"))
     assert exports == ["integer"]
 
 
@@ -66,3 +75,47 @@ def test_bad_audio_is_reported_before_anything_is_built(
     with pytest.raises(UserError, match=r"absent\.wav"):
         transcribe(str(checkpoint), [tmp_path / "absent.wav"], threads=1)
     assert not exports
+
+
+WITHOUT_TORCH = """
+import sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in (
+            "torch", "lightning", "speechbrain", "transformers", "onnx", "onnx_ir", "onnxscript", "yaml", "jsonargparse"
+        ):
+            raise ImportError(f"{name} must not be imported")
+
+sys.meta_path.insert(0, Blocked())
+from evaluate import evaluate
+evaluate(sys.argv[1:])
+known = {"numpy", "onnxruntime", "soundfile", "sentencepiece"}
+print(*sorted({name.partition(".")[0] for name in sys.modules} & known))
+"""
+
+
+def test_an_exported_folder_is_read_without_torch(
+    attention: ExportedAttention, tiny_manifests: dict[str, Path]
+) -> None:
+    file = tiny_manifests["train"].parent / "train-0.wav"
+    flags = ["--decoding.beam", "3", "--decoding.lm_weight=0.2", "--decoding.use_eos_threshold", "false"]
+    command = ["transcribe", str(attention.integer.path), str(file), *flags]
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, *command], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    options = DecodingOptions(beam=3, lm_weight=0.2, use_eos_threshold=False)
+    assert decoding_of(parse(command)) == options
+    text = AttentionSession(attention.integer.path, decoding=options).transcribe(load_samples(file))
+    assert done.stdout == f"{file}\t{text}\nnumpy onnxruntime sentencepiece soundfile\n"
+
+
+def test_a_folder_beside_its_checkpoint_is_read_where_it_is_newer(
+    attention: ExportedAttention, tmp_path: Path
+) -> None:
+    (tmp_path / "model.ckpt").touch()
+    (tmp_path / "model").symlink_to(attention.integer.path)
+    os.utime(tmp_path / "model.ckpt", ns=(0, 0))
+    assert exported_model(str(tmp_path)) == tmp_path / "model"
+    assert exported_model(str(attention.integer.path)) == attention.integer.path
