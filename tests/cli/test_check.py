@@ -23,6 +23,8 @@ from tests.conftest import ROOT
         (["--qat", "ptq_max", "--qat.weight_bits", "1"], "qat.weight_bits: 1 must be 2 to 8, or null (0) for float"),
         (["--qat.rounding", "up"], "qat.rounding: 'up' must be nearest or stochastic"),
         (["--qat.rules+", "{match: cnn, weigth_bits: 3}"], "qat.rules.weigth_bits: .* mean qat.rules.weight_bits?"),
+        (["--decoding.bem", "3"], "--decoding.bem: must be a known option; did you mean --decoding.beam?"),
+        (["--decoding.beam", "0"], "decoding.beam: 0, must be a whole number, 1 or more"),
         (["--save_every_steps", "0"], "save_every_steps: 0 must be a whole number from 1 or null"),
         (["--config", "configs/mini_crdn.yaml"], "configs/mini_crdn.yaml: must be .*'configs/mini_crdnn.yaml'?"),
         (["--run", "mini_crdnn"], "--run mini_crdnn: must name a new run, and .* already holds one"),

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+from typing import Any
+
 import pytest
 
-from qat.cli.evaluate import parse
+from qat.cli.evaluate import parse, run
+from qat.decoding.options import DecodingOptions
 from qat.evaluation.options import EvaluationOptions
 from qat.system.errors import UserError
 
@@ -19,6 +23,11 @@ from qat.system.errors import UserError
         (["report", "x", "--wamrup=3"], "report: --wamrup: must be a known option; did you mean --warmup?"),
         (["compare", "x", "--no-wandbb"], "compare: --no-wandbb: .*; did you mean --no-wandb?"),
         (["transcribe", "x", "y", "--threads", "z"], "argument --threads: invalid int value: 'z'"),
+        (["report", "x", "--decoding.bem", "3"], "--decoding.bem: .*; did you mean --decoding.beam?"),
+        (
+            ["report", "x", "--decoding.use_eos_threshold", "so"],
+            "use_eos_threshold: invalid truth value: 'so'",
+        ),
         (["report"], "the following arguments are required: RUN|CKPT"),
         ([], "the following arguments are required: command"),
     ],
@@ -39,3 +48,22 @@ def test_defaults_of_a_report_are_those_of_training() -> None:
 def test_flags_may_stand_anywhere() -> None:
     options = parse(["suite", "--quick", "seed_tables", "--only", "a*", "b*", "--jobs", "3"])
     assert (options.name, options.quick, options.only, options.jobs) == ("seed_tables", True, ["a*", "b*"], 3)
+
+
+def test_a_report_takes_settings_of_the_search_and_beams() -> None:
+    options = parse(
+        ["report", "x", "--decoding.beam", "3", "--decoding.use_eos_threshold", "false", "--beams", "1", "8"]
+    )
+    assert (getattr(options, "decoding.beam"), getattr(options, "decoding.use_eos_threshold")) == (3, False)
+    assert options.beams == [1, 8] and getattr(options, "decoding.lm_weight") is None
+    for field in fields(DecodingOptions):
+        assert hasattr(options, f"decoding.{field.name}")
+
+
+def test_settings_of_the_search_reach_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[Any] = []
+    monkeypatch.setattr("qat.cli.report.report", lambda *arguments: called.extend(arguments))
+    run(["report", "x", "--decoding.method", "ctc_greedy", "--threads", "2"])
+    targets, config, options, decoding = called
+    assert (targets, config, options) == (["x"], None, EvaluationOptions(threads=2))
+    assert decoding == DecodingOptions(method="ctc_greedy")

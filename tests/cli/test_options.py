@@ -8,6 +8,7 @@ import pytest
 
 from qat.cli import train as cli
 from qat.cli.options import OWN, TOP_LEVEL, OwnParser, WandbOptions, add_own_arguments
+from qat.decoding.options import DecodingOptions
 from qat.evaluation.options import EvaluationOptions
 from qat.recipe import Recipe
 
@@ -47,4 +48,5 @@ def test_defaults_are_those_of_the_classes() -> None:
     options = quick.instantiate_classes(quick.parse_args([]))
     assert Recipe(**vars(options.qat)) == Recipe()
     assert EvaluationOptions(**vars(options.evaluation)) == EvaluationOptions()
+    assert DecodingOptions(**vars(options.decoding)) == DecodingOptions()
     assert WandbOptions(**vars(options.wandb)) == WandbOptions()

@@ -36,13 +36,14 @@ def parse(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_there_are_configurations_and_presets() -> None:
-    assert len(CONFIGS) == 9 and len(PRESETS) == 10
+    assert len(CONFIGS) == 13 and len(PRESETS) == 10
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_configuration_parses(path: Path, parse: Any) -> None:
     config = parse("--config", str(path), "--run", "x/y")
-    assert config.model.class_path in ("qat.models.CRDNNModule", "qat.models.Wav2Vec2Module")
+    names = ("CRDNNModule", "Wav2Vec2Module", "AttentionModule")
+    assert config.model.class_path in [f"qat.models.{name}" for name in names]
     assert config.qat.preset == "off"
 
 
@@ -119,6 +120,13 @@ def test_bad_rules_and_checkpoints_leave_nothing_behind(tiny: Path, tmp_path: Pa
     (tmp_path / "start.ckpt").write_bytes(b"broken")
     with pytest.raises(UserError, match="not a readable checkpoint"):
         train([*common, "--qat", "ptq_max"])
+    assert not run.exists()
+
+
+def test_a_search_that_the_model_cannot_follow_leaves_nothing_behind(tiny: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(UserError, match="decoding.beam: must be left out for"):
+        train(["--config", str(tiny), "--run", str(run), "--wandb.enabled", "false", "--decoding.beam", "4"])
     assert not run.exists()
 
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import pytest
 import torch
 
-from qat.evaluation.module_side import module_side
+from qat.decoding.options import DecodingOptions
+from qat.evaluation.module_side import check_search, module_side
+from qat.runtime.attention_session import open_session
 from qat.runtime.session import Session
-from tests.conftest import noise
+from qat.system.errors import UserError
+from tests.conftest import build, noise
 from tests.runtime.conftest import Exported
 
 
@@ -19,3 +25,28 @@ def test_a_module_transcribes_with_the_decoder_of_its_file(crdnn: Exported) -> N
     emission = side.emit(signal[0].numpy())
     assert np.array_equal(emission.logits, logits) and emission.tokens is None
     assert side.transcribe(signal[0].numpy()) == side.text_of(emission) == file.decode(logits)
+
+
+def test_an_attention_module_is_searched_as_its_folder_is(attention: Any) -> None:
+    signal = noise(1, 0.8)[0].numpy()
+    for decoding in (None, DecodingOptions(beam=2, lm_weight=0.0), DecodingOptions(method="ctc_greedy")):
+        file = open_session(attention.integer.path, decoding=decoding)
+        side = module_side(attention.module.eval(), file)
+        ours, theirs = side.emit(signal), file.emit(signal)
+        texts = side.text_of(ours), file.text_of(theirs)
+        assert texts[0] == texts[1] and ours.tokens == theirs.tokens is not None
+        assert np.abs(ours.logits - theirs.logits).max() < 0.02  # as in the parity of any model
+        assert side.transcribe(signal) == texts[0]
+
+
+def test_a_search_that_a_model_cannot_follow_is_one_line(attention: Any) -> None:
+    crdnn = build("crdnn")
+    for decoding in (DecodingOptions(), DecodingOptions(method="ctc_greedy")):
+        check_search(crdnn, decoding)
+    check_search(attention.module, DecodingOptions(beam=3, method="ctc_beam"))
+    with pytest.raises(UserError, match=r"decoding.beam: must be left out for CRDNNModule, a CTC model"):
+        check_search(crdnn, DecodingOptions(beam=3))
+    with pytest.raises(UserError, match=r"decoding.method: must be left out for CRDNNModule"):
+        check_search(crdnn, DecodingOptions(method="attention"))
+    with pytest.raises(UserError, match="min_ratio"):
+        check_search(attention.module, DecodingOptions(min_ratio=2.0))

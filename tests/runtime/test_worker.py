@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from qat.decoding.options import DecodingOptions
 from qat.runtime.latency import Worker
 from qat.runtime.worker import answer, peak_memory_mb
 from qat.system.errors import UserError
@@ -31,3 +33,14 @@ def test_a_request_that_fails_is_answered_and_the_worker_lives(crdnn: Exported, 
 def test_memory_is_a_process_in_megabytes() -> None:
     assert 10 < peak_memory_mb() < 1e5
     assert answer({"memory": True}, {})["peak_memory_mb"] >= 10
+
+
+def test_a_run_of_a_folder_is_a_transcription_with_its_parts(attention: Any, tmp_path: Path) -> None:
+    np.savez(tmp_path / "signals.npz", **{"0": np.zeros(8_000, np.float32)})
+    decoding = DecodingOptions(beam=2)
+    with Worker(attention.integer.path, tmp_path / "signals.npz", 1, decoding=decoding) as worker:
+        run = worker.timed(0)
+        reply = worker.ask(open=str(attention.integer.path), signals=str(tmp_path / "signals.npz"), threads=1)
+    assert set(run.parts_ms) == {"encoder", "decoder_step", "lm_step", "search"}
+    assert 0 < sum(run.parts_ms.values()) <= 1000 * run.seconds
+    assert reply["torch"] is False

@@ -58,5 +58,10 @@ def test_pictures_and_files_are_logged_and_a_bad_one_is_not_fatal(
     model.write_bytes(b"x")
     log_report(Run(), [row], figures=[picture], files=[model])  # type: ignore[arg-type,list-item]
     assert list(logged[0]) == ["figures/wer"] and logged[1] == ["model.onnx"]
+    (tmp_path / "float").mkdir()
+    for name in ("encoder.onnx", "manifest.json"):
+        (tmp_path / "float" / name).touch()
+    log_report(Run(), [row], files=[model, tmp_path / "float"])  # type: ignore[arg-type]
+    assert logged[2] == ["float/encoder.onnx", "float/manifest.json", "model.onnx"]
     log_report(Run(), [row], files=[tmp_path / "gone.onnx"])  # type: ignore[arg-type]
     assert "the report was not logged completely" in capsys.readouterr().err
