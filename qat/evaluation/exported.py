@@ -56,9 +56,8 @@ def export_candidate(
 ) -> ExportedModel:
     """Export a model on the first rank, and open it on all; the folder must be one that all of them see."""
     first = rank_and_world()[0] == 0
-    file, packed = broadcast_from(
-        write_file(candidate, folder / candidate.name, options.cache) if first else None
-    )
+    made = write_file(candidate, folder / candidate.name, options.cache) if first else (folder, 0)
+    file, packed = broadcast_from(made)
     return ExportedModel(candidate, file, open_recogniser(file, options.threads), packed)
 
 

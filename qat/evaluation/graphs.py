@@ -24,15 +24,16 @@ def exports_in(folder: Path) -> list[Path]:
 
 def nodes_of(file: Path) -> Nodes:
     """Nodes of all optimised graphs; a name that two graphs share gets its graph's name before it."""
-    found = Nodes({}, {}, {})
+    integer: dict[str, str] = {}
+    in_float: dict[str, str] = {}
+    weights: dict[str, str] = {}
     for path in graphs_of(file):
         graph = optimised_graph(path)
         counts = count_nodes(graph)
-        weights = guards.float_compute_weights(graph)
-        for mine, groups in ((found.integer, counts.integer), (found.float_compute, counts.float_compute)):
-            add_(mine, groups, path.stem)
-        add_(found.float_weights, weights, path.stem)
-    return found
+        add_(integer, counts.integer, path.stem)
+        add_(in_float, counts.float_compute, path.stem)
+        add_(weights, guards.float_compute_weights(graph), path.stem)
+    return Nodes(integer, in_float, weights)
 
 
 def add_(nodes: dict[str, str], more: dict[str, str], graph: str) -> None:

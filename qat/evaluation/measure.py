@@ -225,8 +225,13 @@ def timing_of(pair: Mapping[str, Any], side: str) -> Timing:
     )
 
 
+def run_every_layer(module: Any, batch: Batch) -> object:
+    """All layers of a model, also those that its forward leaves to a search."""
+    return module.posteriors(batch)
+
+
 def sqnr_of(module: CTCModule, batches: Iterable[Batch]) -> dict[str, float]:
     """Per-layer signal-to-quantization-noise ratio (dB): the model against itself, its quantizers off."""
     reference = copy.deepcopy(module)
     reference.quantize(False)
-    return layer_sqnr(reference, module, batches, lambda model, batch: model.posteriors(batch))
+    return layer_sqnr(reference, module, batches, run_every_layer)

@@ -53,13 +53,14 @@ class ModuleSearch:
     """
 
     def __init__(self, module: CTCModule, method: Method, settings: SearchSettings) -> None:
+        from qat.models.attention import AttentionModule
         from qat.models.attention_steps import ModuleDecoder, ModuleLanguageModel, encode
 
-        self.module: Any = module
-        self.encode = encode
-        weighed = self.module.lm is not None and settings.lm_weight
-        language_model = ModuleLanguageModel(self.module) if weighed else None
-        self.search = search_of(method, settings, ModuleDecoder(self.module), language_model)
+        assert isinstance(module, AttentionModule)
+        self.module, self.encode = module, encode
+        weighed = module.lm is not None and settings.lm_weight
+        language_model = ModuleLanguageModel(module) if weighed else None
+        self.search = search_of(method, settings, ModuleDecoder(module), language_model)
 
     def emit(self, signal: NDArray[Any]) -> Emission:
         """Samples `(S,)` -> encoder states and the CTC head's logits."""

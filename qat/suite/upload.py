@@ -49,9 +49,12 @@ def upload_suite(suite: Suite, results: Results, folder: Path) -> int:
         with wandb.init(id=suite_run_id(suite, name), name=name, config=config, **fixed) as run:
             run.summary.update(summary(rows))
     stored = [row.to_dict() for row in results.rows]
-    columns = [*FLAT_FIELDS, *(["decoding"] if any("decoding" in row for row in stored) else [])]
+    columns = [
+        *FLAT_FIELDS,
+        *(["decoding"] if any("decoding" in row for row in stored) else []),
+    ]
     table = wandb.Table(
-        columns=columns,
+        columns=[*columns],
         data=[[plain_cell(row.get(key)) for key in columns] for row in stored],
         allow_mixed_types=True,  # bits are numbers, or text where groups have their own
     )

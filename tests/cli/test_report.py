@@ -96,9 +96,3 @@ def test_an_attention_model_is_reported_with_its_variants_parts_and_beams(
     text = (run / "report.md").read_text()
     assert "## Error rate and latency by beam" in text and "\n| 2 | " in text and "\n| 8 | " not in text
     assert {path.name for path in exports_in(run)} == {"float", "model", "model_no_lm", "model_float_lm"}
-    evaluate(["report", str(run), "--repeats", "1", "--decoding.method", "ctc_greedy"])
-    greedy = load_report(run / "report.json")
-    assert [(row.method, row.decoding) for row in greedy] == [
-        ("float", "ctc_greedy"),
-        ("ptq_max", "ctc_greedy"),
-    ]
