@@ -23,6 +23,7 @@ REPORT_FILE = "report.json"
 UTTERANCES_FILE = "utterances.json"
 WORST_FILE = "worst.json"
 METRICS_FILE = "metrics.csv"
+SPEECHBRAIN_FILE = "hyperparams.yaml"  # what a pretrained folder of SpeechBrain is known by
 
 
 def choose_run_folder(config: Any) -> Path:
@@ -106,7 +107,7 @@ def make_run_folder(folder: Path) -> None:
 
 
 def find_checkpoint(target: str) -> Path:
-    """The checkpoint a user means: a file, a run folder, or a run's name.
+    """The checkpoint a user means: a file, a run folder, a run's name, or a pretrained folder of SpeechBrain.
 
     Raises:
         UserError: nothing of that name, or a folder without a finished model.
@@ -122,6 +123,8 @@ def find_checkpoint(target: str) -> Path:
             f"{did_you_mean(target, known)}"
         )
     if not (folder / MODEL_FILE).is_file():
+        if (folder / SPEECHBRAIN_FILE).is_file():
+            return folder / SPEECHBRAIN_FILE
         raise UserError(
             f"{folder}: must hold {MODEL_FILE}, as a finished run does; resume the run with --ckpt_path last"
         )
@@ -151,4 +154,5 @@ def read_config(path: Path) -> dict[str, Any]:
 def start_of(config: dict[str, Any]) -> str:
     """The float checkpoint or pretrained model that a configuration starts from; empty where it names none."""
     arguments = (config.get("model") or {}).get("init_args") or {}
-    return str(arguments.get("init_from") or arguments.get("pretrained") or "")
+    names = (arguments.get(key) for key in ("init_from", "pretrained", "speechbrain"))
+    return str(next((name for name in names if name), ""))

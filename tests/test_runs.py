@@ -127,3 +127,15 @@ def test_a_run_starts_from_a_checkpoint_a_pretrained_model_or_nothing() -> None:
     assert start_of({"model": {"init_args": {"init_from": "a.ckpt", "pretrained": None}}}) == "a.ckpt"
     assert start_of({"model": {"init_args": {"pretrained": "some/model"}}}) == "some/model"
     assert start_of({"model": None}) == start_of({}) == ""
+
+
+def test_a_speechbrain_folder_is_found_by_its_hyper_parameters(tmp_path: Path) -> None:
+    (tmp_path / "hyperparams.yaml").touch()
+    assert find_checkpoint(str(tmp_path)) == tmp_path / "hyperparams.yaml"
+    (tmp_path / "model.ckpt").touch()  # a run goes first
+    assert find_checkpoint(str(tmp_path)) == tmp_path / "model.ckpt"
+
+
+def test_a_configuration_may_start_from_a_speechbrain_folder() -> None:
+    assert start_of({"model": {"init_args": {"speechbrain": "folder", "init_from": None}}}) == "folder"
+    assert start_of({"model": {"init_args": {"speechbrain": "folder", "init_from": "a.ckpt"}}}) == "a.ckpt"

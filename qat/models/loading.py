@@ -1,4 +1,4 @@
-"""Models from files, and back: checkpoints of ours, and folders or hub names of Hugging Face.
+"""Models from files, and back: checkpoints of ours, and folders of Hugging Face and of SpeechBrain.
 
 The model classes are imported on first use: a CRDNN needs no transformers, a Wav2Vec2 no SpeechBrain.
 """
@@ -14,15 +14,21 @@ from qat import models
 from qat.models.checkpoint import first_problem, read_checkpoint, write_checkpoint
 from qat.models.ctc import CTCModule
 from qat.models.distillation import Teacher
+from qat.models.speechbrain_folder import folder_layout, is_folder
+from qat.runs import SPEECHBRAIN_FILE
 from qat.system.errors import UserError
 
 
 def load_module(path: str | Path) -> CTCModule:
     """Rebuild the model of a checkpoint, folded, swapped and switched as it was, in eval mode.
 
+    A `hyperparams.yaml` stands for the pretrained folder of SpeechBrain that it lies in.
+
     Raises:
-        UserError: see `read_checkpoint`, or the weights do not fit the recipe.
+        UserError: see `read_checkpoint` and `read_folder`, or the weights do not fit the recipe.
     """
+    if Path(path).name == SPEECHBRAIN_FILE:
+        return load_folder(Path(path).parent)
     checkpoint = read_checkpoint(path)
     name = checkpoint["model"].rpartition(".")[2]
     if name not in models.__all__:
@@ -39,17 +45,31 @@ def load_module(path: str | Path) -> CTCModule:
     return module.eval()
 
 
+def load_folder(folder: str | Path) -> CTCModule:
+    """The float model of a pretrained folder of SpeechBrain, in eval mode.
+
+    Raises:
+        UserError: see `read_folder`.
+    """
+    attention = folder_layout(folder) == "attention"
+    built: Any = models.AttentionModule if attention else models.SpeechBrainWav2Vec2Module
+    return built(speechbrain=str(folder)).eval()
+
+
 def load_float(name: str | Path) -> CTCModule:
-    """The model that `--model.init_from` or `--model.pretrained` names, in eval mode.
+    """The model that `--model.init_from`, `--model.pretrained` or `--model.speechbrain` names, in eval mode.
 
     Args:
-        name: checkpoint of ours (a file, or what ends in `.ckpt`), or folder or hub name of a Hugging Face Wav2Vec2.
+        name: checkpoint of ours (a file, or what ends in `.ckpt`), folder of SpeechBrain, or folder or hub name of a
+            Hugging Face Wav2Vec2.
 
     Raises:
         UserError: it is neither, or cannot be read.
     """
     if Path(name).is_file() or str(name).endswith(".ckpt"):
         return load_module(name)
+    if is_folder(name):
+        return load_folder(name)
     return models.Wav2Vec2Module(pretrained=str(name)).eval()
 
 

@@ -53,17 +53,13 @@ def read_attention(folder: Path, file: Path, contents: dict[str, Any]) -> Speech
     options = {**features(file, fbank), **encoder(file, crdnn)}
     check_channels(file, crdnn, options["n_mels"])
     options.update(decoder(file, search.decoder, options["dnn_neurons"]))
-    embedding = Arguments(file, search.embedding)
-    embedding.only(False, "consider_as_one_hot")
-    embedding.ignore("blank_id")
-    options["embedding_dim"] = embedding.integer("embedding_dim", 128, least=1)
+    options["embedding_dim"], labels = embedding(file, search.embedding)
     sizes = {
-        f"{embedding.node.key}.num_embeddings": embedding.integer("num_embeddings", least=1),
+        f"{search.embedding.key}.num_embeddings": labels,
         f"{ctc_lin.key}.n_neurons": linear_sizes(file, ctc_lin, options["dnn_neurons"]),
         f"{search.linear.key}.n_neurons": linear_sizes(file, search.linear, options["decoder_neurons"]),
         **search.vocabulary,
     }
-    embedding.finish()
     check_decoder_input(file, search.decoder, options["embedding_dim"])
     options["lm"] = "none"
     if search.language_model is not None:
@@ -196,6 +192,16 @@ def decoder(file: Path, node: Node, states: int) -> dict[str, Any]:
 def check_decoder_input(file: Path, node: Node, embedding_dim: int) -> None:
     """Refuse a decoder that reads another width than the embedding gives."""
     Arguments(file, node).only(embedding_dim, "input_size")
+
+
+def embedding(file: Path, node: Node) -> tuple[int, int]:
+    """Width of the decoder's embedding, and the size of its vocabulary."""
+    arguments = Arguments(file, node)
+    arguments.only(False, "consider_as_one_hot")
+    arguments.ignore("blank_id")
+    found = arguments.integer("embedding_dim", 128, least=1), arguments.integer("num_embeddings", least=1)
+    arguments.finish()
+    return found
 
 
 def language_model(file: Path, node: Node) -> tuple[dict[str, Any], int]:

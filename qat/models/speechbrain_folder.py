@@ -10,9 +10,9 @@ from qat.models.speechbrain_attention import read_attention
 from qat.models.speechbrain_parameters import SpeechBrainFolder
 from qat.models.speechbrain_search import SEARCHERS
 from qat.models.speechbrain_yaml import Node, read_yaml
+from qat.runs import SPEECHBRAIN_FILE
 from qat.system.errors import UserError
 
-HYPER_PARAMETERS = "hyperparams.yaml"
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 WANTED = ("*.yaml", "*.ckpt", "*.json", "*.txt", "*.model")
 
@@ -27,9 +27,9 @@ def read_folder(name: str | Path) -> SpeechBrainFolder:
         UserError: one line that names file and key of what is missing, unknown or does not fit.
     """
     folder = find_folder(name)
-    file = folder / HYPER_PARAMETERS
+    file = folder / SPEECHBRAIN_FILE
     if not file.is_file():
-        raise UserError(f"{folder}: must hold a {HYPER_PARAMETERS}, as SpeechBrain's pretrained folders do")
+        raise UserError(f"{folder}: must hold a {SPEECHBRAIN_FILE}, as SpeechBrain's pretrained folders do")
     contents = read_yaml(file)
     layout = layout_of(file, contents)
     if layout == "attention":
@@ -39,9 +39,19 @@ def read_folder(name: str | Path) -> SpeechBrainFolder:
     return read_wav2vec2(folder, file, contents)
 
 
+def folder_layout(name: str | Path) -> str:
+    """`attention` or `wav2vec2`; parameter files are not opened.
+
+    Raises:
+        UserError: see `read_folder`.
+    """
+    file = find_folder(name) / SPEECHBRAIN_FILE
+    return layout_of(file, read_yaml(file))
+
+
 def is_folder(name: str | Path) -> bool:
     """Whether a path is a folder of SpeechBrain."""
-    return (Path(name) / HYPER_PARAMETERS).is_file()
+    return (Path(name) / SPEECHBRAIN_FILE).is_file()
 
 
 def layout_of(file: Path, contents: dict[str, Any]) -> str:

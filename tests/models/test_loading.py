@@ -52,7 +52,7 @@ def test_a_class_that_this_version_does_not_know_is_named(tmp_path: Path) -> Non
         {**read_checkpoint(tmp_path / "model.ckpt"), "model": "qat.models.Whisper"}, tmp_path / "other.ckpt"
     )
     with pytest.raises(
-        UserError, match=r"'qat\.models\.Whisper', must be one of CRDNNModule, Wav2Vec2Module"
+        UserError, match=r"'qat\.models\.Whisper', must be one of AttentionModule, CRDNNModule"
     ):
         load_module(tmp_path / "other.ckpt")
 
@@ -128,3 +128,14 @@ def test_an_older_checkpoint_computes_the_same_bits(kind: str, tmp_path: Path) -
     torch.manual_seed(0)
     np.random.seed(0)
     torch.testing.assert_close(module(signal, lengths)[0], stored["expected"]["trained"], **tolerance)
+
+
+def test_a_speechbrain_folder_is_a_float_model(attention_folder: Path, wav2vec2_folder: Path) -> None:
+    signal, lengths = padded_batch()
+    for folder, name in (
+        (attention_folder, "AttentionModule"),
+        (wav2vec2_folder, "SpeechBrainWav2Vec2Module"),
+    ):
+        model, same = load_float(str(folder)), load_module(folder / "hyperparams.yaml")
+        assert type(model).__name__ == name and not model.training and find_float(str(folder)) == folder
+        assert torch.equal(model(signal, lengths)[0], same(signal, lengths)[0])
