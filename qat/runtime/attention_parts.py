@@ -1,4 +1,9 @@
-"""The three graphs of an attention model: what each computes, from what to what."""
+"""The three graphs of an attention model: what each computes, from what to what.
+
+Of the hypotheses of a beam, many continue one and the same (about half, where 80 do). What depends on the states before
+alone, the recurrent products and the convolution over attention weights, is computed once for each of these parents;
+`parents (N,)` says whose child a hypothesis is.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from datamodules.audio_file import SAMPLE_RATE
-from qat.models.attention_decoder import Projected, attend, recur, weighted_sum
-from qat.models.attention_parts import language_model_step
+from qat.layers.cell import gru_update, lstm_update
+from qat.models.attention_decoder import Projected, attend, weighted_sum
 from qat.runtime.attention_graph import location_energy
 from qat.runtime.manifest import DECODER, ENCODER, LANGUAGE_MODEL
 
@@ -71,73 +76,96 @@ def encode(module: Any, signal: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
 
 def decoder_part(module: Any) -> Part:
     """Last tokens and what the decoder carries along -> logits of the next, and what it carries on."""
-    decoder, rows, frames = module.decoder, 3, 7
+    decoder, rows, before, frames = module.decoder, 3, 2, 7
     keys = torch.zeros(frames, decoder.attn_dim)
-    hypotheses = ("hypotheses",)
     return Part(
         module=container(embedding=module.embedding, decoder=decoder, seq_lin=module.seq_lin),
         run=decode,
         inputs={
             "tokens": torch.zeros(rows, dtype=torch.int64),
-            "hidden": torch.zeros(rows, decoder.num_layers, decoder.hidden_size),
-            "context": torch.zeros(rows, decoder.attn_dim),
-            "attention": torch.full((rows, frames), 1 / frames),
+            "parents": torch.zeros(rows, dtype=torch.int64),
+            "hidden": torch.zeros(before, decoder.num_layers, decoder.hidden_size),
+            "context": torch.zeros(before, decoder.attn_dim),
+            "attention": torch.full((before, frames), 1 / frames),
             "keys": keys,
             "values": keys.clone(),  # the exporter makes one input of two that are the same tensor
         },
         outputs=("logits", "next_hidden", "next_context", "next_attention"),
         axes={
-            **{name: hypotheses for name in ("tokens", "hidden", "context", "logits", "next_hidden", "next_context")},
-            **{name: ("hypotheses", "frames") for name in ("attention", "next_attention")},
-            **{name: ("frames",) for name in ("keys", "values")},
+            **dict.fromkeys(("tokens", "parents", "logits", "next_hidden", "next_context"), ("hypotheses",)),
+            **dict.fromkeys(("hidden", "context"), ("parents",)),
+            **{"attention": ("parents", "frames"), "next_attention": ("hypotheses", "frames")},
+            **dict.fromkeys(("keys", "values"), ("frames",)),
         },
     )
 
 
 def decode(
-    part: Any, tokens: Tensor, hidden: Tensor, context: Tensor, attention: Tensor, keys: Tensor, values: Tensor
+    part: Any,
+    tokens: Tensor,
+    parents: Tensor,
+    hidden: Tensor,
+    context: Tensor,
+    attention: Tensor,
+    keys: Tensor,
+    values: Tensor,
 ) -> tuple[Tensor, ...]:
     """`qat.models.attention_decoder.step` of N hypotheses of one utterance without padding, and the output layer."""
     decoder = part.decoder
-    output, hidden = recur(decoder.rnn, torch.cat([part.embedding(tokens), context], dim=-1), hidden)
-    attention = attend_one(decoder.attn, output, attention, keys)
+    x, states = torch.cat([part.embedding(tokens), context[parents]], dim=-1), []
+    for index, cell in enumerate(decoder.rnn.rnn_cells):
+        before = hidden[:, index]
+        x = gru_update(cell.inputs(x), cell.recurrent(before)[parents], before[parents])
+        states.append(x)
+    attention = attend_one(decoder.attn, x, attention, parents, keys)
     context = weighted_sum(attention, values[None])
-    return part.seq_lin(decoder.proj(torch.cat([context, output], dim=1))), hidden, context, attention
+    logits = part.seq_lin(decoder.proj(torch.cat([context, x], dim=1)))
+    return logits, torch.stack(states, dim=1), context, attention
 
 
-def attend_one(attn: Any, output: Tensor, before: Tensor, keys: Tensor) -> Tensor:
+def attend_one(attn: Any, output: Tensor, before: Tensor, parents: Tensor, keys: Tensor) -> Tensor:
     """`attend` over one utterance without padding; in a form of its own where the layers below tanh are float."""
     location, energy = attn.mlp_loc, attn.mlp_attn
     if type(location) is not nn.Linear or type(energy) is not nn.Linear:
         valid = torch.ones(1, keys.shape[0], dtype=torch.bool)
-        return attend(attn, output, before, Projected(keys[None], keys[None], valid))
+        return attend(attn, output, before[parents], Projected(keys[None], keys[None], valid))
     query = attn.mlp_dec(output)
     if location.bias is not None:
         query = query + location.bias
-    features = attn.conv_loc(before.unsqueeze(1)).transpose(1, 2)
+    features = attn.conv_loc(before.unsqueeze(1)).transpose(1, 2)[parents]
     energies = location_energy(query, features, keys, location.weight.t(), energy.weight)
     return torch.softmax(energies * attn.scaling if attn.scaling != 1 else energies, dim=-1)
 
 
 def language_model_part(module: Any) -> Part:
     """Last tokens and states -> logits of the next, and states."""
-    layer, rows = module.lm.rnn.rnn, 3
-    state = torch.zeros(rows, layer.num_layers, layer.hidden_size)
-    names = ("tokens", "hidden", "cell", "logits", "next_hidden", "next_cell")
+    layer, rows, before = module.lm.rnn.rnn, 3, 2
+    state = torch.zeros(before, layer.num_layers, layer.hidden_size)
+    tokens = torch.zeros(rows, dtype=torch.int64)
+    outputs = ("logits", "next_hidden", "next_cell")
     return Part(
         module=container(lm=module.lm),
         run=predict,
-        inputs={"tokens": torch.zeros(rows, dtype=torch.int64), "hidden": state, "cell": state.clone()},
-        outputs=names[3:],
-        axes={name: ("hypotheses",) for name in names},
+        inputs={"tokens": tokens, "parents": tokens.clone(), "hidden": state, "cell": state.clone()},
+        outputs=outputs,
+        axes={
+            **dict.fromkeys(("tokens", "parents", *outputs), ("hypotheses",)),
+            **dict.fromkeys(("hidden", "cell"), ("parents",)),
+        },
     )
 
 
-def predict(part: Any, tokens: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, ...]:
-    """`language_model_step` on states whose first axis is the hypothesis."""
-    state = hidden.transpose(0, 1), cell.transpose(0, 1)
-    logits, (hidden, cell) = language_model_step(part.lm, tokens, state)
-    return logits, hidden.transpose(0, 1), cell.transpose(0, 1)
+def predict(part: Any, tokens: Tensor, parents: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, ...]:
+    """`language_model_step` of N hypotheses on states `(P, L, H)` of those before."""
+    lm, states = part.lm, []
+    x = lm.embedding(tokens)
+    for index, layer in enumerate(lm.rnn.rnn.cells):
+        sums = layer.recurrent(hidden[:, index])[parents]
+        states.append(lstm_update(layer.inputs(x), sums, cell[:, index][parents]))
+        x = states[-1][0]
+    hiddens, cells = zip(*states, strict=True)
+    logits = lm.out(lm.dnn(x.unsqueeze(1))).squeeze(1)
+    return logits, torch.stack(hiddens, dim=1), torch.stack(cells, dim=1)
 
 
 def container(**children: nn.Module) -> nn.Module:

@@ -19,12 +19,14 @@ class GraphStep:
     Args:
         engine: of the graph.
 
+    A memory ends with a number for each hypothesis, which its children inherit: they share what follows from its states.
+
     Attributes:
         seconds: that the graph has computed; a caller may set it to 0.
     """
 
     def __init__(self, engine: ort.InferenceSession) -> None:
-        self.engine, self.seconds = engine, 0.0
+        self.engine, self.seconds, self.numbered = engine, 0.0, 0
         self.outputs = [item.name for item in engine.get_outputs()]
         self.shapes = {item.name: item.shape for item in engine.get_inputs()}
 
@@ -34,6 +36,16 @@ class GraphStep:
         found = list(self.engine.run(self.outputs, inputs))
         self.seconds += time.perf_counter() - started
         return found
+
+    def number(self, *states: NDArray[Any]) -> Memory:
+        """A memory of new hypotheses."""
+        first, self.numbered = self.numbered, self.numbered + len(states[0])
+        return (*states, np.arange(first, self.numbered))
+
+    def families(self, memory: Memory) -> tuple[NDArray[Any], list[NDArray[Any]]]:
+        """For each hypothesis the row of its parent `(N,)`, and the states of the parents `(P, ...)`, each once."""
+        _, first, parents = np.unique(memory[-1], return_index=True, return_inverse=True)
+        return parents, [item[first] for item in memory[:-1]]
 
     def zeros(self, name: str) -> NDArray[Any]:
         """A first state of one hypothesis, of an input whose other axes are fixed."""
@@ -54,20 +66,21 @@ class GraphDecoderStep(GraphStep):
         """Zeros, and attention spread evenly over the frames."""
         self.keys, self.values = (np.ascontiguousarray(item) for item in (encoded.keys, encoded.values))
         attention = np.full((1, encoded.frames), np.float32(1) / np.float32(encoded.frames), np.float32)
-        return self.zeros("hidden"), self.zeros("context"), attention
+        return self.number(self.zeros("hidden"), self.zeros("context"), attention)
 
     def step(self, tokens: NDArray[Any], memory: Memory) -> tuple[NDArray[Any], NDArray[Any], Memory]:
         """See `DecoderStep`."""
-        hidden, context, attention = memory
-        logits, *memory_after = self.run(
+        parents, (hidden, context, attention) = self.families(memory)
+        logits, *after = self.run(
             tokens=tokens,
+            parents=parents,
             hidden=hidden,
             context=context,
             attention=attention,
             keys=self.keys,
             values=self.values,
         )
-        return logits, memory_after[2], tuple(memory_after)
+        return logits, after[2], self.number(*after)
 
 
 class GraphLanguageModelStep(GraphStep):
@@ -75,10 +88,10 @@ class GraphLanguageModelStep(GraphStep):
 
     def start(self) -> Memory:
         """Zeros."""
-        return self.zeros("hidden"), self.zeros("cell")
+        return self.number(self.zeros("hidden"), self.zeros("cell"))
 
     def step(self, tokens: NDArray[Any], memory: Memory) -> tuple[NDArray[Any], Memory]:
         """See `LanguageModelStep`."""
-        hidden, cell = memory
-        logits, *after = self.run(tokens=tokens, hidden=hidden, cell=cell)
-        return logits, tuple(after)
+        parents, (hidden, cell) = self.families(memory)
+        logits, *after = self.run(tokens=tokens, parents=parents, hidden=hidden, cell=cell)
+        return logits, self.number(*after)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from torch import nn
 
 from qat.models.attention_decoder import first_state, step
 from qat.runtime.attention_parts import attend_one, container, decode, parts_of
+from qat.runtime.layers import replace_layers_
 from qat.runtime.manifest import DECODER, ENCODER, LANGUAGE_MODEL
 from tests.models.attention_models import attention_model, batch_of
 
@@ -37,20 +39,22 @@ def test_traced_parts_hold_the_children_that_they_run(tmp_path: Path) -> None:
 @torch.no_grad()
 def test_a_location_layer_that_is_not_plain_takes_the_models_own_form(tmp_path: Path) -> None:
     module: Any = attention_model(tmp_path)
+    replace_layers_(plain := copy.deepcopy(module), "float")
     states = module.states(batch_of(1).signal, batch_of(1).lengths)
-    attn, projected = module.decoder.attn, states.projected
+    attn, projected = plain.decoder.attn, states.projected
     attn.mlp_loc = Renamed(attn.mlp_loc)
     state = first_state(module.decoder, projected)
     hidden = state.hidden.clone().uniform_(-1, 1)
     token = torch.tensor([3])
     output, expected = step(module.decoder, module.embedding(token), replace(state, hidden=hidden), projected)
-    part = container(embedding=module.embedding, decoder=module.decoder, seq_lin=module.seq_lin)
+    part = container(embedding=plain.embedding, decoder=plain.decoder, seq_lin=plain.seq_lin)
+    parents = torch.zeros(1, dtype=torch.int64)
     keys, values = projected.keys[0], projected.values[0]
-    found = decode(part, token, hidden, state.context, state.attention, keys, values)
+    found = decode(part, token, parents, hidden, state.context, state.attention, keys, values)
     wanted = (module.seq_lin(output), expected.hidden, expected.context, expected.attention)
     for one, two in zip(found, wanted, strict=True):
         torch.testing.assert_close(one, two)
-    assert attend_one(attn, hidden[:, 0], state.attention, keys).shape == state.attention.shape
+    assert attend_one(attn, hidden[:, 0], state.attention, parents, keys).shape == state.attention.shape
 
 
 class Renamed(nn.Module):

@@ -27,7 +27,7 @@ def encoded(seed: int) -> Encoded:
 
 
 def test_the_first_attention_is_even_and_the_first_states_are_zero(decoder: GraphDecoderStep) -> None:
-    hidden, context, attention = decoder.start(encoded(0))
+    hidden, context, attention, _ = decoder.start(encoded(0))
     assert hidden.shape == (1, 1, 10) and context.shape == (1, 8) and not hidden.any() and not context.any()
     assert attention.shape == (1, FRAMES) and np.all(attention == np.float32(1 / FRAMES))
 
@@ -42,7 +42,17 @@ def test_each_utterance_has_its_own_keys(decoder: GraphDecoderStep) -> None:
 def test_memories_have_the_hypothesis_first_and_rows_are_selected(attention: ExportedAttention) -> None:
     step = GraphLanguageModelStep(open_engine(attention.float.path / "lm_step.onnx", 1))
     logits, memory = step.step(np.arange(3), step.select(step.start(), np.zeros(3, np.int64)))
-    assert logits.shape == (3, 30) and [item.shape for item in memory] == [(3, 2, 10)] * 2
+    assert logits.shape == (3, 30) and [item.shape for item in memory] == [(3, 2, 10)] * 2 + [(3,)]
     chosen = step.select(memory, np.array([2, 2]))
     assert all(np.array_equal(new[0], old[2]) for new, old in zip(chosen, memory, strict=True))
     assert step.seconds > 0
+
+
+def test_the_states_of_a_parent_are_computed_on_once(decoder: GraphDecoderStep) -> None:
+    memory = decoder.select(decoder.start(encoded(0)), np.zeros(3, np.int64))
+    parents, states = decoder.families(memory)
+    assert parents.tolist() == [0, 0, 0] and [len(item) for item in states] == [1, 1, 1]
+    _, _, memory = decoder.step(np.arange(3), memory)
+    parents, (hidden, *_) = decoder.families(decoder.select(memory, np.array([2, 0, 2])))
+    assert parents.tolist() == [1, 0, 1]
+    assert np.array_equal(hidden, memory[0][[0, 2]])
