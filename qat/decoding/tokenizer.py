@@ -30,6 +30,9 @@ class Tokenizer(Protocol):
 class SentencePieceTokenizer:
     """Subwords (Kudo 2018, arXiv 1808.06226).
 
+    Texts of this project are in lower case. Published models were trained on capitals: where pieces have no other
+    letters, texts go in as capitals and come out in lower case.
+
     Args:
         model: contents of the model file.
         source: names it in messages.
@@ -54,6 +57,8 @@ class SentencePieceTokenizer:
                 f"{source}: {len(model)} bytes, must be a SentencePiece model; give the file that the model was "
                 "trained with"
             ) from None
+        letters = "".join(piece for piece in self.symbols if not piece.startswith("<"))  # not <unk>
+        self.capitals = letters != letters.lower() and letters == letters.upper()
 
     @property
     def symbols(self) -> list[str]:
@@ -62,11 +67,12 @@ class SentencePieceTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Text -> pieces; what no piece covers is the unknown one."""
-        return list(self._processor.encode_as_ids(text))
+        return list(self._processor.encode_as_ids(text.upper() if self.capitals else text))
 
     def decode(self, tokens: Iterable[int]) -> str:
         """Pieces -> text."""
-        return str(self._processor.decode_ids([int(token) for token in tokens]))
+        text = str(self._processor.decode_ids([int(token) for token in tokens]))
+        return text.lower() if self.capitals else text
 
     def __len__(self) -> int:
         return int(self._processor.get_piece_size())

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from speechbrain.lobes.features import Fbank
 from torch import Tensor, nn
 
 from datamodules.batch import Batch
 from qat.decoding.options import SearchSettings
 from qat.layers.masking import frame_mask, to_device_of
-from qat.models.attention_decoder import Projected, first_state, step
+from qat.models.attention_decoder import (
+    Projected,
+    States,
+    best_labels,
+    cross_entropy,
+    first_state,
+    label_divergence,
+    step,
+)
 from qat.models.attention_guide import AttentionGuide, guide_loss
 from qat.models.attention_options import AttentionOptions
 from qat.models.attention_parts import (
@@ -24,31 +31,12 @@ from qat.models.attention_parts import (
     build_language_model,
     language_model_logits,
 )
-from qat.models.checkpoint import read_checkpoint
+from qat.models.attention_start import attention_folder, load_encoder_
 from qat.models.crdnn import HOP_LENGTH, batch_norms_of, hidden_of, masked, normalise_features
 from qat.models.ctc import CTCModule
 from qat.models.distillation import Teacher
 from qat.recipe import Recipe
 from qat.system.errors import UserError
-
-SEQUENCE_END = 0  # SpeechBrain's published models have one index for blank, begin, end and unknown
-
-
-@dataclass(frozen=True)
-class States:
-    """What the encoder hands on.
-
-    Attributes:
-        hidden: encoder states `(B, T, D)`.
-        logits: of the CTC head `(B, T, V)`.
-        frames: valid frames `(B,)`.
-        projected: what the attention reads.
-    """
-
-    hidden: Tensor
-    logits: Tensor
-    frames: Tensor
-    projected: Projected
 
 
 class AttentionModule(CTCModule):
@@ -86,6 +74,10 @@ class AttentionModule(CTCModule):
         **options: Any,
     ) -> None:
         chosen = AttentionOptions(**options)
+        folder = attention_folder(chosen.speechbrain) if chosen.speechbrain else None
+        if folder is not None:
+            kept = {"lm": "none"} if chosen.lm == "none" else {}
+            chosen = replace(chosen, **{**folder.options, **kept})
         super().__init__(recipe, init_from, chosen)
         self.save_hyperparameters(self.hyper_parameters())
         self.settings = SearchSettings.from_dict(chosen.search or {})
@@ -98,10 +90,12 @@ class AttentionModule(CTCModule):
             self.add_module(name, part)
         self.lm = None if chosen.lm == "none" else build_language_model(chosen)
         self.masks = chosen.build_masks()
+        if folder is not None:
+            folder.fill_(self, without=("lm.",) if self.lm is None else ())
         guide = chosen.guide_model or chosen.init_encoder
         self.guide = AttentionGuide(guide) if chosen.guide and guide else None
         if chosen.init_encoder:
-            load_encoder_(self, chosen.init_encoder)
+            load_encoder_(self.encoder, chosen.init_encoder)
         if chosen.lm == "float":
             self.kept_float = {**self.kept_float, "lm.*": "float by lm: float"}
         self.finish_build()
@@ -134,6 +128,11 @@ class AttentionModule(CTCModule):
         return {key: value for key, value in super().hyper_parameters().items() if key not in spent}
 
     # ---------------------------------------------------------------- text and labels
+    @property
+    def blank(self) -> int:
+        """Index of the CTC blank; published models have one index for blank, begin, end and unknown."""
+        return self.settings.blank
+
     @property
     def symbols(self) -> list[str]:
         """Text of each piece, with its mark of a word's beginning."""
@@ -203,7 +202,7 @@ class AttentionModule(CTCModule):
     # ---------------------------------------------------------------- training
     def targets(self, texts: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
         """Labels after `bos` `(B, U)`, what follows each `(B, U)` (-100 past the end), counts with the end `(B,)`."""
-        labels = [[SEQUENCE_END, *self.labels(text), SEQUENCE_END] for text in texts]
+        labels = [[self.settings.bos, *self.labels(text), self.settings.eos] for text in texts]
         counts = torch.tensor([len(item) - 1 for item in labels], device="cpu")
         width = int(counts.max())
         inputs = torch.tensor([item[:-1] + [0] * (width + 1 - len(item)) for item in labels], device="cpu")
@@ -266,12 +265,7 @@ class AttentionModule(CTCModule):
         with torch.no_grad():
             model: Any = teacher.model
             theirs = model.forced(model.states(batch.signal, batch.lengths), inputs)
-        divergence = F.kl_div(
-            F.log_softmax(tokens.float(), -1),
-            F.log_softmax(theirs.float(), -1),
-            reduction="none",
-            log_target=True,
-        ).sum(-1)
+        divergence = label_divergence(theirs, tokens)
         of_tokens = divergence[after >= 0].mean()
         divergence = options.ctc_weight * frames + (1 - options.ctc_weight) * of_tokens
         self.log("train/divergence", divergence, batch_size=len(batch.texts))
@@ -291,43 +285,10 @@ class AttentionModule(CTCModule):
     @torch.no_grad()
     def greedy(self, states: States) -> list[str]:
         """The best label at each step, without a language model: B texts."""
-        rows, total = states.projected.valid.shape
-        label = torch.full((rows,), SEQUENCE_END, dtype=torch.int64, device=states.logits.device)
-        state, found = first_state(self.decoder, states.projected), []
-        ended = torch.zeros(rows, dtype=torch.bool, device=label.device)
-        for _ in range(total):
-            output, state = step(self.decoder, self.embedding(label), state, states.projected)
-            label = self.seq_lin(output).argmax(-1)
-            ended |= label == SEQUENCE_END
-            if bool(ended.all()):
-                break
-            found.append(label.masked_fill(ended, SEQUENCE_END))
-        labels = torch.stack(found, dim=1).cpu() if found else torch.zeros(rows, 0)
-        return [
-            self.tokenizer.pieces.decode([label for label in row if label != SEQUENCE_END])
-            for row in labels.tolist()
-        ]
+        limits = (self.settings.bos, self.settings.eos)
+        found = best_labels(self.decoder, self.embedding, self.seq_lin, states.projected, *limits)
+        return [self.tokenizer.pieces.decode(labels) for labels in found]
 
     def batch_norm_pairs(self) -> Iterator[tuple[str, nn.Module, nn.Module]]:
         """Linear -> BatchNorm1d of each DNN block."""
         yield from batch_norms_of(self.encoder, "encoder")
-
-
-def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
-    """Mean over labels; `(B, U, V)` and `(B, U)`, -100 where none is."""
-    return F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), label_smoothing=smoothing)
-
-
-def load_encoder_(module: AttentionModule, path: str) -> None:
-    """Copy the encoder of a float `CRDNNModule` checkpoint.
-
-    Raises:
-        UserError: the checkpoint's encoder has other sizes.
-    """
-    state = read_checkpoint(path)["state_dict"]
-    prefix = "crdnn."
-    encoder = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-    try:
-        module.encoder.load_state_dict(encoder)
-    except RuntimeError as error:
-        raise UserError(f"{path}: init_encoder does not fit: {str(error).splitlines()[1].strip()}") from None

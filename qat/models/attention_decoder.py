@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from speechbrain.nnet.RNN import AttentionalRNNDecoder
 from torch import Tensor
 
@@ -43,6 +44,23 @@ class DecoderState:
     hidden: Tensor
     context: Tensor
     attention: Tensor
+
+
+@dataclass(frozen=True)
+class States:
+    """What the encoder hands on.
+
+    Attributes:
+        hidden: encoder states `(B, T, D)`.
+        logits: of the CTC head `(B, T, V)`.
+        frames: valid frames `(B,)`.
+        projected: what the attention reads.
+    """
+
+    hidden: Tensor
+    logits: Tensor
+    frames: Tensor
+    projected: Projected
 
 
 def first_state(decoder: AttentionalRNNDecoder, projected: Projected) -> DecoderState:
@@ -100,3 +118,33 @@ def weighted_sum(attention: Tensor, values: Tensor) -> Tensor:
     if values.shape[0] == 1:
         return attention.to(values.dtype) @ values[0]
     return torch.bmm(attention.to(values.dtype).unsqueeze(1), values).squeeze(1)
+
+
+def best_labels(
+    decoder: Any, embedding: Any, output_layer: Any, projected: Projected, bos: int, eos: int
+) -> list[list[int]]:
+    """The best label at each step of each utterance until its end, or until there are as many labels as frames."""
+    rows, total = projected.valid.shape
+    label = torch.full((rows,), bos, dtype=torch.int64, device=projected.keys.device)
+    state, found = first_state(decoder, projected), []
+    ended = torch.zeros(rows, dtype=torch.bool, device=label.device)
+    for _ in range(total):
+        output, state = step(decoder, embedding(label), state, projected)
+        label = output_layer(output).argmax(-1)
+        ended |= label == eos
+        if bool(ended.all()):
+            break
+        found.append(label.masked_fill(ended, eos))
+    labels = torch.stack(found, dim=1).tolist() if found else [[] for _ in range(rows)]
+    return [[label for label in row if label != eos] for row in labels]
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
+    """Mean over labels; `(B, U, V)` and `(B, U)`, -100 where none is."""
+    return F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), label_smoothing=smoothing)
+
+
+def label_divergence(teacher: Tensor, logits: Tensor) -> Tensor:
+    """KL(softmax(teacher) || softmax(logits)) of each label; `(B, U, V)` each -> `(B, U)`."""
+    scores = [F.log_softmax(item.float(), dim=-1) for item in (logits, teacher)]
+    return F.kl_div(scores[0], scores[1], reduction="none", log_target=True).sum(-1)
