@@ -21,7 +21,13 @@ PUBLISHED: dict[str, Any] = {
     **{"rnn_layers": 4, "rnn_neurons": 1024, "dnn_blocks": 2, "dnn_neurons": 512},
     **{"vocabulary_size": 1000, "embedding_dim": 128, "decoder_neurons": 1024, "attention_dim": 1024},
     **{"attention_channels": 10, "attention_kernel": 100, "normalize": "global"},
-    **{"lm_embedding_dim": 128, "lm_layers": 2, "lm_neurons": 2048, "lm_dnn_blocks": 1, "lm_dnn_neurons": 512},
+    **{
+        "lm_embedding_dim": 128,
+        "lm_layers": 2,
+        "lm_neurons": 2048,
+        "lm_dnn_blocks": 1,
+        "lm_dnn_neurons": 512,
+    },
 }
 SEARCH: dict[str, Any] = {
     **{"lm_weight": 0.5, "coverage_weight": 1.5, "coverage_threshold": 0.5, "eos_threshold": 1.5},
@@ -39,7 +45,14 @@ def tokenizer_file(folder: Path, pieces: int) -> Path:
     SentencePieceTrainer.train(
         sentence_iterator=iter(words),
         model_writer=buffer,
-        **{"vocab_size": pieces, "model_type": "unigram", "unk_id": 0, "bos_id": -1, "eos_id": -1, "pad_id": -1},
+        **{
+            "vocab_size": pieces,
+            "model_type": "unigram",
+            "unk_id": 0,
+            "bos_id": -1,
+            "eos_id": -1,
+            "pad_id": -1,
+        },
         minloglevel=2,
     )
     path = folder / "tokenizer.model"

@@ -1,7 +1,7 @@
 """A process that holds one implementation of the attention model: `python -m benchmarks.attention_worker`.
 
-Driven by `benchmarks.attention`: one JSON object per line on stdin, an answer to each on stdout. Only SpeechBrain's side
-imports PyTorch, so that the other sides' peak memory is that of the engine.
+Driven by `benchmarks.attention`: one JSON object per line on stdin, an answer to each on stdout. Only SpeechBrain's
+side imports PyTorch, so that the other sides' peak memory is that of the engine.
 """
 
 from __future__ import annotations

@@ -132,7 +132,26 @@ def stream_rows(results: list[Row]) -> Iterator[Row]:
         }
 
 
+def attention_rows(results: list[Row]) -> Iterator[Row]:
+    """SpeechBrain's attention model beside its exported folders; parts of a search for each step."""
+    for row in results:
+        yield {
+            "model": row["implementation"],
+            "beam": row["beam"],
+            "total s": f"{row['total_ms'] / 1000:.1f}",
+            "SpeechBrain's / this": f"{row['speechbrain_over_this']:.2f}x",
+            "float graphs' / this": f"{row['float_over_this']:.2f}x",
+            "encoder ms": milliseconds(row["encoder_ms"]),
+            "decoder ms/step": milliseconds(row["decoder_step_ms"]),
+            "language model ms/step": milliseconds(row["lm_step_ms"]),
+            "search ms/step": f"{row['search_step_ms']:.1f}",
+            "peak MB": milliseconds(row["peak_memory_mb"]),
+            "size MB": None if row["size_mb"] is None else milliseconds(row["size_mb"]),
+        }
+
+
 SECTIONS = {
+    "attention": attention_rows,
     "integer_vs_float": integer_rows,
     "integer_vs_float_avx2": integer_rows,
     "qat_step": step_rows,

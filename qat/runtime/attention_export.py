@@ -104,7 +104,5 @@ def manifest(
         "has_language_model": module.lm is not None,
         "method": "attention",
         "search": module.settings.to_dict(),
-        "files": {
-            path.name: {"sha256": sha256_file(path), "bytes": path.stat().st_size} for path in files
-        },
+        "files": {path.name: {"sha256": sha256_file(path), "bytes": path.stat().st_size} for path in files},
     }

@@ -20,7 +20,9 @@ DOMAIN, ENERGY = "speech_qat", "LocationEnergy"
 LOCATION, ENERGIES = "decoder.attn.mlp_loc", "decoder.attn.mlp_attn"  # layers that the nodes stand for
 
 
-def location_energy(query: Tensor, features: Tensor, keys: Tensor, location: Tensor, energy: Tensor) -> Tensor:
+def location_energy(
+    query: Tensor, features: Tensor, keys: Tensor, location: Tensor, energy: Tensor
+) -> Tensor:
     """`tanh(keys + query + features location) energy`: a placeholder, which `expand_energies_` makes a Scan of.
 
     Args:

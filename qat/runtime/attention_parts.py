@@ -63,7 +63,7 @@ def encoder_part(module: Any) -> Part:
         outputs=("states", "keys", "values", "logits", "frames"),
         axes={
             **{"signal": ("batch", "samples"), "lengths": ("batch",), "frames": ("batch",)},
-            **{name: frames for name in ("states", "keys", "values", "logits")},
+            **dict.fromkeys(("states", "keys", "values", "logits"), frames),
         },
     )
 

@@ -66,7 +66,7 @@ class AttentionSession:
         self.times_ms: dict[str, float] = {}
 
     def run(self, signal: NDArray[Any], lengths: NDArray[Any]) -> list[NDArray[Any]]:
-        """Zero-padded `(B, S)` float32, `(B,)` int64 -> states, keys, values, logits, `(B, T, ...)` each, frames `(B,)`."""
+        """Zero-padded `(B, S)` float32, `(B,)` int64 -> states, keys, values, logits `(B, T, ...)`, frames `(B,)`."""
         if signal.shape[1] < SHORTEST:
             signal = np.pad(signal, ((0, 0), (0, SHORTEST - signal.shape[1])))
         names = ["states", "keys", "values", "logits", "frames"]

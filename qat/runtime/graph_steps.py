@@ -19,7 +19,8 @@ class GraphStep:
     Args:
         engine: of the graph.
 
-    A memory ends with a number for each hypothesis, which its children inherit: they share what follows from its states.
+    A memory ends with a number for each hypothesis, which its children inherit: they share what follows from its
+    states.
 
     Attributes:
         seconds: that the graph has computed; a caller may set it to 0.

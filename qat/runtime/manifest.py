@@ -74,7 +74,9 @@ def read_manifest(folder: Path) -> Manifest:
         for name, expected in values["files"].items():
             check_file(folder / name, expected["bytes"], expected["sha256"])
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"{path}: must be a manifest of ours ({type(error).__name__}: {error}); {AGAIN}") from None
+        raise UserError(
+            f"{path}: must be a manifest of ours ({type(error).__name__}: {error}); {AGAIN}"
+        ) from None
     return found
 
 

@@ -87,7 +87,10 @@ def compare(steps: list[Any], tolerance: float) -> None:
         chosen, tokens = random.integers(0, len(steps[0][1][0]), rows), random.integers(0, 30, rows)
         found = [(step, step.step(tokens, step.select(memory, chosen))) for step, memory in steps]
         (_, expected), (_, actual) = found
-        pairs = [*zip(expected[:-1], actual[:-1], strict=True), *zip(expected[-1], actual[-1][:-1], strict=True)]
+        pairs = [
+            *zip(expected[:-1], actual[:-1], strict=True),
+            *zip(expected[-1], actual[-1][:-1], strict=True),
+        ]
         for one, two in pairs:
             np.testing.assert_allclose(two, one, atol=tolerance)
         steps = [(step, parts[-1]) for step, parts in found]
@@ -98,7 +101,9 @@ def test_float_steps_are_the_modules(attention: ExportedAttention, off: Attentio
 
 
 def test_integer_steps_are_the_modules(attention: ExportedAttention) -> None:
-    compare_steps(attention.module, attention.integer, 5e-3)  # one level where a float gate's last bit decides
+    compare_steps(
+        attention.module, attention.integer, 5e-3
+    )  # one level where a float gate's last bit decides
 
 
 @pytest.mark.parametrize("beam", [1, 8, 80])
@@ -127,7 +132,9 @@ def test_every_quantized_layer_runs_on_integers_and_only_the_location_path_in_fl
     for layer in attention.module.swap_report.swapped:
         if "mbedding" not in layer:  # looked up, not multiplied
             assert any(name.startswith(layer) for name in integer), layer
-    products = [name for found in counts.values() for name, kind in found.integer.items() if "Integer" in kind]
+    products = [
+        name for found in counts.values() for name, kind in found.integer.items() if "Integer" in kind
+    ]
     assert len(products) >= 15
     in_float = [name for found in counts.values() for name in found.float_compute]
     assert sorted({name.rpartition("/")[0] for name in in_float}) == sorted(FLOAT)
@@ -141,7 +148,11 @@ def test_the_manifest_says_everything_and_a_table_of_files(attention: ExportedAt
     assert set(found["files"]) == {*GRAPHS, "tokenizer.model"}
     assert output_folder(folder / "x") == sorted([*found["files"], "manifest.json"])
     assert found["search"] == attention.module.settings.to_dict() == SearchSettings().to_dict()
-    assert (found["precision"], found["vocabulary_size"], found["has_language_model"]) == ("integer", 30, True)
+    assert (found["precision"], found["vocabulary_size"], found["has_language_model"]) == (
+        "integer",
+        30,
+        True,
+    )
     assert found["recipe"] == attention.module.recipe.to_dict() and found["sample_rate"] == 16_000
     assert "int8" in found["number_format"] and len(found["config_sha256"]) == 64
     size = sum((folder / name).stat().st_size for name in output_folder(folder / "x"))

@@ -55,7 +55,9 @@ def test_energies_are_those_of_the_plain_sum(
     feed = {"query": query.numpy(), "features": features.numpy(), "keys": keys.numpy()}
     found = engine.run(None, feed)[0]
     np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
-    alone = engine.run(None, {"query": feed["query"][-1:], "features": feed["features"][-1:], "keys": feed["keys"]})
+    alone = engine.run(
+        None, {"query": feed["query"][-1:], "features": feed["features"][-1:], "keys": feed["keys"]}
+    )
     assert np.array_equal(alone[0][0], found[-1])
 
 

@@ -26,7 +26,9 @@ def test_inputs_and_outputs_have_different_names_and_tensors(tmp_path: Path) -> 
     for part in parts_of(attention_model(tmp_path)).values():
         assert not set(part.inputs) & set(part.outputs)
         assert set(part.axes) == {*part.inputs, *part.outputs}
-        assert len({id(item) for item in part.inputs.values()}) == len(part.inputs)  # the exporter merges twins
+        assert len({id(item) for item in part.inputs.values()}) == len(
+            part.inputs
+        )  # the exporter merges twins
 
 
 def test_traced_parts_hold_the_children_that_they_run(tmp_path: Path) -> None:

@@ -40,7 +40,9 @@ def test_a_changed_or_missing_file_is_one_line(folder: Path, name: str) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-    with pytest.raises(UserError, match=f"{name}: must be the file that manifest.json names.*; export") as caught:
+    with pytest.raises(
+        UserError, match=f"{name}: must be the file that manifest.json names.*; export"
+    ) as caught:
         read_manifest(folder)
     assert "\n" not in str(caught.value)
     path.unlink()
