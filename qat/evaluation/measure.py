@@ -84,13 +84,24 @@ def measure(
     timings = time_models(models, signals, options, decoding)
     measurements = [replace(item, timing=timing) for item, timing in zip(measurements, timings, strict=True)]
     own = max(place for place, model in enumerate(models) if not model.candidate.is_variant)
-    if models[own].is_integer:
-        dev = data.loader(data.utterances("dev")[:SQNR_UTTERANCES])
-        measurements[own] = replace(measurements[own], sqnr_db=sqnr_of(models[own].candidate.module, dev))
-    if options.beams:
-        found = measure_beams(models[own].file, data, options, decoding)
-        measurements[own] = replace(measurements[own], beams=found)
+    measurements[own] = with_details(measurements[own], models[own], data, options, decoding)
     return measurements
+
+
+def with_details(
+    measurement: Measurement,
+    model: ExportedModel,
+    data: SpeechDataModule,
+    options: EvaluationOptions,
+    decoding: DecodingOptions,
+) -> Measurement:
+    """The measurement of the run's own model with what is measured of it alone, on dev: noise by layer, beams."""
+    if model.is_integer:
+        dev = data.loader(data.utterances("dev")[:SQNR_UTTERANCES])
+        measurement = replace(measurement, sqnr_db=sqnr_of(model.candidate.module, dev))
+    if options.beams:
+        measurement = replace(measurement, beams=measure_beams(model.file, data, options, decoding))
+    return measurement
 
 
 def check_calibration(

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from qat.report.cells import bits, number, p50, p_text, percentiles, value_at, with_interval
+from qat.report.cells import NOT_APPLICABLE, bits, number, p50, p_text, percentiles, value_at, with_interval
 from qat.report.compare import Comparison, Line
 from qat.report.points import point_of
 from qat.report.tables import markdown_lines, markdown_table
@@ -27,6 +27,7 @@ COLUMNS: list[tuple[str, Callable[[Line], str]]] = [
     ("speedup over its float", lambda line: number(line.row, "speedup", "{:.2f}x")),
     ("size MB", lambda line: number(line.row, "size_mb")),
 ]
+SEARCH: tuple[str, Callable[[Line], str]] = ("search", lambda line: line.row.decoding or NOT_APPLICABLE)
 
 
 def difference_text(line: Line) -> str:
@@ -46,8 +47,10 @@ def markdown(found: Comparison, figures: Sequence[Path] = ()) -> str:
         f"Differences are to `{found.baseline}`, over the same utterances (paired bootstrap); p < 0.05 means that one "
         "is hardly chance.\n",
     ]
+    searched = any(line.row.decoding for lines in found.lines.values() for line in lines)
+    columns = [*COLUMNS, SEARCH] if searched else COLUMNS
     for split, lines in found.lines.items():
-        parts.append(f"## {split}\n\n{markdown_table(lines, COLUMNS)}")
+        parts.append(f"## {split}\n\n{markdown_table(lines, columns)}")
     if warning := place_warning(found):
         parts.append(f"{warning}\n")
     settings = [

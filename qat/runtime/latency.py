@@ -147,9 +147,8 @@ def measure_latency(
         decoding: what a user has changed of the model's own search.
 
     Returns:
-        `float` and `integer`, each with `latency_ms` {p50, p95}, `rtf`, `peak_memory_mb` (of its own process) and
-        `times_ms`, and for a folder of graphs `parts_ms` (medians); `speedup` (float p50 / integer p50); engine,
-        provider, device, threads, warmup, repeats.
+        `float` and `integer`, each as `summary` says, memory of its own process; `speedup` (float p50 / integer p50);
+        engine, provider, device, threads, warmup, repeats.
 
     Raises:
         UserError: no signals, or a bad count.
@@ -163,7 +162,7 @@ def measure_latency(
         runs = take_turns(workers, len(signals), repeats)
         memory = [float(worker.ask(memory=True)["peak_memory_mb"]) for worker in workers]
     audio_s = sum(len(signals[run % len(signals)]) for run in range(repeats)) / SAMPLE_RATE
-    both = [summary(*pair, audio_s) for pair in zip(runs, memory, strict=True)]
+    first, second = (summary(*pair, audio_s) for pair in zip(runs, memory, strict=True))
     return {
         "engine": f"onnxruntime {ort.__version__}",
         "provider": workers[0].provider,
@@ -171,9 +170,8 @@ def measure_latency(
         "threads": threads,
         "warmup": warmup,
         "repeats": repeats,
-        "float": both[0],
-        "integer": both[1],
-        "speedup": both[0]["latency_ms"]["p50"] / both[1]["latency_ms"]["p50"],
+        **{"float": first, "integer": second},
+        "speedup": first["latency_ms"]["p50"] / second["latency_ms"]["p50"],
     }
 
 
@@ -217,7 +215,7 @@ def take_turns(workers: Sequence[Worker], signals: int, repeats: int) -> list[li
 
 
 def summary(runs: Sequence[Run], peak_memory_mb: float, audio_s: float) -> dict[str, Any]:
-    """Percentiles in ms, real-time factor, memory and the single times of one file, and the medians of its parts."""
+    """One file: `latency_ms` {p50, p95}, `rtf`, `peak_memory_mb`, `times_ms`, and `parts_ms`, medians of its parts."""
     seconds = [run.seconds for run in runs]
     milliseconds = 1000 * np.asarray(seconds)
     p50, p95 = np.percentile(milliseconds, [50, 95])

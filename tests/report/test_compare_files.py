@@ -34,6 +34,14 @@ def test_latencies_from_different_places_are_said_to_be(make: Make) -> None:
     assert "cannot be compared (threads: 1, 4)" in markdown(compare(runs))
 
 
+def test_searches_are_named_where_a_run_has_one(make: Make) -> None:
+    plain = read_run(make("one", [0]))
+    searched = read_run(make("two", [1], row={"decoding": "attention, beam 8, lm 0.5"}))
+    text = markdown(compare([plain, searched]))
+    assert "| size MB | search |" in text and "| 1.40 | attention, beam 8, lm 0.5 |" in text
+    assert "| 1.40 | - |" in text and "search" not in markdown(compare([plain, read_run(make("three", []))]))
+
+
 @pytest.mark.parametrize("form", ["md", "json", "csv"])
 def test_the_command_prints_one_format_and_writes_all(
     make: Make, capsys: pytest.CaptureFixture[str], form: str
