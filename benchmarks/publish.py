@@ -165,9 +165,12 @@ SECTIONS = {
 
 
 def published(path: Path, words: str = "") -> str:
-    """The table of one result file, with the command and the processor that gave it."""
+    """The table of one result file, with the command and the processor that gave it; a line where there is none yet."""
+    section = SECTIONS[path.stem]
+    if not path.is_file():
+        return f"Not measured yet: `python -m benchmarks.{path.stem}`\n"
     stored = json.loads(path.read_text())
-    rows = list(SECTIONS[path.stem](stored["results"]))
+    rows = list(section(stored["results"]))
     vnni = " with VNNI" if stored["cpu_vnni"] and stored["instructions"] != "AVX2" else ""
     made = f"`{stored['command']}` on {stored['device']}, {stored['instructions']}{vnni}"
     return f"{table(rows, list(rows[0]))}\n\n{made}\n"
@@ -175,7 +178,9 @@ def published(path: Path, words: str = "") -> str:
 
 def fill(text: str, root: Path = ROOT) -> str:
     """The text with every table rewritten from its result file."""
-    return fill_blocks(fill_blocks(text, "table", published, root), "gpu", block, root, may_be_absent=True)
+    for kind, make in (("table", published), ("gpu", block)):
+        text = fill_blocks(text, kind, make, root, may_be_absent=True)
+    return text
 
 
 def main() -> None:

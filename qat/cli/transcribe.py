@@ -7,7 +7,7 @@ from pathlib import Path
 
 from datamodules.audio_file import load_samples
 from qat.decoding.options import DecodingOptions
-from qat.runs import find_checkpoint
+from qat.runs import MODEL_FILE, SPEECHBRAIN_FILE, find_checkpoint
 from qat.runtime.attention_session import open_session
 from qat.runtime.manifest import MANIFEST, is_exported_folder
 
@@ -39,7 +39,8 @@ def exported_model(target: str) -> Path:
         return Path(target)
     checkpoint = find_checkpoint(target)
     changed = checkpoint.stat().st_mtime
-    folder, file = checkpoint.with_suffix(""), checkpoint.with_suffix(".onnx")
+    place = checkpoint.with_name(MODEL_FILE) if checkpoint.name == SPEECHBRAIN_FILE else checkpoint
+    folder, file = place.with_suffix(""), place.with_suffix(".onnx")
     for found, dated in ((folder, folder / MANIFEST), (file, file)):
         if dated.is_file() and dated.stat().st_mtime >= changed:
             return found
