@@ -74,9 +74,12 @@ def load_float(name: str | Path) -> CTCModule:
 
 
 def find_float(name: str) -> Path | None:
-    """The file or folder that `load_float` reads; None where it is not on this machine."""
+    """The file or folder that `load_float` reads; None where it is not on this machine.
+
+    Of a folder of SpeechBrain it is the `hyperparams.yaml`, as `find_checkpoint` has it.
+    """
     if name and Path(name).exists():
-        return Path(name)
+        return Path(name) / SPEECHBRAIN_FILE if is_folder(name) else Path(name)
     from transformers.utils import cached_file
 
     try:
