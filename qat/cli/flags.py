@@ -11,6 +11,7 @@ from qat.system.nearest import did_you_mean
 ROOT = Path(__file__).resolve().parents[2]
 PRESETS = ROOT / "configs" / "qat"
 DEFAULT_CONFIG = ROOT / "configs" / "mini_crdnn.yaml"
+SPEECHBRAIN_FLAG = "--model.speechbrain"
 
 HELP = """usage: python train.py [--config FILE] [--qat PRESET] [--run NAME] [--ckpt_path last|best|PATH] [options]
 
@@ -25,6 +26,8 @@ HELP = """usage: python train.py [--config FILE] [--qat PRESET] [--run NAME] [--
   --qat.rules LIST         ordered rules for groups or layer names (first match wins)
   --run NAME               run folder checkpoints/NAME (default MODEL-PRESET-TIME)
   --ckpt_path P            resume: last, best, or a file           --save_every_steps N     checkpoints inside epochs
+  --model.speechbrain DIR  a pretrained folder of SpeechBrain as it is (attention CRDNN or Wav2Vec2)
+  --model.lm L             of an attention model: quantize, float, none
   --model.teacher MODEL    follow a float model's frame posteriors (--model.distillation_weight 0 to 1)
   --model.* --data.* --trainer.*    fields of the model, the data module and Lightning's Trainer
   --decoding.beam N        hypotheses of an attention model's search  --decoding.lm_weight W  of its language model
@@ -43,7 +46,7 @@ def expand_presets(args: Sequence[str]) -> list[str]:
     """`--qat NAME` -> `--qat configs/qat/NAME.yaml`; the default configuration where none is named.
 
     Raises:
-        UserError: the preset is neither known nor a file.
+        UserError: the preset is neither known nor a file; or see `default_config`.
     """
     expanded: list[str] = []
     pending = iter(args)
@@ -54,8 +57,31 @@ def expand_presets(args: Sequence[str]) -> list[str]:
             continue
         expanded += ["--qat", preset_path(value if equals else next(pending, ""))]
     if not any(item in ("--config", "-c") or item.startswith("--config=") for item in expanded):
-        expanded = ["--config", str(DEFAULT_CONFIG), *expanded]
+        expanded = ["--config", str(default_config(expanded)), *expanded]
     return expanded
+
+
+def default_config(args: Sequence[str]) -> Path:
+    """The configuration of arguments that name none: where they name a folder of SpeechBrain, that of its layout.
+
+    Raises:
+        UserError: the folder's hyper-parameters cannot be read.
+    """
+    values = [*args, ""]
+    folder = ""
+    for item, after in zip(values, values[1:], strict=False):
+        name, equals, value = item.partition("=")
+        folder = (value if equals else after) if name == SPEECHBRAIN_FLAG else folder
+    if not folder:
+        return DEFAULT_CONFIG
+    layout = "wav2vec2" if "wav2vec2" in folder.lower() else "attention"
+    file = Path(folder) / "hyperparams.yaml"
+    if file.is_file():
+        from qat.models.speechbrain_yaml import read_yaml
+
+        modules = read_yaml(file).get("modules")
+        layout = "attention" if isinstance(modules, dict) and "decoder" in modules else "wav2vec2"
+    return ROOT / "configs" / f"speechbrain_{layout}.yaml"
 
 
 def preset_names() -> list[str]:

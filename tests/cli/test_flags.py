@@ -8,6 +8,7 @@ import pytest
 
 from qat.cli.flags import DEFAULT_CONFIG, PRESETS, expand_presets, help_text, preset_names
 from qat.system.errors import UserError
+from tests.models.speechbrain_folders import write_attention_folder, write_wav2vec2_folder
 
 
 def test_a_preset_is_its_file_and_the_default_configuration_comes_first() -> None:
@@ -36,3 +37,14 @@ def test_an_unknown_preset_is_refused_and_the_nearest_is_named(name: str, near: 
 def test_help_names_every_preset_and_fits_one_screen() -> None:
     assert len(help_text().splitlines()) <= 30
     assert all(name in help_text() for name in preset_names())
+
+
+def test_a_folder_of_speechbrain_brings_the_configuration_of_its_layout(tmp_path: Path) -> None:
+    write_attention_folder(tmp_path / "one")
+    write_wav2vec2_folder(tmp_path / "two")
+    for name, layout in ((tmp_path / "one", "attention"), (tmp_path / "two", "wav2vec2")):
+        for args in (["--model.speechbrain", str(name)], [f"--model.speechbrain={name}"]):
+            assert expand_presets(args)[1].endswith(f"configs/speechbrain_{layout}.yaml")
+    hub = expand_presets(["--model.speechbrain", "speechbrain/asr-wav2vec2-librispeech"])
+    assert hub[1].endswith("configs/speechbrain_wav2vec2.yaml")
+    assert expand_presets(["--config", "a.yaml", "--model.speechbrain", "x"])[1] == "a.yaml"
