@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from datamodules.batch import Batch
 from qat.decoding.options import SearchSettings
+from qat.layers.held import held_weights
 from qat.layers.masking import frame_mask, to_device_of
 from qat.models.attention_decoder import (
     Projected,
@@ -66,6 +67,10 @@ class AttentionModule(CTCModule):
         "decoder.attn.mlp_attn": "gives the energies, which the softmax makes large",
     }
     options: AttentionOptions
+    embedding: Any
+    decoder: Any
+    ctc_lin: Any
+    seq_lin: Any
 
     def __init__(
         self,
@@ -164,7 +169,7 @@ class AttentionModule(CTCModule):
         if self.training:
             inputs = masked(self.masks, inputs)
         hidden = hidden_of(self.encoder, inputs, frames, self.options.time_pooling_size)
-        attn: Any = self.decoder.attn
+        attn = self.decoder.attn
         keys, values = hidden.unpack(attn.mlp_enc(hidden.data)), hidden.unpack(attn.mlp_out(hidden.data))
         return States(
             hidden.unpack(hidden.data),
@@ -190,13 +195,14 @@ class AttentionModule(CTCModule):
     def forced_with_attention(self, states: States, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The same, and the attention weights `(B, U, T)`."""
         decoder, embedded = self.decoder, self.embedding(labels)
-        state, outputs = first_state(decoder, states.projected), []
-        attention = []
-        for place in range(labels.shape[1]):
-            state = replace(state, attention=state.attention.detach())  # as SpeechBrain trains
-            output, state = step(decoder, embedded[:, place], state, states.projected)
-            outputs.append(output)
-            attention.append(state.attention)
+        state, outputs, attention = first_state(decoder, states.projected), [], []
+        with held_weights(decoder), self.step_key.frames():
+            for place in range(labels.shape[1]):
+                state = replace(state, attention=state.attention.detach())  # as SpeechBrain trains
+                output, state = step(decoder, embedded[:, place], state, states.projected)
+                outputs.append(output)
+                attention.append(state.attention)
+                self.step_key.frame += 1
         return self.seq_lin(torch.stack(outputs, dim=1)), torch.stack(attention, dim=1)
 
     # ---------------------------------------------------------------- training
