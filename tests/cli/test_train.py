@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 
+from qat import models
 from qat.cli import train as cli
 from qat.cli.flags import preset_names
 from qat.layer_recipe import LayerRecipe
@@ -42,8 +43,7 @@ def test_there_are_configurations_and_presets() -> None:
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_configuration_parses(path: Path, parse: Any) -> None:
     config = parse("--config", str(path), "--run", "x/y")
-    names = ("CRDNNModule", "Wav2Vec2Module", "AttentionModule")
-    assert config.model.class_path in [f"qat.models.{name}" for name in names]
+    assert config.model.class_path in [f"qat.models.{name}" for name in models.__all__]
     assert config.qat.preset == "off"
 
 
