@@ -140,10 +140,13 @@ def tiny_data(tiny_manifests: dict[str, Path]) -> SpeechDataModule:
 @pytest.fixture
 def tiny(kind: str, tmp_path: Path, tiny_manifests: dict[str, Path]) -> Path:
     """A configuration of a tiny model on the tiny corpus."""
+    from tests.models.attention_models import SHAPE, attention_model
+
     torch.manual_seed(0)
-    save_module(build(kind), tmp_path / "start.ckpt")
-    name = {"crdnn": "CRDNNModule", "wav2vec2": "Wav2Vec2Module"}[kind]
-    shape = TINY_CRDNN if kind == "crdnn" else TINY_WAV2VEC2
+    model = attention_model(tmp_path) if kind == "attention" else build(kind)
+    save_module(model, tmp_path / "start.ckpt")
+    shape = {"crdnn": TINY_CRDNN, "wav2vec2": TINY_WAV2VEC2, "attention": SHAPE}[kind]
+    name = type(model).__name__
     config = {
         "seed_everything": 1,
         "model": {

@@ -17,7 +17,8 @@ from qat.report.row import load_report
 from tests.conftest import ROOT
 from train import train
 
-MASKED = {
+MASKED: dict[str, dict[str, Any]] = {
+    "attention": {"dropout": 0.3, "lm_dropout": 0.3, "time_masks": 2, "label_smoothing": 0.2},
     "crdnn": {"dropout": 0.3, "time_masks": 2, "frequency_masks": 1, "frequency_mask_channels": 3},
     "wav2vec2": {
         "config": {
@@ -104,6 +105,17 @@ def assert_equal(one: Any, two: Any, where: str = "") -> None:
 def test_a_resumed_run_ends_as_one_that_was_never_interrupted(
     eventful: Path, tmp_path: Path, preset: str, place: str
 ) -> None:
+    assert_resumes_bit_for_bit(eventful, tmp_path, preset, place)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["attention"])
+def test_an_attention_model_resumes_inside_an_epoch_likewise(eventful: Path, tmp_path: Path) -> None:
+    assert_resumes_bit_for_bit(eventful, tmp_path, "stochastic", "inside an epoch")
+
+
+def assert_resumes_bit_for_bit(eventful: Path, tmp_path: Path, preset: str, place: str) -> None:
+    """Cut a run, resume it, and compare all of its state with that of one that was not cut."""
     whole = run(eventful, tmp_path / "whole", "--qat", preset)
     assert whole["epoch"] == 1  # the last one, though no epoch was better than the first
     steps = whole["global_step"] // 2
@@ -126,7 +138,7 @@ def test_a_resumed_run_ends_as_one_that_was_never_interrupted(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["crdnn"])
+@pytest.mark.parametrize("kind", ["crdnn", "attention"])
 def test_two_processes_calibrate_as_one_and_report_once(tiny: Path, tmp_path: Path) -> None:
     for processes in (1, 2):
         folder = tmp_path / f"on{processes}"
@@ -140,7 +152,7 @@ def test_two_processes_calibrate_as_one_and_report_once(tiny: Path, tmp_path: Pa
             "--run",
             str(folder),
         ]
-        command += ["--wandb.enabled", "false", "--evaluation.repeats", "1"]
+        command += ["--wandb.enabled", "false", "--evaluation.repeats", "1", "--evaluation.variants", "false"]
         command += [
             "--trainer.devices",
             str(processes),
