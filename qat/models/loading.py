@@ -14,7 +14,7 @@ from qat import models
 from qat.models.checkpoint import first_problem, read_checkpoint, write_checkpoint
 from qat.models.ctc import CTCModule
 from qat.models.distillation import Teacher
-from qat.models.speechbrain_folder import folder_layout, is_folder
+from qat.models.speechbrain_folder import cached_folder, folder_layout, is_folder
 from qat.runs import SPEECHBRAIN_FILE
 from qat.system.errors import UserError
 
@@ -60,8 +60,8 @@ def load_float(name: str | Path) -> CTCModule:
     """The model that `--model.init_from`, `--model.pretrained` or `--model.speechbrain` names, in eval mode.
 
     Args:
-        name: checkpoint of ours (a file, or what ends in `.ckpt`), folder of SpeechBrain, or folder or hub name of a
-            Hugging Face Wav2Vec2.
+        name: checkpoint of ours (a file, or what ends in `.ckpt`), folder of SpeechBrain or hub name of a downloaded
+            one, or folder or hub name of a Hugging Face Wav2Vec2.
 
     Raises:
         UserError: it is neither, or cannot be read.
@@ -70,6 +70,8 @@ def load_float(name: str | Path) -> CTCModule:
         return load_module(name)
     if is_folder(name):
         return load_folder(name)
+    if cached := cached_folder(name):
+        return load_folder(cached)
     return models.Wav2Vec2Module(pretrained=str(name)).eval()
 
 

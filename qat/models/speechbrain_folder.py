@@ -54,6 +54,16 @@ def is_folder(name: str | Path) -> bool:
     return (Path(name) / SPEECHBRAIN_FILE).is_file()
 
 
+def cached_folder(name: str | Path) -> Path | None:
+    """The folder of a hub name that was downloaded before; None where it was not, or is no folder of SpeechBrain."""
+    if not HUB_NAME.fullmatch(str(name)) or Path(name).is_dir():
+        return None
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    found = try_to_load_from_cache(str(name), SPEECHBRAIN_FILE, cache_dir=constants.HF_HUB_CACHE)
+    return Path(found).parent if isinstance(found, str) else None
+
+
 def layout_of(file: Path, contents: dict[str, Any]) -> str:
     """`attention` or `wav2vec2`.
 
@@ -92,7 +102,8 @@ def find_folder(name: str | Path) -> Path:
             snapshot_download(str(name), allow_patterns=list(WANTED), local_files_only=HF_HUB_OFFLINE)
         )
     except Exception as error:  # the hub, the network and the file system each raise errors of their own
-        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        reason = lines[0].partition(". ")[0][:160]
         raise UserError(
             f"{name}: must be a folder, or be downloaded from the Hugging Face hub, which failed ({reason}); with a "
             f"network, `hf download {name} --local-dir FOLDER`, then give FOLDER"

@@ -480,6 +480,14 @@ def open_wav2vec2_folder(folder: Path, scratch: Path) -> EncoderASR:
     return EncoderASR.from_hparams(source=str(folder), savedir=str(scratch))
 
 
+def cached_folder_of(cache: Path, name: str) -> Path:
+    """Where the Hugging Face hub's cache keeps the model `name`, to be written there: as if it had been downloaded."""
+    model = cache / f"models--{name.replace('/', '--')}"
+    (model / "refs").mkdir(parents=True)
+    (model / "refs" / "main").write_text("abc")
+    return model / "snapshots" / "abc"
+
+
 def header(values: dict[str, Any]) -> str:
     """Plain keys of a `hyperparams.yaml`; tuples in HyperPyYAML's way, `(1, 2)`."""
     return "".join(f"{key}: {value}\n" for key, value in values.items())

@@ -20,6 +20,7 @@ from qat.recipe import Recipe
 from qat.system.errors import UserError
 from tests.conftest import build, noise, write_hugging_face
 from tests.models.conftest import padded_batch
+from tests.models.speechbrain_folders import cached_folder_of
 from tests.pretend_gpu import PretendGPU, is_on_gpu
 
 
@@ -140,3 +141,14 @@ def test_a_speechbrain_folder_is_a_float_model(attention_folder: Path, wav2vec2_
         assert type(model).__name__ == name and not model.training
         assert find_float(str(folder)) == folder / "hyperparams.yaml"  # one model is not measured twice
         assert torch.equal(model(signal, lengths)[0], same(signal, lengths)[0])
+
+
+def test_a_hub_name_of_a_speechbrain_folder_is_found_in_the_cache(
+    wav2vec2_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot = cached_folder_of(tmp_path, "some/model")
+    shutil.copytree(wav2vec2_folder, snapshot)
+    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert find_float("some/model") == snapshot
+    assert type(load_float("some/model")).__name__ == "SpeechBrainWav2Vec2Module"

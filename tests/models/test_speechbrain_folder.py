@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,11 +10,12 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 
-from qat.models.speechbrain_folder import find_folder, is_folder, layout_of, read_folder
+from qat.models.speechbrain_folder import cached_folder, find_folder, is_folder, layout_of, read_folder
 from qat.models.speechbrain_yaml import Node
 from qat.system.errors import UserError
 from tests.conftest import ROOT
 from tests.models.conftest import edited
+from tests.models.speechbrain_folders import cached_folder_of
 
 
 def test_a_path_is_itself(attention_folder: Path, wav2vec2_folder: Path) -> None:
@@ -54,6 +56,16 @@ def test_a_hub_name_with_network_is_a_folder(attention_folder: Path, monkeypatch
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     assert read_folder("speechbrain/asr").path == attention_folder and asked == ["speechbrain/asr"]
+
+
+def test_a_hub_name_is_in_the_cache_or_not(
+    attention_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot = cached_folder_of(tmp_path, "speechbrain/asr")
+    shutil.copytree(attention_folder, snapshot)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    assert cached_folder("speechbrain/asr") == snapshot
+    assert cached_folder("speechbrain/other") is None and cached_folder(attention_folder) is None
 
 
 def test_a_folder_without_hyper_parameters_is_refused(tmp_path: Path) -> None:
