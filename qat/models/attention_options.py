@@ -119,4 +119,17 @@ class JointLossOptions(Options):
 class AttentionOptions(
     TrainingOptions, JointLossOptions, LanguageModelShape, DecoderShape, SpecAugmentOptions, CRDNNShape
 ):
-    """All options of an `AttentionModule`."""
+    """All options of an `AttentionModule`.
+
+    Raises:
+        UserError: what an attention decoder cannot do.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.splice_share:
+            raise UserError(
+                f"splice_share: {self.splice_share}, must be 0: an attention decoder needs a transcript to follow"
+            )
+        if self.compile:
+            raise UserError("compile: true, must be false: the decoder's loop over labels is not compiled")

@@ -13,8 +13,15 @@ from qat.system.errors import UserError
         ("normalize", "batch", "must be utterance or global"),
         ("ctc_weight", 1.5, "must be from 0 to 1"),
         ("label_smoothing", -0.1, "must be from 0 to 1"),
+        ("guide", 0.5, "must be 0 without a CTC model"),
+        ("compile", True, "must be false"),
     ],
 )
 def test_a_value_outside_its_range_is_named(field: str, value: object, allowed: str) -> None:
     with pytest.raises(UserError, match=f"{field}: .*{allowed}"):
         AttentionOptions(**{field: value})  # type: ignore[arg-type]
+
+
+def test_utterances_are_not_spliced_for_an_attention_decoder() -> None:
+    with pytest.raises(UserError, match="splice_share: 0.2, must be 0: an attention decoder"):
+        AttentionOptions(teacher="x", splice_share=0.2)
