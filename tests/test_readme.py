@@ -54,13 +54,16 @@ TRAIN = [
 ]
 OURS = r"`(--(?:qat|model|data|trainer|wandb|evaluation|seed_everything|save_every_steps)\b[^`*]*)`"
 FLAGS = sorted({flags for text in PAGES.values() for flags in re.findall(OURS, text)})
+ATTENTION = ("ctc_weight", "freeze", "guide", "label_smoothing", "lm", "lm_fine_tune")
 NEEDS = {  # flags of other classes than those of the default configuration
     "--data.audio_root": "--data datamodules.StreamDataModule --data.train a --data.dev b --data.test c",
     "--data.max_corrupt": "--data datamodules.StreamDataModule --data.train a --data.dev b --data.test c",
     "--data.test": "--data datamodules.ManifestDataModule --data.train a --data.dev b",
     "--model.pretrained": "--config configs/librispeech_wav2vec2.yaml",
+    **{f"--model.{name}": "--config configs/mini_crdnn_attention.yaml" for name in ATTENTION},
 }
 VALUES = {  # for flags that a page names alone; 1 for all others
+    "--model.lm": "float",
     "--qat": "off",
     "--qat.reduce_range": "true",
     "--trainer.precision": "bf16-mixed",

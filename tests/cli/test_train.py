@@ -37,7 +37,7 @@ def parse(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_there_are_configurations_and_presets() -> None:
-    assert len(CONFIGS) == 17 and len(PRESETS) == 10
+    assert len(CONFIGS) == 18 and len(PRESETS) == 10
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
