@@ -98,7 +98,8 @@ def memory_of(state: DecoderState) -> Memory:
 
 def tensor(module: AttentionModule, values: NDArray[Any]) -> Tensor:
     """An array where the module is."""
-    return torch.from_numpy(np.ascontiguousarray(values)).to(device_of(module))
+    made = torch.from_numpy(np.ascontiguousarray(values))  # on the CPU: moved below
+    return made.to(device_of(module))
 
 
 def array(values: Tensor) -> NDArray[np.float32]:

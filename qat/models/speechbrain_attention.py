@@ -282,5 +282,5 @@ def statistics(path: Path, file: Path, node: Node, n_mels: int) -> dict[str, Ten
     mean, deviation = found
     return {
         "mean": mean,
-        "deviation": deviation.clamp(min=SMALLEST_DEVIATION) if scaled else torch.ones(n_mels),
+        "deviation": deviation.clamp(min=SMALLEST_DEVIATION) if scaled else torch.ones(n_mels, device="cpu"),
     }
