@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from qat.runs import SPEECHBRAIN_FILE
 from qat.system.errors import UserError
 from qat.system.nearest import did_you_mean
 
@@ -74,13 +75,11 @@ def default_config(args: Sequence[str]) -> Path:
         folder = (value if equals else after) if name == SPEECHBRAIN_FLAG else folder
     if not folder:
         return DEFAULT_CONFIG
-    layout = "wav2vec2" if "wav2vec2" in folder.lower() else "attention"
-    file = Path(folder) / "hyperparams.yaml"
-    if file.is_file():
-        from qat.models.speechbrain_yaml import read_yaml
+    layout = "wav2vec2" if "wav2vec2" in folder.lower() else "attention"  # of a hub name not yet downloaded
+    if (Path(folder) / SPEECHBRAIN_FILE).is_file():
+        from qat.models.speechbrain_folder import folder_layout
 
-        modules = read_yaml(file).get("modules")
-        layout = "attention" if isinstance(modules, dict) and "decoder" in modules else "wav2vec2"
+        layout = folder_layout(folder)
     return ROOT / "configs" / f"speechbrain_{layout}.yaml"
 
 

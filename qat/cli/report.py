@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from qat.cli.flags import DEFAULT_CONFIG
+from qat.cli.flags import DEFAULT_CONFIG, SPEECHBRAIN_FLAG, default_config
 from qat.decoding.options import DecodingOptions
 from qat.evaluation.options import EvaluationOptions
-from qat.runs import CONFIG_FILE, MODEL_FILE, find_checkpoint, read_config
+from qat.runs import CONFIG_FILE, MODEL_FILE, SPEECHBRAIN_FILE, find_checkpoint, read_config
 
 
 def report(
@@ -53,14 +53,15 @@ def searched_by(config: dict[str, Any], decoding: DecodingOptions) -> dict[str, 
     >>> searched_by({"seed_everything": 1}, DecodingOptions())
     {'seed_everything': 1}
     """
-    given = {key: value for key, value in decoding.to_dict().items() if value is not None}
-    together = {**(config.get("decoding") or {}), **given}
+    together = {**(config.get("decoding") or {}), **decoding.given()}
     return {**config, "decoding": together} if together else config
 
 
 def config_of(checkpoint: Path, config: Path | None) -> Path:
-    """The configuration that goes with a checkpoint: the given one, the run's own, or the default."""
+    """The configuration that goes with a checkpoint: the given one, the run's own, or the default of its kind."""
     if config is not None:
         return config
+    if checkpoint.name == SPEECHBRAIN_FILE:
+        return default_config([f"{SPEECHBRAIN_FLAG}={checkpoint.parent}"])
     own = checkpoint.parent / CONFIG_FILE
     return own if own.is_file() else DEFAULT_CONFIG

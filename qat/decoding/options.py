@@ -136,9 +136,30 @@ class DecodingOptions:
         for name, value in self.overrides().items():
             check_field(name, value)
 
+    def given(self) -> dict[str, Any]:
+        """What the user gave, the method included.
+
+        >>> DecodingOptions(method="attention", beam=4).given()
+        {'method': 'attention', 'beam': 4}
+        """
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
     def overrides(self) -> dict[str, Any]:
         """The settings that the user gave."""
-        return {name: value for name, value in asdict(self).items() if name != "method" and value is not None}
+        return {name: value for name, value in self.given().items() if name != "method"}
+
+    def refuse_for_ctc(self, model: str) -> None:
+        """Refuse what a model that is decoded greedily cannot follow.
+
+        Args:
+            model: what it is, in words.
+
+        Raises:
+            UserError: naming the setting.
+        """
+        given = [*self.overrides(), *(["method"] if self.method not in (None, "ctc_greedy") else [])]
+        if given:
+            raise UserError(f"decoding.{given[0]}: must be left out for {model}; it is decoded greedily")
 
     def over(self, settings: SearchSettings) -> SearchSettings:
         """`settings` of the model, with the user's in their place.

@@ -10,7 +10,7 @@ from qat.decoding.options import DecodingOptions
 from qat.evaluation.variants import variants_of
 from qat.models.ctc import CTCModule
 from qat.models.loading import find_float, load_float, load_module
-from qat.runs import MODEL_FILE, PTQ_FILE, start_of
+from qat.runs import MODEL_FILE, PTQ_FILE, SPEECHBRAIN_FILE, start_of
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,8 @@ def uses_language_model(config: dict[str, Any]) -> bool:
 def main_candidates(checkpoint: Path, config: dict[str, Any], with_twin: bool) -> list[Candidate]:
     """Float start, twin and checkpoint."""
     module = load_module(checkpoint)
-    start = find_float(start_of(config))
+    is_start = checkpoint.name == SPEECHBRAIN_FILE  # a pretrained folder comes from nothing that we know
+    start = None if is_start else find_float(start_of(config))
     candidates = []
     if start and start.resolve() != checkpoint.resolve():
         candidates.append(Candidate("float", "float", load_float(start), start))

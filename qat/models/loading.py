@@ -82,6 +82,8 @@ def find_float(name: str) -> Path | None:
     """
     if name and Path(name).exists():
         return Path(name) / SPEECHBRAIN_FILE if is_folder(name) else Path(name)
+    if cached := cached_folder(name):
+        return cached
     from transformers.utils import cached_file
 
     try:

@@ -14,9 +14,10 @@ from qat.cli.report import config_of
 from qat.evaluation.graphs import exports_in
 from qat.models.loading import save_module
 from qat.report.row import load_report
-from qat.runs import read_config
+from qat.runs import read_config, start_of
 from qat.system.errors import UserError
 from tests.models.attention_models import SHAPE, attention_model
+from tests.models.speechbrain_folders import write_attention_folder
 from train import train
 
 
@@ -26,6 +27,12 @@ def test_the_configuration_is_the_one_given_the_runs_own_or_the_default(tmp_path
     (tmp_path / "config.yaml").touch()
     assert config_of(checkpoint, None) == tmp_path / "config.yaml"
     assert config_of(checkpoint, Path("mine.yaml")) == Path("mine.yaml")
+
+
+def test_a_folder_of_speechbrain_is_not_measured_by_another_models_configuration(tmp_path: Path) -> None:
+    write_attention_folder(tmp_path)
+    config = config_of(tmp_path / "hyperparams.yaml", None)
+    assert config.name == "speechbrain_attention.yaml" and start_of(read_config(config)) == ""
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from qat.models.wav2vec2 import Wav2Vec2Module
 from qat.recipe import Recipe
 from qat.system.files import sha256_path
 from tests.conftest import noise, write_hugging_face
+from tests.models.speechbrain_folders import write_attention_folder
 from tests.runtime.conftest import Exported
 
 
@@ -69,3 +70,10 @@ def test_where_the_float_start_is_gone_its_twin_takes_its_place(crdnn: Exported,
     first, second = candidates_of(tmp_path / "model.ckpt", config)
     assert (first.name, first.method, second.name, second.method) == ("float", "float", "model", "test")
     assert first.checkpoint == second.checkpoint == tmp_path / "model.ckpt"
+
+
+def test_a_folder_of_speechbrain_is_compared_with_no_other_model(tmp_path: Path) -> None:
+    write_attention_folder(tmp_path)
+    config = {"model": {"init_args": {"init_from": "checkpoints/mini_crdnn/model.ckpt"}}}
+    found = candidates_of(tmp_path / "hyperparams.yaml", config)
+    assert [(item.name, type(item.module).__name__) for item in found] == [("float", "AttentionModule")]
