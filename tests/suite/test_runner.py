@@ -129,7 +129,10 @@ def test_what_an_older_version_left_half_made_is_started_again(
         (["no_such_suite"], "must be one of seed_tables, or a YAML file"),
         (["seed_tables", "--jobs", "0"], "--jobs 0: must be a whole number from 1"),
         (["seed_tables", "--config", "crdnn"], "must be MODEL=FILE"),
-        (["seed_tables", "--config", "other=x.yaml"], "must be one of the suite's models crdnn, crdnn_att"),
+        (
+            ["seed_tables", "--config", "other=x.yaml"],
+            "must be one of the suite's models crdnn, crdnn_attention, wav2vec2",
+        ),
     ],
 )
 def test_bad_arguments_are_one_line(
