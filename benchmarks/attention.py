@@ -9,10 +9,6 @@ own; they take turns. `--folder` keeps the exported folders for the next time; `
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import subprocess
-import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -22,14 +18,16 @@ import numpy as np
 
 from benchmarks.attention_worker import SPEECHBRAIN
 from benchmarks.common import noise
-from benchmarks.result_file import ROOT, save, table
+from benchmarks.result_file import save, table
+from qat.evaluation.graphs import size_mb
+from qat.runtime.latency import ChildProcess
 from qat.system.hardware import idle_cores
 
 PARTS = ("encoder", "decoder_step", "lm_step", "search")
 SIDES = (SPEECHBRAIN, "float", "integer")
 
 
-class Child:
+class Child(ChildProcess):
     """A worker process; use as a context manager.
 
     Args:
@@ -37,32 +35,8 @@ class Child:
     """
 
     def __init__(self, **request: Any) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.attention_worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
+        super().__init__("benchmarks.attention_worker", threads=1)
         self.ask(**request)
-
-    def ask(self, **request: Any) -> dict[str, Any]:
-        """Send one request, wait for its answer."""
-        assert self.process.stdin is not None and self.process.stdout is not None
-        print(json.dumps(request), file=self.process.stdin, flush=True)
-        reply = json.loads(self.process.stdout.readline() or '{"error": "the process ended"}')
-        if "error" in reply:
-            raise RuntimeError(reply["error"])
-        return reply
-
-    def __enter__(self) -> Child:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
 
 
 def export_both(folder: Path) -> None:
@@ -138,11 +112,6 @@ def row_of(
         "float_over_this": ratio("float"),
         "runs_ms": [round(1000 * value, 1) for value in totals[side]],
     }
-
-
-def size_mb(folder: Path) -> float:
-    """Of all files."""
-    return sum(path.stat().st_size for path in folder.iterdir()) / 1e6
 
 
 def main() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 
 from benchmarks.common import noise
 from datamodules.batch import Batch
+from datamodules.make_tokenizer import train
 from qat.layers.state import calibrate_weights_, finish_calibration_, set_observing_
 from qat.models.attention import AttentionModule
 from qat.recipe import Recipe
@@ -37,26 +37,10 @@ SEARCH: dict[str, Any] = {
 
 def tokenizer_file(folder: Path, pieces: int) -> Path:
     """A SentencePiece model of that many pieces, of random words: its speed depends on nothing else."""
-    from sentencepiece import SentencePieceTrainer
-
     random = np.random.default_rng(0)
     words = ["".join(random.choice(list("abcdefghijklmnopqrstuvwxyz"), 6)) for _ in range(4 * pieces)]
-    buffer = io.BytesIO()
-    SentencePieceTrainer.train(
-        sentence_iterator=iter(words),
-        model_writer=buffer,
-        **{
-            "vocab_size": pieces,
-            "model_type": "unigram",
-            "unk_id": 0,
-            "bos_id": -1,
-            "eos_id": -1,
-            "pad_id": -1,
-        },
-        minloglevel=2,
-    )
     path = folder / "tokenizer.model"
-    path.write_bytes(buffer.getvalue())
+    path.write_bytes(train(words, pieces))
     return path
 
 

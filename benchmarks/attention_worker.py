@@ -6,7 +6,6 @@ side imports PyTorch, so that the other sides' peak memory is that of the engine
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import tempfile
@@ -18,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from qat.runtime.worker import peak_memory_mb
+from qat.runtime.worker import peak_memory_mb, serve
 
 SPEECHBRAIN = "speechbrain"
 Times = dict[str, float]  # seconds of each part
@@ -145,18 +144,5 @@ def answer(request: dict[str, Any], state: dict[str, Any]) -> dict[str, Any]:
     return {"peak_memory_mb": peak_memory_mb()}
 
 
-def main() -> None:
-    """Answer requests until stdin closes; an error is the answer `{"error": text}`."""
-    replies = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what a library prints must not mix with the replies
-    state: dict[str, Any] = {}
-    for line in sys.stdin:
-        try:
-            reply = answer(json.loads(line), state)
-        except Exception as error:
-            reply = {"error": f"{type(error).__name__}: {error}"}
-        print(json.dumps(reply), file=replies, flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    serve(answer)

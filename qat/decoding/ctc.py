@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
 from numpy.typing import NDArray
+
+
+def merged(labels: Iterable[int], blank: int) -> list[int]:
+    """Best label of each frame -> repeats merged, blanks dropped.
+
+    >>> merged([1, 1, 0, 1, 2], 0)
+    [1, 1, 2]
+    """
+    return [label for label, _ in groupby(labels) if label != blank]
 
 
 @dataclass(frozen=True)
@@ -33,5 +42,5 @@ class GreedyCTC:
         >>> GreedyCTC(["", " ", "a", "b"]).text_of(np.array([1, 2, 2, 0, 2, 1, 0, 1, 3]))
         'aa b'
         """
-        merged = [int(label) for label, _ in groupby(labels.tolist())]
-        return " ".join("".join(self.symbols[label] for label in merged if label != self.blank).split())
+        text = "".join(self.symbols[label] for label in merged(labels.tolist(), self.blank))
+        return " ".join(text.split())

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import groupby
 from typing import Any
 
 from numpy.typing import NDArray
 
 from qat.decoding.attention_search import AttentionSearch, Hypothesis
+from qat.decoding.ctc import merged
 from qat.decoding.encoded import Encoded
 from qat.decoding.options import Method, SearchSettings
 from qat.decoding.prefix_beam import PrefixBeamSearch
@@ -59,5 +59,4 @@ def greedy(logits: NDArray[Any], blank: int) -> Hypothesis:
     >>> greedy(np.eye(3)[[1, 1, 0, 1, 2]], 0).tokens
     [1, 1, 2]
     """
-    labels = [label for label, _ in groupby(logits.argmax(axis=-1).tolist()) if label != blank]
-    return Hypothesis(labels, float(logits.max(axis=-1).sum()))
+    return Hypothesis(merged(logits.argmax(axis=-1).tolist(), blank), float(logits.max(axis=-1).sum()))

@@ -11,9 +11,9 @@ from qat.decoding.method import search_of
 from qat.decoding.options import DecodingOptions, Method, SearchSettings
 from qat.decoding.recogniser import Emission, Recogniser
 from qat.layers.base import device_of
+from qat.layers.held import held_weights
 from qat.models.ctc import CTCModule
 from qat.runtime.attention_session import AttentionSession
-from qat.system.errors import UserError
 
 
 class ModuleLogits:
@@ -71,7 +71,8 @@ class ModuleSearch:
     def text_of(self, emission: Emission) -> str:
         """The text of the best hypothesis, whose tokens it leaves in the emission."""
         assert emission.encoded is not None
-        emission.tokens = self.search(emission.encoded).tokens
+        with held_weights(self.module):
+            emission.tokens = self.search(emission.encoded).tokens
         return self.module.tokenizer.pieces.decode(emission.tokens)
 
     def transcribe(self, signal: NDArray[Any]) -> str:
@@ -101,9 +102,4 @@ def check_search(module: CTCModule, decoding: DecodingOptions) -> None:
     if isinstance(settings, SearchSettings):
         ModuleSearch(module, decoding.method or "attention", decoding.over(settings))
         return
-    given = [*decoding.overrides(), *(["method"] if decoding.method not in (None, "ctc_greedy") else [])]
-    if given:
-        raise UserError(
-            f"decoding.{given[0]}: must be left out for {type(module).__name__}, a CTC model; it is decoded "
-            "greedily"
-        )
+    decoding.refuse_for_ctc(f"{type(module).__name__}, a CTC model")

@@ -12,6 +12,7 @@ from speechbrain.lobes.features import Fbank
 from torch import Tensor, nn
 
 from datamodules.batch import Batch
+from qat.decoding.ctc import merged
 from qat.decoding.options import SearchSettings
 from qat.layers.held import held_weights
 from qat.layers.masking import frame_mask, to_device_of
@@ -149,8 +150,7 @@ class AttentionModule(CTCModule):
 
     def labels_to_text(self, labels: Tensor) -> str:
         """Best label of each frame `(T,)` -> text: repeats merged, blanks dropped."""
-        merged = [label for label in torch.unique_consecutive(labels).tolist() if label != self.blank]
-        return self.tokenizer.pieces.decode(merged)
+        return self.tokenizer.pieces.decode(merged(labels.tolist(), self.blank))
 
     # ---------------------------------------------------------------- the forward path
     def features(self, signal: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -165,7 +165,10 @@ class AttentionModule(CTCModule):
 
     def states(self, signal: Tensor, lengths: Tensor) -> States:
         """Everything that is computed once an utterance: samples `(B, S)`, valid ones `(B,)`."""
-        inputs, frames = self.features(signal, lengths)
+        return self.states_of(*self.features(signal, lengths))
+
+    def states_of(self, inputs: Tensor, frames: Tensor) -> States:
+        """The same of features `(B, T, F)`, valid frames `(B,)`."""
         if self.training:
             inputs = masked(self.masks, inputs)
         hidden = hidden_of(self.encoder, inputs, frames, self.options.time_pooling_size)
@@ -178,15 +181,10 @@ class AttentionModule(CTCModule):
             Projected(keys, values, frame_mask(hidden.frames, keys)),
         )
 
-    def forward(self, signal: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Samples `(B, S)`, `lengths (B,)` -> (CTC logits `(B, T, V)`, frames `(B,)`)."""
-        states = self.states(signal, lengths)
-        return states.logits, states.frames
-
     def encode(self, inputs: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Features `(B, T, F)` -> (CTC logits `(B, T', V)`, frames `(B,)`)."""
-        hidden = hidden_of(self.encoder, inputs, frames, self.options.time_pooling_size)
-        return hidden.unpack(self.ctc_lin(hidden.data)), hidden.frames
+        states = self.states_of(inputs, frames)
+        return states.logits, states.frames
 
     def forced(self, states: States, labels: Tensor) -> Tensor:
         """Teacher forcing: logits `(B, U, V)` of the label after each of `labels (B, U)`, the first of them `bos`."""
@@ -253,7 +251,8 @@ class AttentionModule(CTCModule):
     def guide_loss(self, attention: Tensor, states: States, texts: Sequence[str]) -> Tensor:
         """How far the attention lies beside the guide's alignment."""
         assert self.guide is not None
-        pieces = [[self.symbols[label] for label in self.labels(text)] for text in texts]
+        symbols = self.symbols
+        pieces = [[symbols[label] for label in self.labels(text)] for text in texts]
         return guide_loss(attention, self.guide.windows(states.hidden, states.frames, texts, pieces))
 
     @property
@@ -292,7 +291,8 @@ class AttentionModule(CTCModule):
     def greedy(self, states: States) -> list[str]:
         """The best label at each step, without a language model: B texts."""
         limits = (self.settings.bos, self.settings.eos)
-        found = best_labels(self.decoder, self.embedding, self.seq_lin, states.projected, *limits)
+        with held_weights(self.embedding, self.decoder, self.seq_lin):
+            found = best_labels(self.decoder, self.embedding, self.seq_lin, states.projected, *limits)
         return [self.tokenizer.pieces.decode(labels) for labels in found]
 
     def batch_norm_pairs(self) -> Iterator[tuple[str, nn.Module, nn.Module]]:

@@ -140,10 +140,5 @@ def open_session(
     """
     if Path(path).is_dir():
         return AttentionSession(path, threads, decoding)
-    given = {} if decoding is None else decoding.overrides()
-    if given or (decoding is not None and decoding.method not in (None, "ctc_greedy")):
-        name = next(iter(given), "method")
-        raise UserError(
-            f"decoding.{name}: must be left out for {path}, a CTC model in one file; it is decoded greedily"
-        )
+    (decoding or DecodingOptions()).refuse_for_ctc(f"{path}, a CTC model in one file")
     return Session(path, threads)

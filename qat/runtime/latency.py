@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import onnxruntime as ort
@@ -39,8 +39,61 @@ class Run:
     parts_ms: Mapping[str, float]
 
 
-class Worker:
-    """A child process that holds one file; use as a context manager.
+class ChildProcess:
+    """A child that answers requests (`qat.runtime.worker.serve`); use as a context manager.
+
+    Args:
+        module: that it runs.
+        threads: for OpenMP.
+    """
+
+    def __init__(self, module: str, threads: int) -> None:
+        paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": str(threads)}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", module],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+
+    def ask(self, **request: Any) -> dict[str, Any]:
+        """Send one request, wait for its answer.
+
+        Raises:
+            UserError: the child could not do it, or has ended.
+        """
+        assert self.process.stdin is not None and self.process.stdout is not None
+        try:
+            self.process.stdin.write(json.dumps(request) + "\n")
+            self.process.stdin.flush()
+            line = self.process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        reply = json.loads(line) if line else {"error": "the latency worker ended (out of memory?)"}
+        if "error" in reply:
+            raise UserError(f"latency: {reply['error']}")
+        return reply
+
+    def close(self) -> None:
+        """End the process."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.close()
+        self.process.wait()
+        self.process.stdout.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Worker(ChildProcess):
+    """A child process that holds one file.
 
     Args:
         path: an exported file or folder.
@@ -61,15 +114,7 @@ class Worker:
         cores: list[int] | None = None,
         decoding: DecodingOptions | None = None,
     ) -> None:
-        paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": str(threads)}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "qat.runtime.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
+        super().__init__("qat.runtime.worker", threads)
         try:
             request = {
                 "open": str(path.resolve()),
@@ -84,20 +129,6 @@ class Worker:
             self.close()
             raise
 
-    def ask(self, **request: Any) -> dict[str, Any]:
-        """Send one request, wait for its answer."""
-        assert self.process.stdin is not None and self.process.stdout is not None
-        try:
-            self.process.stdin.write(json.dumps(request) + "\n")
-            self.process.stdin.flush()
-            line = self.process.stdout.readline()
-        except BrokenPipeError:
-            line = ""
-        reply = json.loads(line) if line else {"error": "the latency worker ended (out of memory?)"}
-        if "error" in reply:
-            raise UserError(f"latency: {reply['error']}")
-        return reply
-
     def seconds(self, index: int) -> float:
         """Time of one run on signal `index`."""
         return float(self.ask(run=index)["seconds"])
@@ -106,21 +137,6 @@ class Worker:
         """One run on signal `index`."""
         reply = self.ask(run=index)
         return Run(float(reply["seconds"]), reply.get("parts_ms") or {})
-
-    def close(self) -> None:
-        """End the process."""
-        assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.close()
-        self.process.wait()
-        self.process.stdout.close()
-
-    def __enter__(self) -> Worker:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def measure_latency(

@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,12 @@ def peak_memory_mb() -> float:
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
 
 
-def main() -> None:
-    """Answer requests until stdin closes; an error is the answer `{"error": text}`."""
+def serve(answer: Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]) -> None:
+    """Answer requests until stdin closes; an error is the answer `{"error": text}`.
+
+    Args:
+        answer: request and what earlier ones left -> reply.
+    """
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a library prints must not mix with the replies
     state: dict[str, Any] = {}
@@ -75,4 +80,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    serve(answer)
