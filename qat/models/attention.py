@@ -27,12 +27,7 @@ from qat.models.attention_decoder import (
 )
 from qat.models.attention_guide import AttentionGuide, guide_loss
 from qat.models.attention_options import AttentionOptions
-from qat.models.attention_parts import (
-    Tokenizer,
-    build_decoder,
-    build_language_model,
-    language_model_logits,
-)
+from qat.models.attention_parts import Tokenizer, build_decoder, build_language_model, language_model_logits
 from qat.models.attention_start import attention_folder, load_encoder_
 from qat.models.crdnn import HOP_LENGTH, batch_norms_of, hidden_of, masked, normalise_features
 from qat.models.ctc import CTCModule
@@ -140,6 +135,11 @@ class AttentionModule(CTCModule):
         return self.settings.blank
 
     @property
+    def label_names(self) -> list[str]:
+        """The pieces; none where no checkpoint has brought a tokenizer yet."""
+        return self.symbols if self.tokenizer.model else []
+
+    @property
     def symbols(self) -> list[str]:
         """Text of each piece, with its mark of a word's beginning."""
         return self.tokenizer.pieces.symbols
@@ -216,8 +216,7 @@ class AttentionModule(CTCModule):
 
     def transcript_loss(self, batch: Batch) -> Tensor:
         """The joint loss, and the language model's own."""
-        loss, _, _ = self.joint_loss(batch)
-        return loss
+        return self.joint_loss(batch)[0]
 
     def joint_loss(self, batch: Batch) -> tuple[Tensor, States, Tensor]:
         """Loss on the transcripts, the states and the token logits that it was computed of."""

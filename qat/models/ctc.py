@@ -51,6 +51,11 @@ class CTCModule(RecipeModule):
         """Index of the CTC blank."""
         return 0
 
+    @property
+    def label_names(self) -> list[str]:
+        """What it emits, in order: a teacher must have the same."""
+        return list(self.vocabulary)
+
     def symbol(self, label: int) -> str:
         """Text of one vocabulary entry."""
         return self.vocabulary[label]
@@ -170,7 +175,7 @@ class CTCModule(RecipeModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """See `RecipeModule`; the labels as well."""
         super().on_save_checkpoint(checkpoint)
-        checkpoint["vocabulary"] = list(self.vocabulary)
+        checkpoint["vocabulary"] = self.label_names
         if self.validated_on != "cpu":
             checkpoint["validated_on"] = self.validated_on
 

@@ -119,4 +119,4 @@ def load_teacher_(module: CTCModule) -> None:
     path = module.options.teacher
     if path and module.teacher is None:
         teacher = load_float(path)
-        module.teacher = Teacher(teacher, path, teacher.vocabulary, module.vocabulary)
+        module.teacher = Teacher(teacher, path, teacher.label_names, module.label_names)

@@ -7,11 +7,12 @@ import pytest
 import torch
 from speechbrain.nnet.losses import nll_loss
 
+from datamodules.make_tokenizer import train as train_tokenizer
 from qat.layers.state import calibrate_weights_, finish_calibration_, set_observing_
 from qat.models.attention import AttentionModule, cross_entropy
 from qat.models.crdnn import CRDNNModule
 from qat.models.distillation import Teacher
-from qat.models.loading import load_module, save_module
+from qat.models.loading import load_module, load_teacher_, save_module
 from qat.recipe import Recipe
 from qat.system.errors import UserError
 from tests.models.attention_models import PIECES, SHAPE, attention_model, batch_of
@@ -156,6 +157,19 @@ def test_the_greedy_search_ends_at_the_end_label(tmp_path: Path) -> None:
         module.seq_lin.w.bias[0] = 100.0
         states = module.states(batch_of(2).signal, batch_of(2).lengths)
     assert module.greedy(states) == ["", ""]
+
+
+def test_a_teacher_of_other_labels_is_refused(tmp_path: Path) -> None:
+    save_module(CRDNNModule(), tmp_path / "ctc.ckpt")
+    (tmp_path / "other").mkdir()
+    words = train_tokenizer(["one two three four five six"], 17)
+    (tmp_path / "other.model").write_bytes(words)
+    other = attention_model(tmp_path / "other", tokenizer=str(tmp_path / "other.model"), vocabulary_size=17)
+    save_module(other, tmp_path / "other.ckpt")
+    for name, count in (("ctc", 29), ("other", 17)):
+        student = attention_model(tmp_path, teacher=str(tmp_path / f"{name}.ckpt"))
+        with pytest.raises(UserError, match=f"teacher has {count} labels .*the student {PIECES}"):
+            load_teacher_(student)
 
 
 def test_a_teacher_equal_to_its_student_leaves_half_of_the_loss(tmp_path: Path) -> None:
