@@ -70,12 +70,22 @@ class SpeechBrain:
         """Seconds of each part of one transcription."""
         import torch
 
+        from benchmarks.speechbrain_search import speechbrain_searcher
+
         model, started = self.model, time.perf_counter()
         with torch.no_grad():
             features = (model.fbank(torch.from_numpy(signal)[None]) - model.mean) / model.deviation
             states = model.encoder(features)
             spent = {"encoder": time.perf_counter() - started, "decoder_step": 0.0, "lm_step": 0.0}
-            search = self.searcher(beam, (self.steps + 0.5) / states.shape[1])
+            ratio = (self.steps + 0.5) / states.shape[1]
+            search = speechbrain_searcher(
+                embedding=model.embedding,
+                decoder=model.decoder,
+                linear=model.seq_lin,
+                lm=model.lm,
+                vocabulary_size=model.options.vocabulary_size,
+                settings=replace(model.settings, beam=beam, min_ratio=ratio, max_ratio=ratio),
+            )
             search.forward_step = timed(search.forward_step, spent, "decoder_step")
             scorer = search.scorer.full_scorers["rnnlm"]
             scorer.score = timed(scorer.score, spent, "lm_step")
@@ -83,35 +93,6 @@ class SpeechBrain:
             search(states, torch.ones(1))
         total = time.perf_counter() - began
         return {**spent, "search": total - spent["decoder_step"] - spent["lm_step"]}
-
-    def searcher(self, beam: int, ratio: float) -> Any:
-        """The search, with the settings of the folders."""
-        from speechbrain.decoders.scorer import CoverageScorer, RNNLMScorer, ScorerBuilder
-        from speechbrain.decoders.seq2seq import S2SRNNBeamSearcher
-
-        model, settings = self.model, self.model.settings
-        scorer = ScorerBuilder(
-            full_scorers=[
-                RNNLMScorer(model.lm, temperature=settings.lm_temperature),
-                CoverageScorer(model.options.vocabulary_size, threshold=settings.coverage_threshold),
-            ],
-            weights={"rnnlm": settings.lm_weight, "coverage": settings.coverage_weight},
-        )
-        return S2SRNNBeamSearcher(
-            embedding=model.embedding,
-            decoder=model.decoder,
-            linear=model.seq_lin,
-            temperature=settings.temperature,
-            bos_index=settings.bos,
-            eos_index=settings.eos,
-            min_decode_ratio=ratio,
-            max_decode_ratio=ratio,
-            beam_size=beam,
-            scorer=scorer,
-            eos_threshold=settings.eos_threshold,
-            using_max_attn_shift=True,
-            max_attn_shift=settings.max_attention_shift,
-        )
 
 
 def timed(function: Callable[..., Any], spent: Times, name: str) -> Callable[..., Any]:

@@ -150,8 +150,22 @@ def attention_rows(results: list[Row]) -> Iterator[Row]:
         }
 
 
+def equality_rows(results: list[Row]) -> Iterator[Row]:
+    """Utterances on which an exported search and SpeechBrain's find the same tokens."""
+    for row in results:
+        yield {
+            "split": row["split"],
+            "beam": row["beam"],
+            "utterances": row["utterances"],
+            "same tokens": row["equal"],
+            "tokens": row["tokens"],
+            "largest difference of a score": f"{row['largest_score_difference']:.1e}",
+        }
+
+
 SECTIONS = {
     "attention": attention_rows,
+    "search_equality": equality_rows,
     "integer_vs_float": integer_rows,
     "integer_vs_float_avx2": integer_rows,
     "qat_step": step_rows,

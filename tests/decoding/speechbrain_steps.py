@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from speechbrain.decoders.scorer import CoverageScorer, LengthScorer, RNNLMScorer, ScorerBuilder
 from speechbrain.decoders.seq2seq import S2SRNNBeamSearcher
 from speechbrain.lobes.models.RNNLM import RNNLM
 from speechbrain.nnet.embedding import Embedding
 from speechbrain.nnet.linear import Linear
 from speechbrain.nnet.RNN import AttentionalRNNDecoder
 
+from benchmarks.speechbrain_search import speechbrain_searcher
 from qat.decoding.attention_search import Hypothesis
 from qat.decoding.encoded import Encoded
 from qat.decoding.options import SearchSettings
@@ -129,43 +129,22 @@ class SpeechBrainLanguageModelStep:
         return take_rows(memory, rows)
 
 
-def speechbrain_searcher(
-    parts: SpeechBrainParts, settings: SearchSettings, topk: int = 1
-) -> S2SRNNBeamSearcher:
+def searcher(parts: SpeechBrainParts, settings: SearchSettings, topk: int = 1) -> S2SRNNBeamSearcher:
     """SpeechBrain's own search with the same settings."""
-    scorers, weights = [], {}
-    if settings.lm_weight:
-        scorers.append(RNNLMScorer(parts.lm, temperature=settings.lm_temperature))
-        weights["rnnlm"] = settings.lm_weight
-    if settings.coverage_weight:
-        scorers.append(CoverageScorer(parts.tokens, threshold=settings.coverage_threshold))
-        weights["coverage"] = settings.coverage_weight
-    if settings.length_bonus:
-        scorers.append(LengthScorer(parts.tokens))
-        weights["length"] = settings.length_bonus
-    return S2SRNNBeamSearcher(
+    return speechbrain_searcher(
         embedding=parts.embedding,
         decoder=parts.decoder,
         linear=parts.linear,
-        temperature=settings.temperature,
-        bos_index=settings.bos,
-        eos_index=settings.eos,
-        min_decode_ratio=settings.min_ratio,
-        max_decode_ratio=settings.max_ratio,
-        beam_size=settings.beam,
-        scorer=ScorerBuilder(full_scorers=scorers, weights=weights) if scorers else None,
-        using_eos_threshold=settings.use_eos_threshold,
-        eos_threshold=settings.eos_threshold,
-        length_normalization=settings.length_normalization,
-        using_max_attn_shift=bool(settings.max_attention_shift),
-        max_attn_shift=settings.max_attention_shift,
+        lm=parts.lm,
+        vocabulary_size=parts.tokens,
+        settings=settings,
         topk=topk,
     )
 
 
 def speechbrain_search(parts: SpeechBrainParts, settings: SearchSettings, encoded: Encoded) -> Hypothesis:
     """What SpeechBrain finds for one utterance."""
-    search = speechbrain_searcher(parts, settings)
+    search = searcher(parts, settings)
     with torch.no_grad():
         tokens, _, scores, _ = search(torch.from_numpy(encoded.states)[None], torch.ones(1))
     return Hypothesis(tokens[0], float(scores[0]))

@@ -24,7 +24,7 @@ from tests.decoding.speechbrain_steps import (
     random_encoded,
     random_parts,
     speechbrain_search,
-    speechbrain_searcher,
+    searcher,
 )
 
 TOKENS = 90  # more than the widest beam, as in the published model
@@ -103,7 +103,7 @@ def test_sentences_that_end_early_and_that_never_end_are_speechbrains(beam: int)
 def test_the_list_of_hypotheses_is_speechbrains() -> None:
     settings = replace(PUBLISHED, beam=8, use_eos_threshold=False)
     parts, encoded = random_parts(3, TOKENS), random_encoded(3, 12)
-    theirs = speechbrain_searcher(parts, replace(settings, max_ratio=1.0), topk=8)
+    theirs = searcher(parts, replace(settings, max_ratio=1.0), topk=8)
     theirs.return_topk = True
     with torch.no_grad():
         _, _, scores, _ = theirs(torch.from_numpy(encoded.states)[None], torch.ones(1))
