@@ -23,8 +23,8 @@ from tests.decoding.speechbrain_steps import (
     SpeechBrainLanguageModelStep,
     random_encoded,
     random_parts,
-    speechbrain_search,
     searcher,
+    speechbrain_search,
 )
 
 TOKENS = 90  # more than the widest beam, as in the published model
