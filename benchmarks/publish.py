@@ -163,7 +163,21 @@ def equality_rows(results: list[Row]) -> Iterator[Row]:
         }
 
 
+def beam_rows(results: list[Row]) -> Iterator[Row]:
+    """Error rate and time against the width of the beam."""
+    for row in results:
+        yield {
+            "file": row["model"],
+            "beam": row["beam"],
+            "dev utterances": row["utterances"],
+            "dev WER %": f"{row['wer']:.2f}",
+            "median ms": milliseconds(row["median_ms"]),
+            "time / the narrowest's": f"{row['ratio']:.2f}",
+        }
+
+
 SECTIONS = {
+    "beams": beam_rows,
     "attention": attention_rows,
     "search_equality": equality_rows,
     "integer_vs_float": integer_rows,
