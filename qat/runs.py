@@ -19,6 +19,12 @@ PTQ_FILE = "ptq.ckpt"
 LAST_FILE = "last.ckpt"
 BEFORE_LAST_FILE = "before_last.ckpt"
 CONFIG_FILE = "config.yaml"
+START_FILE = "start.json"  # path and hash of the float start
+START_KEYS = (
+    "init_from",
+    "pretrained",
+    "speechbrain",
+)  # options of models that name it, the first given one wins
 REPORT_FILE = "report.json"
 UTTERANCES_FILE = "utterances.json"
 WORST_FILE = "worst.json"
@@ -154,5 +160,5 @@ def read_config(path: Path) -> dict[str, Any]:
 def start_of(config: dict[str, Any]) -> str:
     """The float checkpoint or pretrained model that a configuration starts from; empty where it names none."""
     arguments = (config.get("model") or {}).get("init_args") or {}
-    names = (arguments.get(key) for key in ("init_from", "pretrained", "speechbrain"))
+    names = (arguments.get(key) for key in START_KEYS)
     return str(next((name for name in names if name), ""))

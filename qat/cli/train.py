@@ -24,6 +24,7 @@ from qat.cli.resume import resume_from
 from qat.cli.trainer import loggers, own_callbacks, plugins, refuse_sharding
 from qat.evaluation.module_side import check_search
 from qat.models.ctc import CTCModule
+from qat.models.float_start import keep_start
 from qat.models.loading import load_teacher_
 from qat.runs import CONFIG_FILE, choose_run_folder, make_run_folder
 from qat.system.errors import UserError
@@ -94,10 +95,12 @@ class SpeechCLI(LightningCLI):
         return config
 
     def save_config(self) -> None:
-        """Write `config.yaml` into the run folder (rank zero, atomically)."""
+        """Write `config.yaml` and `start.json` into the run folder (rank zero, atomically)."""
         if launched_rank() != 0:
             return
-        write_text(self.run_folder / CONFIG_FILE, yaml.safe_dump(self.plain_config(), sort_keys=False))
+        config = self.plain_config()
+        write_text(self.run_folder / CONFIG_FILE, yaml.safe_dump(config, sort_keys=False))
+        keep_start(config, self.run_folder, self.checkpoint)
 
     def batch_conditions(self) -> dict[str, Any]:
         """What decides the batches of training, as `Resumable` keeps it in checkpoints."""
