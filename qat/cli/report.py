@@ -9,7 +9,15 @@ from typing import Any
 from qat.cli.flags import DEFAULT_CONFIG, SPEECHBRAIN_FLAG, default_config
 from qat.decoding.options import DecodingOptions
 from qat.evaluation.options import EvaluationOptions
-from qat.runs import CONFIG_FILE, MODEL_FILE, SPEECHBRAIN_FILE, START_KEYS, find_checkpoint, read_config
+from qat.runs import (
+    CONFIG_FILE,
+    MODEL_FILE,
+    SPEECHBRAIN_FILE,
+    START_KEYS,
+    find_checkpoint,
+    read_config,
+)
+from qat.system.lock import using
 
 
 def report(
@@ -40,11 +48,11 @@ def report(
         folder = checkpoint.parent
         if checkpoint.name != MODEL_FILE:
             folder = folder / f"report-{checkpoint.stem}"
-            folder.mkdir(exist_ok=True)
         searched = searched_by(settings, decoding or DecodingOptions())
         if config is None and is_borrowed(checkpoint):
             searched = without_start(searched)
-        report_checkpoint(checkpoint, folder, build_data(settings), searched, options)
+        with using(folder, "report"):
+            report_checkpoint(checkpoint, folder, build_data(settings), searched, options)
 
 
 def searched_by(config: dict[str, Any], decoding: DecodingOptions) -> dict[str, Any]:

@@ -62,13 +62,17 @@ class SpeechCLI(LightningCLI):
         Everything that a user may have got wrong is checked before the run folder is made.
         """
         refuse_sharding(self.config["trainer"]["strategy"])
+        resumes = bool(self.config["run"] and self.config["ckpt_path"]) and self.run_folder.is_dir()
+        if resumes:  # from here on nobody else may write into it
+            make_run_folder(self.run_folder, resumes=True)
         self.checkpoint, logged = resume_from(
             self.config["ckpt_path"], self.run_folder, self.model, self.batch_conditions()
         )
         self.datamodule.check()
         load_teacher_(self.model)
         check_search(self.model, self.config_init["decoding"])
-        make_run_folder(self.run_folder)
+        if not resumes:
+            self.run_folder = make_run_folder(self.run_folder, named=bool(self.config["run"]))
         options = self.config_init["trainer"]
         bar = sys.stderr.isatty() and options.get("enable_progress_bar") is not False
         ours = own_callbacks(self.run_folder, self.config, self.config_init["evaluation"], bar)
