@@ -132,13 +132,14 @@ class SpeechDataModule(LightningDataModule, ABC):
         return SpeechLoader(dataset, sampler, self.num_workers, max(1, round(self.pad_to_s * SAMPLE_RATE)))
 
     def check(self) -> None:
-        """Reads every split, so that an error comes before anything is built.
+        """Reads every split and forms training batches, so that an error comes before anything is built.
 
         Raises:
-            UserError: a split cannot be read.
+            UserError: a split cannot be read, or an utterance is longer than a batch.
         """
         for split in ("train", "dev", *self.test_splits):
             self.utterances(split)
+        self.make_train_loader()
 
     def state_dict(self) -> dict[str, Any]:
         """Position of training, for checkpoints.

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from qat.system.errors import UserError
+from qat.system.lock import LOCK_FILE, NO_LOCKS, holder_of, release, try_hold
 from qat.system.nearest import did_you_mean
 from qat.system.ranks import launched_rank
 
@@ -19,10 +21,20 @@ PTQ_FILE = "ptq.ckpt"
 LAST_FILE = "last.ckpt"
 BEFORE_LAST_FILE = "before_last.ckpt"
 CONFIG_FILE = "config.yaml"
+START_FILE = "start.json"  # path and hash of the float start
+START_KEYS = (
+    "init_from",
+    "pretrained",
+    "speechbrain",
+)  # options of models that name it, the first given one wins
 REPORT_FILE = "report.json"
 UTTERANCES_FILE = "utterances.json"
 WORST_FILE = "worst.json"
 METRICS_FILE = "metrics.csv"
+LEFT_BY_A_START = {  # before there is a checkpoint
+    *(CONFIG_FILE, START_FILE, METRICS_FILE, LOCK_FILE, "hparams.yaml"),
+    *("wandb", "wandb_id", "wandb_logged.json"),
+}
 SPEECHBRAIN_FILE = "hyperparams.yaml"  # what a pretrained folder of SpeechBrain is known by
 
 
@@ -61,11 +73,52 @@ def refuse_used_folder(name: str, resumes: bool) -> None:
         UserError: it does.
     """
     folder = folder_of(name)
-    if launched_rank() == 0 and not resumes and folder.is_dir() and any(folder.iterdir()):
-        raise UserError(
-            f"--run {name}: must name a new run, and {folder} already holds one; choose another name, or resume it "
-            "with --ckpt_path last"
-        )
+    if launched_rank() == 0 and not resumes and holds_run(folder):
+        raise UserError(used(folder))
+
+
+def used(folder: Path) -> str:
+    """What is said of a new run's folder that holds a run."""
+    return (
+        f"--run {name_of(folder)}: must name a new run, and {folder} already holds one; choose another name, or resume "
+        "it with --ckpt_path last"
+    )
+
+
+def in_use(folder: Path) -> str:
+    """What is said of a folder that another living process uses."""
+    return (
+        f"--run {name_of(folder)}: must be no other process's, and {folder} is in use by {holder_of(folder)}; wait for "
+        "its end, or choose another name"
+    )
+
+
+def name_of(folder: Path) -> str:
+    """The name of a run from its folder, as a user types it."""
+    return folder.name if folder.parent == CHECKPOINTS else str(folder)
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether a folder holds more than what a start that failed leaves, which the next one may take over.
+
+    Metrics of a run that was to keep no checkpoints, and a `config.yaml` that no run has written, are more as well.
+    """
+    if not folder.is_dir():
+        return False
+    names = {item.name for item in folder.iterdir() if not item.match(".*.part")}
+    if names - LEFT_BY_A_START:
+        return True
+    if CONFIG_FILE not in names:
+        return False
+    try:
+        config = read_config(folder / CONFIG_FILE)
+    except (UserError, FileNotFoundError):
+        return (
+            folder / CONFIG_FILE
+        ).is_file()  # or another process, which takes over, has removed it meanwhile
+    if not {"run", "ckpt_path", "save_every_steps"} <= set(config):  # a run writes every option
+        return True
+    return METRICS_FILE in names and (config.get("trainer") or {}).get("enable_checkpointing") is False
 
 
 def checkpoint_to_resume(folder: Path, choice: str) -> Path:
@@ -87,23 +140,85 @@ def started_outside() -> bool:
     return bool(ranked) and int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_NTASKS") or 1) > 1
 
 
-def make_run_folder(folder: Path) -> None:
-    """Create the folder and check that it can be written.
+def make_run_folder(folder: Path, resumes: bool = False, named: bool = True) -> Path:
+    """Create a run's folder and hold it to the end of this process, on the first rank.
+
+    Of several processes that start at once one gets the folder.
+
+    Args:
+        folder: of the run.
+        resumes: it may hold a run.
+        named: the user has chosen the name; else a name that is taken gets a suffix.
+
+    Returns:
+        The folder.
 
     Raises:
-        UserError: it cannot.
+        UserError: it cannot be written, holds a run, or another process uses it.
     """
     if launched_rank() != 0:
-        return
+        return folder
+    release()  # a process has one run at a time
+    place = folder
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for torn in folder.glob(".*.part"):  # a run that was killed while it wrote
-            shutil.rmtree(torn) if torn.is_dir() else torn.unlink()
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink()
+        if not folder.parent.exists():
+            folder.parent.mkdir(parents=True, exist_ok=True)
+        for number in count(2):
+            why = claim(place, resumes)
+            if not why:
+                break
+            if named:
+                raise UserError(why)
+            place = folder.with_name(f"{folder.name}-{number}")
+        clear(place, resumes)
     except OSError as error:
-        raise UserError(f"--run: {folder} must be writable ({error.strerror})") from None
+        raise UserError(f"--run: {place} must be writable ({error.strerror})") from None
+    if not named:
+        os.environ[RUN_VARIABLE] = place.name
+    return place
+
+
+def claim(folder: Path, resumes: bool) -> str:
+    """Make a folder this process's, all at once; empty, or why it is another's.
+
+    Raises:
+        OSError: it cannot be made or written.
+    """
+    try:
+        folder.mkdir()
+        fresh = True
+    except FileExistsError:
+        if not folder.is_dir():
+            raise
+        fresh = resumes or not any(folder.iterdir())
+    if not resumes and holds_run(folder):
+        return used(folder)
+    try:
+        if not try_hold(folder):
+            return in_use(folder)
+    except OSError as error:
+        if error.errno not in NO_LOCKS or not fresh:
+            raise
+    if not resumes and holds_run(folder):  # another process has begun and ended it meanwhile
+        release(folder)
+        return used(folder)
+    return ""
+
+
+def clear(folder: Path, resumes: bool) -> None:
+    """Remove what a process that was killed has half written and, of a new run's folder, what a failed start left.
+
+    Raises:
+        OSError: it cannot be removed.
+    """
+    for torn in folder.glob(".*.part"):
+        shutil.rmtree(torn) if torn.is_dir() else torn.unlink()
+    left = [] if resumes else [item for item in folder.iterdir() if item.name != LOCK_FILE]
+    if left:
+        print(f"{folder}: holds no checkpoint; this run takes it over", flush=True)
+    for item in left:
+        if item.is_file():  # W&B's folder keeps runs by their ids
+            item.unlink()
 
 
 def find_checkpoint(target: str) -> Path:
@@ -154,5 +269,5 @@ def read_config(path: Path) -> dict[str, Any]:
 def start_of(config: dict[str, Any]) -> str:
     """The float checkpoint or pretrained model that a configuration starts from; empty where it names none."""
     arguments = (config.get("model") or {}).get("init_args") or {}
-    names = (arguments.get(key) for key in ("init_from", "pretrained", "speechbrain"))
+    names = (arguments.get(key) for key in START_KEYS)
     return str(next((name for name in names if name), ""))

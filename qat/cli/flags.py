@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from qat.cli.order import in_order
 from qat.runs import SPEECHBRAIN_FILE
 from qat.system.errors import UserError
 from qat.system.nearest import did_you_mean
@@ -47,7 +48,7 @@ def expand_presets(args: Sequence[str]) -> list[str]:
     """`--qat NAME` -> `--qat configs/qat/NAME.yaml`; the default configuration where none is named.
 
     Raises:
-        UserError: the preset is neither known nor a file; or see `default_config`.
+        UserError: the preset is neither known nor a file; or see `default_config` and `in_order`.
     """
     expanded: list[str] = []
     pending = iter(args)
@@ -59,7 +60,7 @@ def expand_presets(args: Sequence[str]) -> list[str]:
         expanded += ["--qat", preset_path(value if equals else next(pending, ""))]
     if not any(item in ("--config", "-c") or item.startswith("--config=") for item in expanded):
         expanded = ["--config", str(default_config(expanded)), *expanded]
-    return expanded
+    return in_order(expanded)
 
 
 def default_config(args: Sequence[str]) -> Path:

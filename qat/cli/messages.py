@@ -56,6 +56,7 @@ class OneLineErrors:
                 inner = [group + parts["near"]] if parts.get("near") else []
                 refuse_option(group + parts["name"], inner if "near" in parts else self.known_options())
         refuse_class(message)
+        refuse_abstract(message)
         raise UserError(one_line(message))
 
 
@@ -94,6 +95,21 @@ def refuse_class(message: str) -> None:
         near = did_you_mean(found[1], [f"{package}.{name}" for name in names])
         what = f"{key[1]}: " if key else ""
         raise UserError(f"{what}class_path {found[1]!r} must be importable ({found[2]}){near}")
+
+
+def refuse_abstract(message: str) -> None:
+    """Raise where a parser's message says that no class was named for a group of options.
+
+    Raises:
+        UserError: it says so.
+    """
+    found = re.search(
+        r"Parser key \"([^\"]*)\":.*instantiatable class, but \S+ is abstract", message, flags=re.DOTALL
+    )
+    if found:
+        raise UserError(
+            f"{found[1]}: must name a class, by {found[1]}.class_path in the configuration or --{found[1]} NAME"
+        )
 
 
 def one_line(message: str) -> str:

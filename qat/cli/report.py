@@ -9,7 +9,15 @@ from typing import Any
 from qat.cli.flags import DEFAULT_CONFIG, SPEECHBRAIN_FLAG, default_config
 from qat.decoding.options import DecodingOptions
 from qat.evaluation.options import EvaluationOptions
-from qat.runs import CONFIG_FILE, MODEL_FILE, SPEECHBRAIN_FILE, find_checkpoint, read_config
+from qat.runs import (
+    CONFIG_FILE,
+    MODEL_FILE,
+    SPEECHBRAIN_FILE,
+    START_KEYS,
+    find_checkpoint,
+    read_config,
+)
+from qat.system.lock import using
 
 
 def report(
@@ -40,9 +48,11 @@ def report(
         folder = checkpoint.parent
         if checkpoint.name != MODEL_FILE:
             folder = folder / f"report-{checkpoint.stem}"
-            folder.mkdir(exist_ok=True)
         searched = searched_by(settings, decoding or DecodingOptions())
-        report_checkpoint(checkpoint, folder, build_data(settings), searched, options)
+        if config is None and is_borrowed(checkpoint):
+            searched = without_start(searched)
+        with using(folder, "report"):
+            report_checkpoint(checkpoint, folder, build_data(settings), searched, options)
 
 
 def searched_by(config: dict[str, Any], decoding: DecodingOptions) -> dict[str, Any]:
@@ -55,6 +65,23 @@ def searched_by(config: dict[str, Any], decoding: DecodingOptions) -> dict[str, 
     """
     together = {**(config.get("decoding") or {}), **decoding.given()}
     return {**config, "decoding": together} if together else config
+
+
+def is_borrowed(checkpoint: Path) -> bool:
+    """Whether a checkpoint, without a configuration beside it, is measured by the default one."""
+    return checkpoint.name != SPEECHBRAIN_FILE and not (checkpoint.parent / CONFIG_FILE).is_file()
+
+
+def without_start(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration of another model: its float start is none of the model that is measured.
+
+    >>> without_start({"model": {"class_path": "M", "init_args": {"init_from": "a.ckpt", "n_mels": 8}}})
+    {'model': {'class_path': 'M', 'init_args': {'n_mels': 8}}}
+    """
+    model = config.get("model") or {}
+    arguments = model.get("init_args") or {}
+    kept = {key: value for key, value in arguments.items() if key not in START_KEYS}
+    return {**config, "model": {**model, "init_args": kept}}
 
 
 def config_of(checkpoint: Path, config: Path | None) -> Path:

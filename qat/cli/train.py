@@ -24,6 +24,7 @@ from qat.cli.resume import resume_from
 from qat.cli.trainer import loggers, own_callbacks, plugins, refuse_sharding
 from qat.evaluation.module_side import check_search
 from qat.models.ctc import CTCModule
+from qat.models.float_start import keep_start
 from qat.models.loading import load_teacher_
 from qat.runs import CONFIG_FILE, choose_run_folder, make_run_folder
 from qat.system.errors import UserError
@@ -61,13 +62,17 @@ class SpeechCLI(LightningCLI):
         Everything that a user may have got wrong is checked before the run folder is made.
         """
         refuse_sharding(self.config["trainer"]["strategy"])
+        resumes = bool(self.config["run"] and self.config["ckpt_path"]) and self.run_folder.is_dir()
+        if resumes:  # from here on nobody else may write into it
+            make_run_folder(self.run_folder, resumes=True)
         self.checkpoint, logged = resume_from(
             self.config["ckpt_path"], self.run_folder, self.model, self.batch_conditions()
         )
         self.datamodule.check()
         load_teacher_(self.model)
         check_search(self.model, self.config_init["decoding"])
-        make_run_folder(self.run_folder)
+        if not resumes:
+            self.run_folder = make_run_folder(self.run_folder, named=bool(self.config["run"]))
         options = self.config_init["trainer"]
         bar = sys.stderr.isatty() and options.get("enable_progress_bar") is not False
         ours = own_callbacks(self.run_folder, self.config, self.config_init["evaluation"], bar)
@@ -94,10 +99,12 @@ class SpeechCLI(LightningCLI):
         return config
 
     def save_config(self) -> None:
-        """Write `config.yaml` into the run folder (rank zero, atomically)."""
+        """Write `config.yaml` and `start.json` into the run folder (rank zero, atomically)."""
         if launched_rank() != 0:
             return
-        write_text(self.run_folder / CONFIG_FILE, yaml.safe_dump(self.plain_config(), sort_keys=False))
+        config = self.plain_config()
+        write_text(self.run_folder / CONFIG_FILE, yaml.safe_dump(config, sort_keys=False))
+        keep_start(config, self.run_folder, self.checkpoint)
 
     def batch_conditions(self) -> dict[str, Any]:
         """What decides the batches of training, as `Resumable` keeps it in checkpoints."""

@@ -9,8 +9,12 @@ from typing import Any
 from qat.decoding.options import DecodingOptions
 from qat.evaluation.variants import variants_of
 from qat.models.ctc import CTCModule
-from qat.models.loading import find_float, load_float, load_module
-from qat.runs import MODEL_FILE, PTQ_FILE, SPEECHBRAIN_FILE, start_of
+from qat.models.float_start import find_start, kept_start
+from qat.models.loading import load_float, load_module
+from qat.runs import MODEL_FILE, PTQ_FILE, SPEECHBRAIN_FILE
+from qat.system.errors import UserError
+
+SAME_WEIGHTS = "same weights in float"  # the method of a reference that is not the float start
 
 
 @dataclass(frozen=True)
@@ -19,7 +23,7 @@ class Candidate:
 
     Args:
         name: stem of its files in the report folder: `float`, `ptq`, `model`.
-        method: what was done to it: `float`, `float control`, `ptq`, or the preset of the run.
+        method: what was done to it: `float`, `same weights in float`, `float control`, `ptq`, or the run's preset.
         module: the model, in eval mode.
         checkpoint: the file it came from, or a Hugging Face model's folder.
         is_variant: whether it is another candidate's with a part left out or in float.
@@ -65,20 +69,36 @@ def main_candidates(checkpoint: Path, config: dict[str, Any], with_twin: bool) -
     """Float start, twin and checkpoint."""
     module = load_module(checkpoint)
     is_start = checkpoint.name == SPEECHBRAIN_FILE  # a pretrained folder comes from nothing that we know
-    start = None if is_start else find_float(start_of(config))
+    start = None if is_start else find_start(checkpoint, config)
     candidates = []
     if start and start.resolve() != checkpoint.resolve():
-        candidates.append(Candidate("float", "float", load_float(start), start))
+        candidates.append(Candidate("float", "float", load_start(start, module, checkpoint), start))
     if not module.recipe.active:
-        method = "float control" if candidates else "float"
-        return [*candidates, Candidate("control" if candidates else "float", method, module, checkpoint)]
+        began = candidates or (start is None and not is_start and kept_start(checkpoint.parent) is not None)
+        name, method = ("control", "float control") if began else ("float", "float")
+        return [*candidates, Candidate(name, method, module, checkpoint)]
     if not candidates:
-        candidates.append(Candidate("float", "float", float_twin(module), checkpoint))
+        candidates.append(Candidate("float", SAME_WEIGHTS, float_twin(module), checkpoint))
     twin = checkpoint.parent / PTQ_FILE
     further = module.recipe.fine_tune or module.reconstruction
     if with_twin and further and twin.is_file() and checkpoint.name == MODEL_FILE:
         candidates.append(Candidate("ptq", "ptq", load_module(twin), twin))
     return [*candidates, Candidate("model", module.recipe.preset, module, checkpoint)]
+
+
+def load_start(start: Path, module: CTCModule, checkpoint: Path) -> CTCModule:
+    """The float start of a model.
+
+    Raises:
+        UserError: it cannot be read, or is another kind of model.
+    """
+    found = load_float(start)
+    if type(found) is not type(module):
+        raise UserError(
+            f"{start}: must be the float start of {checkpoint}, a {type(module).__name__}, and is a "
+            f"{type(found).__name__}; give the run's own configuration with --config"
+        )
+    return found
 
 
 def float_twin(module: CTCModule) -> CTCModule:

@@ -77,7 +77,7 @@ class Measurement:
     Attributes:
         name: stem of its files: `float`, `ptq`, `control`, `model`.
         model: `CRDNN`.
-        method: what was done to it: `float`, `float control`, `ptq`, or the preset of the run.
+        method: what was done to it: `float`, `same weights in float`, `float control`, `ptq`, or the run's preset.
         precision: `integer` or `float`, of the arithmetic of the file.
         recipe: the resolved recipe.
         weight_bits: over the quantized layers: a number, or "4/8" when rules mix widths; None for a float model.

@@ -66,3 +66,11 @@ def test_a_long_message_is_cut() -> None:
 
 def test_an_empty_message_says_something() -> None:
     assert one_line("\n") == "bad arguments"
+
+
+def test_a_group_of_options_without_a_class_says_how_to_name_one(parser: Parser) -> None:
+    message = 'Parser key "data":\n  Expected an instantiatable class, but datamodules.base.SpeechDataModule is abstract'
+    with pytest.raises(UserError) as caught:
+        parser.error(message)
+    named = "data: must name a class, by data.class_path in the configuration or --data NAME"
+    assert str(caught.value) == named

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from evaluate import evaluate
 from qat.cli.flags import DEFAULT_CONFIG
-from qat.cli.report import config_of
+from qat.cli.report import config_of, report
 from qat.evaluation.graphs import exports_in
+from qat.evaluation.options import EvaluationOptions
 from qat.models.loading import save_module
 from qat.report.row import load_report
 from qat.runs import read_config, start_of
@@ -33,6 +35,20 @@ def test_a_folder_of_speechbrain_is_not_measured_by_another_models_configuration
     write_attention_folder(tmp_path)
     config = config_of(tmp_path / "hyperparams.yaml", None)
     assert config.name == "speechbrain_attention.yaml" and start_of(read_config(config)) == ""
+
+
+def test_a_checkpoint_alone_is_not_compared_with_the_default_models_float_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[dict[str, Any]] = []
+    monkeypatch.setattr("qat.report.build.report_checkpoint", lambda *found: seen.append(found[3]))
+    (tmp_path / "model.ckpt").touch()
+    report([str(tmp_path / "model.ckpt")], None, EvaluationOptions())
+    report([str(tmp_path / "model.ckpt")], DEFAULT_CONFIG, EvaluationOptions())
+    (tmp_path / "config.yaml").write_text(DEFAULT_CONFIG.read_text())
+    report([str(tmp_path / "model.ckpt")], None, EvaluationOptions())
+    own = start_of(read_config(DEFAULT_CONFIG))
+    assert [start_of(settings) for settings in seen] == ["", own, own] and own
 
 
 @pytest.mark.slow

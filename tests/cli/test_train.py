@@ -141,6 +141,35 @@ def test_a_bad_manifest_is_reported_before_the_run_folder_is_made(tiny: Path, tm
     assert not (tmp_path / "run").exists()
 
 
+def test_a_batch_too_short_for_a_clip_is_reported_before_the_run_folder_is_made(
+    tiny: Path, tmp_path: Path
+) -> None:
+    command = ["--config", str(tiny), "--run", str(tmp_path / "run"), "--data.max_batch_s", "0.6"]
+    with pytest.raises(UserError, match=r"max_batch_s is 0\.6, but an utterance needs"):
+        train(command)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("kind", ["crdnn"], indirect=True)
+def test_a_start_that_failed_does_not_block_its_name(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["--config", str(tiny), "--run", str(tmp_path / "run"), "--wandb.enabled", "false"]
+
+    def fail(*arguments: Any, **named: Any) -> None:
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lightning.pytorch.Trainer.fit", fail)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            train(command)
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert {"config.yaml", "start.json"} <= names
+    monkeypatch.setattr("lightning.pytorch.Trainer.fit", lambda *arguments, **named: None)
+    train([*command, "--qat", "ptq_max"])
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["qat"]["preset"] == "ptq_max"
+
+
 def test_a_run_folder_in_use_or_unwritable_is_refused(tiny: Path, tmp_path: Path) -> None:
     used = tmp_path / "used"
     used.mkdir()

@@ -8,11 +8,13 @@ import pytest
 import torch
 
 from qat.evaluation.candidates import candidates_of, float_twin
+from qat.models.float_start import keep_start
 from qat.models.loading import save_module
 from qat.models.wav2vec2 import Wav2Vec2Module
 from qat.recipe import Recipe
+from qat.system.errors import UserError
 from qat.system.files import sha256_path
-from tests.conftest import noise, write_hugging_face
+from tests.conftest import build, noise, write_hugging_face
 from tests.models.speechbrain_folders import write_attention_folder
 from tests.runtime.conftest import Exported
 
@@ -64,12 +66,36 @@ def test_the_float_twin_is_the_model_with_its_quantizers_off(crdnn: Exported) ->
         assert torch.equal(twin(signal, lengths)[0], plain) and not torch.equal(quantized, plain)
 
 
-def test_where_the_float_start_is_gone_its_twin_takes_its_place(crdnn: Exported, tmp_path: Path) -> None:
+def test_where_the_float_start_is_gone_its_twin_takes_its_place_under_a_name_of_its_own(
+    crdnn: Exported, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     save_module(crdnn.module, tmp_path / "model.ckpt")
     config = {"model": {"init_args": {"init_from": str(tmp_path / "gone.ckpt")}}}
     first, second = candidates_of(tmp_path / "model.ckpt", config)
-    assert (first.name, first.method, second.name, second.method) == ("float", "float", "model", "test")
+    assert (first.name, first.method, second.name, second.method) == (
+        *("float", "same weights in float", "model", "test"),
+    )
     assert first.checkpoint == second.checkpoint == tmp_path / "model.ckpt"
+    assert "gone.ckpt is gone (not found)" in capsys.readouterr().err
+
+
+def test_a_control_run_whose_float_start_is_gone_is_not_called_the_float_model(tmp_path: Path) -> None:
+    save_module(build("crdnn"), tmp_path / "start.ckpt")
+    config = {"model": {"init_args": {"init_from": str(tmp_path / "start.ckpt")}}}
+    keep_start(config, tmp_path)
+    save_module(build("crdnn"), tmp_path / "model.ckpt")
+    for methods in (["float", "float control"], ["float control"]):
+        assert [item.method for item in candidates_of(tmp_path / "model.ckpt", config)] == methods
+        (tmp_path / "start.ckpt").unlink(missing_ok=True)
+
+
+def test_a_float_start_of_another_kind_is_refused(pretrained: Path, crdnn: Exported, tmp_path: Path) -> None:
+    save_module(crdnn.module, tmp_path / "model.ckpt")
+    config = {"model": {"init_args": {"pretrained": str(pretrained)}}}
+    with pytest.raises(
+        UserError, match="must be the float start of .*, a CRDNNModule, and is a Wav2Vec2Module"
+    ):
+        candidates_of(tmp_path / "model.ckpt", config)
 
 
 def test_a_folder_of_speechbrain_is_compared_with_no_other_model(tmp_path: Path) -> None:
