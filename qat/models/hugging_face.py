@@ -51,24 +51,34 @@ def build_model(options: Chosen) -> tuple[Wav2Vec2ForCTC, Chosen]:
             option contradicts the folder.
     """
     if options.pretrained is None:
-        vocabulary = list(options.vocabulary or VOCABULARY)
-        config = {"vocab_size": len(vocabulary), **(options.config or {})}
-        if config["vocab_size"] != len(vocabulary):
-            raise UserError(
-                f"model.config: vocab_size: {config['vocab_size']}, must be {len(vocabulary)}, the number of labels; "
-                "leave it out, or name as many with --model.vocabulary"
-            )
-        checked = checked_config(config)
-        model = one_line("model.config", lambda: Wav2Vec2ForCTC(checked))
-        chosen = replace(options, vocabulary=vocabulary)
-    else:
-        model = read_model(options.pretrained)
-        stated = read_preprocessor(options.pretrained)
-        if options.vocabulary is None:
-            stated.update(read_tokenizer(options.pretrained, model.lm_head.out_features))
-        chosen = with_stated(options, stated)
-    check_labels(chosen, model.lm_head.out_features)
+        chosen = replace(options, vocabulary=list(options.vocabulary or VOCABULARY))
+        return build_from_config(chosen), chosen
+    model = read_model(options.pretrained)
+    outputs = model.lm_head.out_features
+    stated = read_preprocessor(options.pretrained)
+    if options.vocabulary is None:
+        stated.update(read_tokenizer(options.pretrained, outputs))
+    chosen = with_stated(options, stated)
+    check_labels(chosen, outputs)
     return model, chosen
+
+
+def build_from_config(options: HuggingFaceOptions) -> Wav2Vec2ForCTC:
+    """A model with random weights and an output for each label.
+
+    Raises:
+        UserError: see `checked_config` and `check_labels`, or the configuration asks for another number of outputs.
+    """
+    outputs = len(options.vocabulary or [])
+    check_labels(options, outputs)
+    config = {"vocab_size": outputs, **(options.config or {})}
+    if config["vocab_size"] != outputs:
+        raise UserError(
+            f"model.config: vocab_size: {config['vocab_size']}, must be {outputs}, the number of labels; "
+            "leave it out, or name as many with --model.vocabulary"
+        )
+    checked = checked_config(config)
+    return one_line("model.config", lambda: Wav2Vec2ForCTC(checked))
 
 
 def with_stated(options: Chosen, stated: dict[str, Any]) -> Chosen:

@@ -106,7 +106,7 @@ def read_preprocessor(pretrained: str) -> dict[str, Any]:
     """Whether the waveform is normalised (`do_normalize`), where a file says so.
 
     Raises:
-        UserError: it asks for another rate or other features.
+        UserError: it asks for another rate or other features, or a hub name has none.
     """
     for name in (PROCESSOR, PREPROCESSOR):  # newer versions write the first, with the second's fields nested
         if path := file_of(pretrained, name):
@@ -115,6 +115,11 @@ def read_preprocessor(pretrained: str) -> dict[str, Any]:
             if isinstance(fields, dict):
                 check_values(f"{pretrained}/{name}", fields, FEATURES)
                 return {"do_normalize": fields.get("do_normalize", True)}
+    if not Path(pretrained).is_dir():  # of the hub it may exist and not be at hand
+        raise UserError(
+            f"{pretrained}: must hold {PREPROCESSOR}, which says whether the waveform is normalised; with a network, "
+            f"`hf download {pretrained} --local-dir FOLDER`, then give FOLDER"
+        )
     return {}
 
 

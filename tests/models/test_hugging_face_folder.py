@@ -23,8 +23,9 @@ from transformers import (
     WavLMConfig,
     WavLMForCTC,
 )
+from transformers.utils import hub
 
-from qat.models.hugging_face_folder import labels_of
+from qat.models.hugging_face_folder import labels_of, read_preprocessor
 from qat.models.loading import load_float, load_module, save_module
 from qat.models.wav2vec2 import Wav2Vec2Module
 from qat.system.errors import UserError
@@ -234,3 +235,18 @@ def test_weights_of_half_precision_are_read_in_float32(folder: Path) -> None:
     model = load_float(folder)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     assert model(noise(1, 0.5), torch.tensor([8_000]))[0].isfinite().all()
+
+
+def test_a_hub_name_without_a_preprocessor_at_hand_is_refused(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cache" / "models--some--model" / "refs").mkdir(parents=True)
+    (tmp_path / "cache" / "models--some--model" / "refs" / "main").write_text("abc")
+    snapshot = tmp_path / "cache" / "models--some--model" / "snapshots" / "abc"
+    shutil.copytree(folder, snapshot)
+    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert read_preprocessor("some/model") == {"do_normalize": True}
+    (snapshot / "preprocessor_config.json").unlink()
+    with pytest.raises(UserError, match="some/model: must hold preprocessor_config.json"):
+        read_preprocessor("some/model")
