@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from safetensors.torch import load_file
 from transformers import Wav2Vec2CTCTokenizer, Wav2Vec2ForCTC
 from transformers.utils import cached_file, logging
 
@@ -63,6 +64,7 @@ def read_model(pretrained: str) -> Wav2Vec2ForCTC:
     ) as error:  # the hub, the file system, pickles and transformers each raise errors of their own
         raise UserError(f"{pretrained}: must hold a Wav2Vec2's weights ({first_line(error)})") from None
     check_weights(pretrained, found)
+    check_language(pretrained, model)
     model.config.layerdrop = 0.0
     return model
 
@@ -99,6 +101,25 @@ def check_weights(pretrained: str, found: dict[str, Any]) -> None:
     for name, shape, expected in sorted(found["mismatched_keys"]):
         raise UserError(
             f"{pretrained}: weights: {name!r} has the shape {tuple(shape)}, must be {tuple(expected)}, as {CONFIG} says"
+        )
+
+
+def check_language(pretrained: str, model: Wav2Vec2ForCTC) -> None:
+    """Refuse a language of the tokenizer (`target_lang`) whose adapter lies beside the weights and is not in them."""
+    path = file_of(pretrained, TOKENIZER)
+    language = read_json(path).get("target_lang") if path else None
+    adapter = file_of(pretrained, f"adapter.{language}.safetensors") if language else None
+    if adapter is None:
+        return
+    try:
+        wanted = load_file(adapter)
+    except Exception as error:  # safetensors' errors share no base class with others
+        raise UserError(f"{adapter}: must be a file of safetensors ({first_line(error)})") from None
+    state = model.state_dict()
+    if not all(name in state and torch.equal(state[name], value.float()) for name, value in wanted.items()):
+        raise UserError(
+            f"{pretrained}/{TOKENIZER}: target_lang: {language!r}, must be the language of the adapter in the weights; "
+            f"save the folder after model.load_adapter({language!r})"
         )
 
 

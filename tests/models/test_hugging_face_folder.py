@@ -250,3 +250,18 @@ def test_a_hub_name_without_a_preprocessor_at_hand_is_refused(
     (snapshot / "preprocessor_config.json").unlink()
     with pytest.raises(UserError, match="some/model: must hold preprocessor_config.json"):
         read_preprocessor("some/model")
+
+
+def test_the_tokenizers_language_is_that_of_the_adapter_in_the_weights(folder: Path) -> None:
+    letters = json.loads((folder / "vocab.json").read_text())
+    config = Wav2Vec2Config(**TINY_WAV2VEC2["config"], adapter_attn_dim=4, vocab_size=31)
+    Wav2Vec2ForCTC(config).save_pretrained(folder)
+    (folder / "vocab.json").write_text(json.dumps({"fra": letters}))
+    change(folder / "tokenizer_config.json", target_lang="fra")
+    assert load_float(folder).vocabulary[3] == "|"
+    weights = load_file(folder / "model.safetensors")
+    adapter = {key: value for key, value in weights.items() if "adapter_layer" in key or "lm_head" in key}
+    save_file(adapter, folder / "adapter.fra.safetensors")
+    load_float(folder)
+    save_file({key: value + 1 for key, value in adapter.items()}, folder / "adapter.fra.safetensors")
+    refused(folder, "target_lang: 'fra', must be the language of the adapter in the weights")
