@@ -240,6 +240,11 @@ def find_checkpoint(target: str) -> Path:
     if not (folder / MODEL_FILE).is_file():
         if (folder / SPEECHBRAIN_FILE).is_file():
             return folder / SPEECHBRAIN_FILE
+        if (folder / "config.json").is_file() and not (folder / CONFIG_FILE).is_file():
+            raise UserError(
+                f"{folder}: a Hugging Face folder, must be a run or a checkpoint; make one with "
+                f"`train.py --config configs/librispeech_wav2vec2.yaml --qat ptq_max --model.pretrained {folder}`"
+            )
         raise UserError(
             f"{folder}: must hold {MODEL_FILE}, as a finished run does; resume the run with --ckpt_path last"
         )

@@ -258,3 +258,11 @@ def test_a_speechbrain_folder_is_found_by_its_hyper_parameters(tmp_path: Path) -
 def test_a_configuration_may_start_from_a_speechbrain_folder() -> None:
     assert start_of({"model": {"init_args": {"speechbrain": "folder", "init_from": None}}}) == "folder"
     assert start_of({"model": {"init_args": {"speechbrain": "folder", "init_from": "a.ckpt"}}}) == "a.ckpt"
+
+
+def test_a_hugging_face_folder_is_no_run(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(
+        UserError, match="a Hugging Face folder, must be a run or a checkpoint; make one with"
+    ):
+        find_checkpoint(str(tmp_path))

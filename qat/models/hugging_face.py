@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import MISSING, dataclass, fields, replace
+from typing import Any, TypeVar
 
-from transformers import (
-    Wav2Vec2Config,
-    Wav2Vec2CTCTokenizer,
-    Wav2Vec2FeatureExtractor,
-    Wav2Vec2ForCTC,
-)
+from transformers import Wav2Vec2ForCTC
 
+from qat.models.ctc import VOCABULARY
+from qat.models.hugging_face_config import checked_config, one_line
+from qat.models.hugging_face_folder import read_model, read_preprocessor, read_tokenizer
 from qat.models.options import Options
 from qat.system.errors import UserError
 
@@ -23,7 +20,7 @@ class HuggingFaceOptions(Options):
 
     Args:
         config: fields of `transformers.Wav2Vec2Config`; ignored when `pretrained` is given.
-        pretrained: folder or hub name with config, weights and (optional) tokenizer files.
+        pretrained: folder or hub name with config, weights and (optional) tokenizer files; LayerDrop is switched off.
         vocabulary: the output labels in order; None takes the processor's, or the project's characters.
         blank_token: the CTC blank among them.
         word_delimiter: the label that stands for a space.
@@ -40,67 +37,81 @@ class HuggingFaceOptions(Options):
     freeze_feature_encoder: bool = False
 
 
-def build_model(
-    config: dict[str, Any] | None, pretrained: str | None, vocabulary: list[str]
-) -> tuple[Wav2Vec2ForCTC, dict[str, Any]]:
-    """The Hugging Face model, and the options that its processor states (none without one).
+Chosen = TypeVar("Chosen", bound=HuggingFaceOptions)
+
+
+def build_model(options: Chosen) -> tuple[Wav2Vec2ForCTC, Chosen]:
+    """The Hugging Face model, and the options with what its folder states and the vocabulary filled in.
 
     Args:
-        config: see `HuggingFaceOptions`.
-        pretrained: see `HuggingFaceOptions`.
-        vocabulary: labels of a model that is built from `config`.
+        options: of a model.
 
     Raises:
-        UserError: the folder or hub name cannot be read, or a configuration field is unknown.
+        UserError: see `read_model`, `read_preprocessor`, `read_tokenizer`, `checked_config` and `check_labels`, or an
+            option contradicts the folder.
     """
-    if pretrained is None:
-        return Wav2Vec2ForCTC(checked_config({**(config or {}), "vocab_size": len(vocabulary)})), {}
-    try:
-        model = Wav2Vec2ForCTC.from_pretrained(pretrained, attn_implementation="sdpa")
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"pretrained: {pretrained!r} is neither a local folder nor a hub model ({reason})"
-        ) from None
-    model.config.layerdrop = 0.0
-    try:
-        return model, read_processor(pretrained)
-    except (OSError, TypeError) as error:
-        raise UserError(
-            f"pretrained: {pretrained!r} holds no tokenizer files ({type(error).__name__})"
-        ) from None
+    if options.pretrained is None:
+        chosen = replace(options, vocabulary=list(options.vocabulary or VOCABULARY))
+        return build_from_config(chosen), chosen
+    model = read_model(options.pretrained)
+    outputs = model.lm_head.out_features
+    stated = read_preprocessor(options.pretrained)
+    if options.vocabulary is None:
+        stated.update(read_tokenizer(options.pretrained, outputs))
+    chosen = with_stated(options, stated)
+    check_labels(chosen, outputs)
+    return model, chosen
 
 
-def read_processor(pretrained: str) -> dict[str, Any]:
-    """Fields of `HuggingFaceOptions` (labels, blank, delimiter, normalisation) of a processor folder or hub name."""
-    tokenizer = Wav2Vec2CTCTokenizer.from_pretrained(pretrained)
-    table = tokenizer.get_vocab()
-    normalize = True
-    if not Path(pretrained).is_dir() or (Path(pretrained) / "preprocessor_config.json").is_file():
-        normalize = bool(Wav2Vec2FeatureExtractor.from_pretrained(pretrained).do_normalize)
-    return {
-        "vocabulary": [token for token, _ in sorted(table.items(), key=lambda item: item[1])],
-        "blank_token": str(tokenizer.pad_token),
-        "word_delimiter": str(tokenizer.word_delimiter_token),
-        "do_normalize": normalize,
-    }
-
-
-def checked_config(fields: dict[str, Any]) -> Wav2Vec2Config:
-    """A `Wav2Vec2Config` from known fields only.
+def build_from_config(options: HuggingFaceOptions) -> Wav2Vec2ForCTC:
+    """A model with random weights and an output for each label.
 
     Raises:
-        UserError: a field that `Wav2Vec2Config` does not have.
+        UserError: see `checked_config` and `check_labels`, or the configuration asks for another number of outputs.
     """
-    known = set(Wav2Vec2Config().to_dict()) | {"attn_implementation"}
-    unknown = sorted(set(fields) - known)
-    if unknown:
-        raise UserError(f"model.config: {unknown[0]!r} is not a field of transformers.Wav2Vec2Config")
-    return Wav2Vec2Config(**{"attn_implementation": "sdpa", **fields})
+    outputs = len(options.vocabulary or [])
+    check_labels(options, outputs)
+    config = {"vocab_size": outputs, **(options.config or {})}
+    if config["vocab_size"] != outputs:
+        raise UserError(
+            f"model.config: vocab_size: {config['vocab_size']}, must be {outputs}, the number of labels; "
+            "leave it out, or name as many with --model.vocabulary"
+        )
+    checked = checked_config(config)
+    return one_line("model.config", lambda: Wav2Vec2ForCTC(checked))
 
 
-def plain_config(config: Wav2Vec2Config) -> dict[str, Any]:
-    """The configuration's differences from the defaults, as builtins that rebuild it."""
-    fields = config.to_diff_dict()
-    dropped = ("transformers_version", "model_type", "architectures", "torch_dtype", "dtype", "_name_or_path")
-    return {key: value for key, value in fields.items() if key not in dropped}
+def with_stated(options: Chosen, stated: dict[str, Any]) -> Chosen:
+    """The options with what the files of `pretrained` state.
+
+    Raises:
+        UserError: an option that is not at its default says otherwise.
+    """
+    defaults = {item.name: item.default for item in fields(options) if item.default is not MISSING}
+    for name, value in stated.items():
+        given = getattr(options, name)
+        if given not in (defaults[name], value):
+            raise UserError(
+                f"model.{name}: {given!r}, must be {value!r}, as {options.pretrained} says; leave it out"
+            )
+    return replace(options, **stated)
+
+
+def check_labels(options: HuggingFaceOptions, outputs: int) -> None:
+    """Refuse labels that are not exactly the head's outputs.
+
+    Raises:
+        UserError: more or fewer, two that are equal, or no blank among them.
+    """
+    labels = options.vocabulary or []
+    if len(labels) != outputs:
+        raise UserError(
+            f"vocabulary: {len(labels)} labels, must be {outputs}, one for each output of the head"
+        )
+    if len(set(labels)) != len(labels):
+        twice = next(label for label in labels if labels.count(label) > 1)
+        raise UserError(f"vocabulary: {twice!r} twice, must be labels that differ")
+    if options.blank_token not in labels:
+        raise UserError(
+            f"blank_token: {options.blank_token!r}, must be one of the {outputs} labels of the vocabulary"
+        )

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 from transformers import Wav2Vec2Config
 
-from qat.models.hugging_face import plain_config
+from qat.models.hugging_face_config import check_fields, plain_config
 from qat.system.errors import UserError
 
 CONFIG_FILE, PROCESSOR_FILE = "config.json", "preprocessor_config.json"
@@ -37,6 +37,7 @@ def config_of(folder: Path, state: dict[str, Tensor]) -> dict[str, Any]:
     if "masked_spec_embed" not in state:  # Hugging Face builds one where it may mask
         fields.update(mask_time_prob=0.0, mask_feature_prob=0.0)
     fields.update(layerdrop=0.0)
+    check_fields(str(path), fields)
     try:
         config = Wav2Vec2Config(**{key: value for key, value in fields.items() if key != "model_type"})
     except (TypeError, ValueError) as error:

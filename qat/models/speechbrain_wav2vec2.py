@@ -14,7 +14,7 @@ from transformers import Wav2Vec2Model
 from qat.layers.masking import frame_mask, to_device_of
 from qat.layers.ragged_lstm import pack, unpack
 from qat.models.ctc import BLANK, VOCABULARY
-from qat.models.hugging_face import checked_config, plain_config
+from qat.models.hugging_face_config import checked_config, plain_config
 from qat.models.options import Options, TrainingOptions
 from qat.models.speechbrain_folder import read_folder
 from qat.models.wav2vec2_encoder import Wav2Vec2Encoder

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from qat.models.ctc import VOCABULARY
-from qat.models.hugging_face import HuggingFaceOptions, build_model, plain_config
+from qat.models.hugging_face import HuggingFaceOptions, build_model
+from qat.models.hugging_face_config import plain_config
 from qat.models.options import TrainingOptions
 from qat.models.wav2vec2_encoder import Wav2Vec2Encoder
 from qat.recipe import Recipe
@@ -46,13 +46,9 @@ class Wav2Vec2Module(Wav2Vec2Encoder):
         init_from: str | None = None,
         **options: Any,
     ) -> None:
-        chosen = Wav2Vec2Options(**options)
-        vocabulary = list(chosen.vocabulary or VOCABULARY)
-        hf, processor = build_model(chosen.config, chosen.pretrained, vocabulary)
-        if chosen.vocabulary is None:
-            chosen = replace(chosen, **{"vocabulary": vocabulary, **processor})
+        hf, chosen = build_model(Wav2Vec2Options(**options))
         super().__init__(recipe, init_from, replace(chosen, config=plain_config(hf.config)))
-        self.hf, self.vocabulary = hf, list(chosen.vocabulary or vocabulary)
+        self.hf, self.vocabulary = hf, list(chosen.vocabulary or [])
         parameters = self.hyper_parameters()
         parameters.pop("pretrained")  # `config` and the weights hold all of it
         self.save_hyperparameters(parameters)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -34,3 +35,34 @@ def test_unknown_wav2vec2_field_and_folder_are_refused() -> None:
         Wav2Vec2Module(config={**TINY_WAV2VEC2["config"], "hiden_size": 3})
     with pytest.raises(UserError, match="neither a local folder nor a hub model"):
         Wav2Vec2Module(pretrained="/nonexistent/folder")
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"do_normalize": False}, "model.do_normalize: False, must be True, as .* says; leave it out"),
+        ({"blank_token": "_"}, "model.blank_token: '_', must be '<pad>', as"),
+        ({"word_delimiter": "-"}, r"model.word_delimiter: '-', must be '\|', as"),
+        ({"vocabulary": ["<blank>", "a"]}, "vocabulary: 2 labels, must be 31"),
+    ],
+)
+def test_an_option_may_not_contradict_the_folder(
+    options: dict[str, Any], problem: str, tmp_path: Path
+) -> None:
+    write_hugging_face(tmp_path)
+    with pytest.raises(UserError, match=problem):
+        Wav2Vec2Module(pretrained=str(tmp_path), **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"vocabulary": ["a", "b"]}, "blank_token: '<blank>', must be one of the 2 labels"),
+        ({"vocabulary": ["<blank>", "b", "b"]}, "vocabulary: 'b' twice, must be labels that differ"),
+        ({"config": {"vocab_size": 40}}, "model.config: vocab_size: 40, must be 29, the number of labels"),
+        ({"config": {"num_attention_heads": 5}}, "model.config: must describe .*divisible"),
+    ],
+)
+def test_labels_and_sizes_that_do_not_fit_are_refused(options: dict[str, Any], problem: str) -> None:
+    with pytest.raises(UserError, match=problem):
+        Wav2Vec2Module(**options)
