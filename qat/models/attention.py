@@ -63,6 +63,8 @@ class AttentionModule(CTCModule):
         "decoder.attn.mlp_attn": "gives the energies, which the softmax makes large",
     }
     options: AttentionOptions
+    mean: Tensor
+    deviation: Tensor
     embedding: Any
     decoder: Any
     ctc_lin: Any
