@@ -7,7 +7,10 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from datamodules.shortest import SHORTEST
 
 
 class Padding:
@@ -89,3 +92,29 @@ def to_device_of(x: Tensor, values: Tensor) -> Tensor:
     if values.device == x.device:
         return values
     return values.to(x.device, non_blocking=x.device.type != "cpu")
+
+
+def at_least_shortest(signal: Tensor) -> Tensor:
+    """Samples `(B, S)`, with zeros after them where they are fewer than `SHORTEST`."""
+    missing = SHORTEST - signal.shape[1]
+    return F.pad(signal, (0, missing)) if missing > 0 else signal
+
+
+def mirrored(x: Tensor, frames: Tensor, width: int) -> Tensor:
+    """`x` with what a convolution that mirrors the end of its input reads after an utterance alone: frame `n + k` of a
+    row of `n` valid frames becomes frame `n - 2 - k`. `x` itself where every row is whole.
+
+    Args:
+        x: `(B, T, ...)`.
+        frames: valid frames `(B,)`, at least 1; on the CPU where nothing is to wait for a GPU.
+        width: how many frames after the end a convolution reads.
+    """
+    if not torch.compiler.is_exporting() and int(frames.min()) >= x.shape[1]:
+        return x
+    frames = to_device_of(x, frames)
+    rows = torch.arange(x.shape[0], device=x.device)
+    for step in range(width):
+        place = (frames + step).clamp(max=x.shape[1] - 1)
+        source = torch.minimum(place, 2 * (frames - 1) - place).clamp(min=0)
+        x = x.index_put((rows, place), x[rows, source])
+    return x

@@ -11,6 +11,7 @@ from torch.nn.utils import parametrize
 
 from qat.layer_recipe import LayerRecipe
 from qat.layers.base import QuantLayer
+from qat.layers.bypass import read_past, switch_off_fast_paths_
 from qat.layers.conv import QuantConv1d, QuantConv2d, QuantFrameConv1d
 from qat.layers.embedding import QuantEmbedding
 from qat.layers.gru import QuantGRU
@@ -92,6 +93,7 @@ def swap_(
     """Replace the layers that the recipe quantizes, in place; their quantizers are off.
 
     weight_norm is removed first. A module that is registered under several names is swapped once and stays shared.
+    Fast paths that would read weights past the swapped layers are switched off.
 
     Args:
         model: any module; its layers keep their Parameters.
@@ -111,12 +113,13 @@ def swap_(
     names = [name for name, _ in found]
     recipe.check_rules(names, groups)
     replaced: dict[nn.Module, nn.Module] = {}
+    uncalled = read_past(model)
     report = SwapReport([], [])
     for name, layer in found:
         chosen = recipe.for_layer(name, groups)
         if not isinstance(chosen, str):
             kept = kept_reason(name, names, recipe, groups, kept_float or {})
-            chosen = kept or float_reason(model, name, layer, chosen) or chosen
+            chosen = kept or uncalled.get(layer) or float_reason(model, name, layer, chosen) or chosen
         if isinstance(chosen, str):
             report.skipped.append((name, chosen))
             continue
@@ -126,6 +129,7 @@ def swap_(
         for key, child in parent._modules.items():
             if child in replaced:
                 parent._modules[key] = replaced[child]
+    switch_off_fast_paths_(model)
     share_input_quantizers_(model, readers)
     set_step_key_(model, StepKey(recipe.seed))
     return report

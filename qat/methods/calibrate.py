@@ -9,6 +9,7 @@ from torch import nn
 
 from datamodules.base import SpeechDataModule
 from qat.layers.base import device_of
+from qat.layers.bypass import check_all_called, watch_calls
 from qat.layers.observer import Observer
 from qat.layers.state import calibrate_weights_, finish_calibration_, set_observing_
 from qat.layers.swap import quantizers
@@ -27,6 +28,9 @@ def calibrate_(module: CTCModule, data: SpeechDataModule) -> str:
 
     Returns:
         The line to print.
+
+    Raises:
+        UserError: a quantized layer that the model does not call, or that saw NaN or infinity; names it.
     """
     started = time.perf_counter()
     recipe = module.recipe
@@ -34,10 +38,12 @@ def calibrate_(module: CTCModule, data: SpeechDataModule) -> str:
     was_training = module.training
     module.eval()
     set_observing_(module, True)
-    for batch in data.loader(utterances, shard=True):
-        batch = batch.to(device_of(module))
-        module.posteriors(batch)
+    with watch_calls(module) as called:
+        for batch in data.loader(utterances, shard=True):
+            batch = batch.to(device_of(module))
+            module.posteriors(batch)
     set_observing_(module, False)
+    check_all_called(module, set().union(*gather_from_all(called)))
     merge_observers_(module)
     calibrate_weights_(module)
     finish_calibration_(module)

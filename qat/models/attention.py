@@ -29,7 +29,7 @@ from qat.models.attention_guide import AttentionGuide, guide_loss
 from qat.models.attention_options import AttentionOptions
 from qat.models.attention_parts import Tokenizer, build_decoder, build_language_model, language_model_logits
 from qat.models.attention_start import attention_folder, load_encoder_
-from qat.models.crdnn import HOP_LENGTH, batch_norms_of, hidden_of, masked, normalise_features
+from qat.models.crdnn import batch_norms_of, hidden_of, log_mel_of, masked, normalise_features
 from qat.models.ctc import CTCModule
 from qat.models.distillation import Teacher
 from qat.recipe import Recipe
@@ -63,6 +63,8 @@ class AttentionModule(CTCModule):
         "decoder.attn.mlp_attn": "gives the energies, which the softmax makes large",
     }
     options: AttentionOptions
+    mean: Tensor
+    deviation: Tensor
     embedding: Any
     decoder: Any
     ctc_lin: Any
@@ -155,9 +157,7 @@ class AttentionModule(CTCModule):
     # ---------------------------------------------------------------- the forward path
     def features(self, signal: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Log-mel filterbanks in dB `(B, T, F)`, normalised; padding is zero."""
-        with torch.autocast(signal.device.type, enabled=False):
-            log_mel = self.fbank(signal.float())
-        frames = lengths // HOP_LENGTH + 1
+        log_mel, frames = log_mel_of(self.fbank, signal, lengths)
         if self.options.normalize == "utterance":
             return normalise_features(log_mel, frames)
         mask = frame_mask(frames, log_mel).unsqueeze(-1)

@@ -10,12 +10,14 @@ import torch
 from speechbrain.augment.freq_domain import SpectrogramDrop
 from speechbrain.lobes.features import Fbank
 from speechbrain.lobes.models.CRDNN import CRDNN
+from speechbrain.nnet.CNN import Conv2d
 from speechbrain.nnet.normalization import BatchNorm1d
 from speechbrain.nnet.RNN import LSTM
+from speechbrain.processing.features import spectral_magnitude
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from qat.layers.masking import frame_mask, to_device_of, valid_lengths
+from qat.layers.masking import at_least_shortest, frame_mask, mirrored, to_device_of, valid_lengths
 from qat.layers.ragged_lstm import pack, packed_lstm, unpack
 from qat.models.ctc import CTCModule
 from qat.models.options import Options, TrainingOptions
@@ -148,9 +150,8 @@ class CRDNNModule(CTCModule):
 
     def features(self, signal: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Log-mel filterbanks in dB `(B, T, F)`, normalised per utterance and channel over valid frames."""
-        with torch.autocast(signal.device.type, enabled=False):
-            log_mel = self.fbank(signal.float())
-        return normalise_features(log_mel, lengths // HOP_LENGTH + 1)
+        log_mel, frames = log_mel_of(self.fbank, signal, lengths)
+        return normalise_features(log_mel, frames)
 
     def encode(self, inputs: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Features `(B, T, F)` -> (logits `(B, T', V)`, frames `(B,)`), `T' = T // time_pooling_size`."""
@@ -201,7 +202,7 @@ class Hidden:
 def hidden_of(crdnn: CRDNN, inputs: Tensor, frames: Tensor, time_pooling_size: int) -> Hidden:
     """A CRDNN lobe on features `(B, T, F)`, valid frames `(B,)`; `T // time_pooling_size` frames come out."""
     with valid_lengths(frames, inputs.shape[1]):
-        x = crdnn.time_pooling(crdnn.CNN(inputs))
+        x = crdnn.time_pooling(convolved(crdnn.CNN, inputs, frames))
     frames = torch.div(frames, time_pooling_size, rounding_mode="floor").clamp(min=1)
     x = x.flatten(2)
     rnn = crdnn.RNN.rnn
@@ -209,6 +210,16 @@ def hidden_of(crdnn: CRDNN, inputs: Tensor, frames: Tensor, time_pooling_size: i
         return Hidden(crdnn.DNN(rnn(x, frames)), None, frames, x.shape[1])
     packed = packed_lstm(rnn, pack(x, frames))
     return Hidden(crdnn.DNN(packed.data), packed, frames, x.shape[1])
+
+
+def convolved(blocks: Any, x: Tensor, frames: Tensor) -> Tensor:
+    """The CNN blocks on `(B, T, F)` -> `(B, T, F', C)`; each convolution mirrors each utterance at its own end."""
+    for block in blocks.values():
+        for layer in block.values():
+            if isinstance(layer, Conv2d):
+                x = mirrored(x, frames, layer.dilation[-1] * (layer.kernel_size[-1] // 2))
+            x = layer(x)
+    return x
 
 
 def masked(masks: Sequence[SpectrogramDrop], features: Tensor) -> Tensor:
@@ -224,6 +235,23 @@ def drop(mask: SpectrogramDrop, features: Tensor) -> Tensor:
     shape[3 - mask.dim] = 1  # draws depend on the masked axis only
     kept = mask(torch.ones(shape, device="cpu"))
     return features.masked_fill(to_device_of(features, kept == 0), 0.0)
+
+
+def log_mel_of(fbank: Any, signal: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-mel filterbanks in dB `(B, T, F)`, floored 80 dB below the maximum of the valid frames, and those `(B,)`.
+
+    Args:
+        fbank: SpeechBrain's, or what is exported for it.
+        signal: samples `(B, S)`, zero-padded; fewer than `SHORTEST` are padded to as many.
+        lengths: valid samples `(B,)`.
+    """
+    signal, frames = at_least_shortest(signal), lengths // HOP_LENGTH + 1
+    with torch.autocast(signal.device.type, enabled=False):
+        if not isinstance(fbank, Fbank):
+            return fbank(signal.float(), frames), frames
+        power = spectral_magnitude(fbank.compute_STFT(signal.float()))
+        valid = frame_mask(frames, power).unsqueeze(-1)
+        return fbank.compute_fbanks(power.masked_fill(~valid, 0.0)), frames
 
 
 def normalise_features(log_mel: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers.models.wav2vec2.modeling_wav2vec2 import _compute_mask_indices
 
 from qat.layers.base import QuantLayer
-from qat.layers.masking import frame_mask, to_device_of, valid_lengths
+from qat.layers.masking import at_least_shortest, frame_mask, to_device_of, valid_lengths
 from qat.layers.weight_norm import remove_weight_norm_
 from qat.models.ctc import CTCModule
 
@@ -85,6 +85,7 @@ class Wav2Vec2Encoder(CTCModule):
 
         In float64, so that the order in which PyTorch and ONNX Runtime add leaves no trace in the float32 result.
         """
+        signal = at_least_shortest(signal)
         mask = frame_mask(lengths, signal)
         signal = signal.float().masked_fill(~mask, 0.0)
         if not self.options.do_normalize:

@@ -9,6 +9,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from datamodules.shortest import SHORTEST
 from qat.decoding.attention_search import Hypothesis
 from qat.decoding.encoded import Encoded
 from qat.decoding.method import search_of
@@ -18,7 +19,7 @@ from qat.decoding.search_text import search_text
 from qat.decoding.tokenizer import SentencePieceTokenizer
 from qat.runtime.graph_steps import GraphDecoderStep, GraphLanguageModelStep
 from qat.runtime.manifest import DECODER, ENCODER, LANGUAGE_MODEL, TOKENIZER, read_manifest
-from qat.runtime.session import PROVIDER, SHORTEST, Session, check_signal, open_engine
+from qat.runtime.session import PROVIDER, Session, check_signal, open_engine
 from qat.system.errors import UserError
 
 

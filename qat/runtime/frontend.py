@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from speechbrain.lobes.features import Fbank
 from torch import Tensor, nn
 
+from qat.layers.masking import frame_mask
+
 
 class OnnxFbank(nn.Module):
     """SpeechBrain's `Fbank` as a convolution with a windowed Fourier basis, a mel product and a logarithm.
@@ -33,8 +35,9 @@ class OnnxFbank(nn.Module):
         self.basis: Tensor
         self.filters: Tensor
 
-    def forward(self, signal: Tensor) -> Tensor:
-        """Samples `(B, S)` -> log-mel filterbanks in dB `(B, S // hop + 1, F)`, floored `top_db` below the maximum."""
+    def forward(self, signal: Tensor, frames: Tensor) -> Tensor:
+        """Samples `(B, S)` -> log-mel filterbanks in dB `(B, S // hop + 1, F)`, floored `top_db` below the maximum of
+        the valid `frames (B,)`."""
         padded = F.pad(signal, (self.padding, self.padding)).unsqueeze(1)
         real, imaginary = F.conv1d(padded, self.basis, stride=self.hop_length).chunk(2, dim=1)
         power = (real * real + imaginary * imaginary).transpose(1, 2)
@@ -42,7 +45,9 @@ class OnnxFbank(nn.Module):
             self.multiplier / math.log(10.0)
         )
         decibel = decibel - self.offset
-        return torch.maximum(decibel, decibel.amax(dim=(1, 2), keepdim=True) - self.top_db)
+        valid = frame_mask(frames, decibel)
+        loudest = decibel.amax(dim=2).masked_fill(~valid, -torch.inf).amax(dim=1)
+        return torch.maximum(decibel, loudest[:, None, None] - self.top_db)
 
 
 def fourier_basis(window: Tensor, n_fft: int) -> Tensor:

@@ -10,14 +10,12 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from datamodules.shortest import SHORTEST
 from qat.decoding.ctc import GreedyCTC
 from qat.decoding.recogniser import Decoder, Emission
 from qat.system.errors import UserError
 
 PROVIDER = "CPUExecutionProvider"
-SHORTEST = (
-    1_600  # samples (0.1 s); a shorter signal is padded with zeros: the first convolutions need some input
-)
 
 
 def session_options(threads: int) -> ort.SessionOptions:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch.nn.functional as F
 
 from datamodules.base import SpeechDataModule
 from qat.layers.state import state_hash
 from qat.methods.calibrate import calibrate_
 from qat.recipe import Recipe
+from qat.system.errors import UserError
 from tests.conftest import build
 
 
@@ -42,3 +44,12 @@ def test_observers_choose_different_ranges(observer: str, tiny_data: SpeechDataM
     reference = build("crdnn", Recipe(preset="x", activation_observer="max", calibration_utterances=6))
     calibrate_(reference, tiny_data)
     assert (state_hash(model) == state_hash(reference)) == (observer == "max")
+
+
+def test_a_quantized_layer_that_is_never_called_stops_the_calibration(tiny_data: SpeechDataModule) -> None:
+    """Weights alone are quantized: no activation range would miss its values."""
+    model: Any = build("crdnn", Recipe(preset="x", activation_bits=None, calibration_utterances=2))
+    wrapper = model.crdnn.DNN.block_1.linear
+    wrapper.forward = lambda x: F.linear(x, wrapper.w.weight)
+    with pytest.raises(UserError, match=r"^crdnn\.DNN\.block_1\.linear\.w: never called in calibration"):
+        calibrate_(model, tiny_data)

@@ -19,6 +19,24 @@ def padded_batch() -> tuple[torch.Tensor, torch.Tensor]:
     return signal, lengths
 
 
+LENGTHS = (24_000, 17_003, 23_999, 9_059, 1_599, 800, 479, 160, 1)  # the last five are below `SHORTEST`
+
+
+def ragged_batch(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Noise of `LENGTHS` samples, zero-padded `(B, 24000)`, in an order of the seed, and the lengths."""
+    order = torch.randperm(len(LENGTHS), generator=torch.Generator().manual_seed(seed))
+    signal, lengths = noise(len(LENGTHS), 1.5)[order], torch.tensor(LENGTHS)[order]
+    return signal.masked_fill(torch.arange(24_000) >= lengths[:, None], 0.0), lengths
+
+
+def norms_of_noise_(model: torch.nn.Module) -> None:
+    """Scales and shifts of norms as after training: padding would no longer be zero behind them."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.LayerNorm | torch.nn.GroupNorm | torch.nn.BatchNorm1d):
+            torch.nn.init.normal_(module.weight, 1.0, 0.2)
+            torch.nn.init.normal_(module.bias, 0.0, 0.5)
+
+
 @pytest.fixture(scope="session")
 def attention_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny SpeechBrain folder with attention decoder and language model; copy it to change it."""

@@ -16,6 +16,7 @@ from qat.models.loading import load_module, load_teacher_, save_module
 from qat.recipe import Recipe
 from qat.system.errors import UserError
 from tests.models.attention_models import PIECES, SHAPE, attention_model, batch_of
+from tests.models.conftest import norms_of_noise_, ragged_batch
 
 FLOAT = {f"decoder.attn.{name}" for name in ("conv_loc", "mlp_loc", "mlp_attn")}
 
@@ -141,6 +142,29 @@ def test_tokens_of_an_utterance_do_not_depend_on_its_neighbours(tmp_path: Path) 
         pair = module.states(batch.signal.repeat(2, 1), batch.lengths.repeat(2))
         alone, together = module.forced(states, inputs), module.forced(pair, beside)
     torch.testing.assert_close(together[:1, : inputs.shape[1]], alone, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("normalize", ["utterance", "global"])
+@torch.no_grad()
+def test_states_and_tokens_of_an_utterance_are_the_same_alone_and_in_a_batch(
+    tmp_path: Path, normalize: str
+) -> None:
+    module = attention_model(tmp_path, normalize=normalize)
+    norms_of_noise_(module)
+    signal, lengths = ragged_batch()
+    inputs, _, _ = module.targets(["turn the light on"] * len(lengths))
+    together = module.states(signal, lengths)
+    tokens = module.forced(together, inputs)
+    for row, length in enumerate(lengths.tolist()):
+        alone = module.states(signal[row : row + 1, :length], lengths[row : row + 1])
+        count = int(together.frames[row])
+        for one, all_ in (
+            (alone.hidden, together.hidden),
+            (alone.logits, together.logits),
+            (alone.projected.keys, together.projected.keys),
+        ):
+            assert (one[0, :count] - all_[row, :count]).abs().max() < 1e-4, length
+        assert (module.forced(alone, inputs[:1])[0] - tokens[row]).abs().max() < 1e-4, length
 
 
 def test_text_comes_back_from_its_pieces(tmp_path: Path) -> None:

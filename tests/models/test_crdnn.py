@@ -15,7 +15,9 @@ def test_the_crdnns_spec_augment_masks_in_training_only() -> None:
     model = build("crdnn", time_masks=2, frequency_masks=2, frequency_mask_channels=3)
     assert build("crdnn").masks == []
     seen: list[Tensor] = []
-    model.crdnn.CNN.register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0].clone()))
+    model.crdnn.CNN.block_0.conv_1.register_forward_pre_hook(
+        lambda layer, inputs: seen.append(inputs[0].clone())
+    )
     inputs, frames = torch.rand(16, 60, model.hparams.n_mels) + 1.0, torch.full((16,), 60)
     before = inputs.clone()
     torch.manual_seed(0)

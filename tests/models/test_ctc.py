@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import torch
 
+from qat.layers.state import calibrate_weights_, finish_calibration_, set_observing_
 from qat.recipe import Recipe
 from qat.system.errors import UserError
-from tests.conftest import build
+from tests.conftest import build, noise
+from tests.models.conftest import norms_of_noise_, ragged_batch
 from tests.pretend_gpu import PretendGPU
 
 
@@ -52,3 +54,35 @@ def test_a_run_on_a_cpu_has_nothing_to_say(caplog: Any) -> None:
     checkpoint: dict[str, Any] = {}
     module.on_save_checkpoint(checkpoint)
     assert "dev error" not in caplog.text and "validated_on" not in checkpoint
+
+
+@torch.no_grad()
+def test_an_utterance_has_the_same_logits_alone_and_at_any_place_of_a_batch(kind: str) -> None:
+    model = build(kind).eval()
+    norms_of_noise_(model)
+    for seed in range(2):
+        signal, lengths = ragged_batch(seed)
+        together, frames = model(signal, lengths)
+        for row, length in enumerate(lengths.tolist()):
+            alone, count = model(signal[row : row + 1, :length], lengths[row : row + 1])
+            assert int(count) == int(frames[row]) >= 1
+            # float32: sums of a batch run in another order
+            assert (alone[0, : int(count)] - together[row, : int(count)]).abs().max() < 1e-4, length
+
+
+@torch.no_grad()
+def test_a_quantized_utterance_has_the_same_labels_alone_and_in_a_batch(kind: str) -> None:
+    model = build(kind, Recipe(preset="x")).eval()
+    norms_of_noise_(model)
+    set_observing_(model, True)
+    model(noise(1, 3.0), torch.tensor([48_000]))
+    set_observing_(model, False)
+    calibrate_weights_(model)
+    finish_calibration_(model)
+    model.quantize()
+    signal, lengths = ragged_batch()
+    together, frames = model(signal, lengths)
+    for row, length in enumerate(lengths.tolist()):
+        alone, count = model(signal[row : row + 1, :length], lengths[row : row + 1])
+        kept = slice(int(count))
+        assert torch.equal(alone.argmax(-1)[0, kept], together.argmax(-1)[row, kept]), length

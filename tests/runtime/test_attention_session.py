@@ -41,6 +41,17 @@ def test_an_utterance_scores_the_same_alone_and_after_others(
     assert found == again and alone.decode(alone.encode(utterances[1])) == found[1]
 
 
+def test_a_padded_batch_gives_what_its_utterances_give(attention: ExportedAttention) -> None:
+    session, lengths = AttentionSession(attention.float.path), np.array([9_059, 16_000, 1_599, 160, 1])
+    samples = noise(len(lengths), 1.0, 4).numpy()
+    samples = np.where(np.arange(16_000) < lengths[:, None], samples, np.float32(0))
+    *together, frames = session.run(samples, lengths)
+    for row, length in enumerate(lengths):
+        alone = session.encode(samples[row, :length])
+        for name, values in zip(("states", "keys", "values", "logits"), together, strict=True):
+            np.testing.assert_allclose(values[row, : frames[row]], getattr(alone, name), atol=1e-4)
+
+
 def test_a_hypothesis_scores_the_same_whatever_stands_beside_it(session: AttentionSession) -> None:
     step, lm_step = session.decoder_step, session.lm_step
     assert lm_step is not None

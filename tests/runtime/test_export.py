@@ -43,16 +43,42 @@ def test_float_file_equals_the_module_switched_off(crdnn: Exported) -> None:
         np.testing.assert_allclose(actual[row, :count], logits[row, :count].numpy(), atol=1e-5)
 
 
+def padded(lengths: Any, seed: int = 7) -> Any:
+    """Noise of these lengths, zero-padded."""
+    signal = noise(len(lengths), 1.5, seed=seed).numpy()
+    return np.where(np.arange(signal.shape[1]) < lengths[:, None], signal, np.float32(0))
+
+
 def test_a_padded_batch_gives_what_its_utterances_give(exported: Exported) -> None:
-    session, signal = Session(exported.integer.path), noise(2, 1.5, seed=7).numpy()
-    signal[1, 16_000:] = 0
-    logits, frames = session.run(signal, np.array([24_000, 16_000]))
-    alone = session.logits(signal[1, :16_000])
-    assert frames[1] == len(alone)
-    edge = 4 if "crdnn" in str(exported.integer.path) else 0  # SpeechBrain's convolutions mirror the true end
-    kept = len(alone) - edge
-    # The LSTM kernel takes one range over the whole batch, so levels differ slightly from those of one utterance.
-    assert np.abs(logits[1, :kept] - alone[:kept]).max() < 0.03
+    session, lengths = Session(exported.integer.path), np.array([24_000, 16_000, 1_599, 320])
+    signal = padded(lengths)
+    logits, frames = session.run(signal, lengths)
+    for row, length in enumerate(lengths):
+        alone = session.logits(signal[row, :length])
+        assert frames[row] == len(alone)
+        # The LSTM kernel takes one range over the whole batch, so levels differ slightly from those of one utterance.
+        assert np.abs(logits[row, : len(alone)] - alone).max() < 0.03
+
+
+def test_a_padded_batch_gives_what_its_utterances_give_in_float(crdnn: Exported) -> None:
+    assert crdnn.float is not None
+    session, lengths = Session(crdnn.float.path), np.array([9_059, 24_000, 1_599, 17_003, 700, 160, 1])
+    signal = padded(lengths)
+    logits, frames = session.run(signal, lengths)
+    for row, length in enumerate(lengths):
+        alone = session.logits(signal[row, :length])
+        assert frames[row] == len(alone)
+        assert np.abs(logits[row, : len(alone)] - alone).max() < 1e-4
+
+
+@pytest.mark.parametrize("samples", [1, 159, 160, 479, 800, 1_599, 1_600])
+def test_very_short_signals_have_the_modules_logits(exported: Exported, samples: int) -> None:
+    signal = noise(1, 0.1, seed=3)[:, :samples]
+    with torch.no_grad():
+        logits, frames = exported.module(signal, torch.tensor([samples]))
+    actual = Session(exported.integer.path).logits(signal[0].numpy())
+    assert actual.shape == (int(frames), logits.shape[-1])
+    assert np.abs(actual - logits[0, : int(frames)].numpy()).max() < 0.02  # as above
 
 
 def test_transcript_equals_the_modules_decoding(exported: Exported) -> None:
