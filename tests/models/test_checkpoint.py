@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from qat.models.checkpoint import read_checkpoint, write_checkpoint
-from qat.models.loading import save_module
+from qat.models.checkpoint import first_not_finite, read_checkpoint, write_checkpoint
+from qat.models.loading import load_module, save_module
 from qat.system.errors import UserError
 from tests.conftest import build
 
@@ -38,3 +38,19 @@ def test_equal_checkpoints_are_equal_bytes_whatever_their_names(tmp_path: Path) 
     for name in ("one.ckpt", "another.ckpt"):
         write_checkpoint({"weight": torch.ones(3)}, tmp_path / name)
     assert (tmp_path / "one.ckpt").read_bytes() == (tmp_path / "another.ckpt").read_bytes()
+
+
+def test_weights_of_a_diverged_run_are_refused(tmp_path: Path) -> None:
+    module = build("crdnn")
+    assert first_not_finite(module) is None
+    module.head.bias.data[0] = float("inf")
+    assert first_not_finite(module) == "head.bias"
+    save_module(module, tmp_path / "c.ckpt")
+    for start in (
+        lambda: build("crdnn", init_from=str(tmp_path / "c.ckpt")),
+        lambda: load_module(tmp_path / "c.ckpt"),
+    ):
+        with pytest.raises(
+            UserError, match=r"c\.ckpt: weight head\.bias is NaN or infinite, and must be finite"
+        ):
+            start()
