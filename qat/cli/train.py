@@ -18,6 +18,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from datamodules.base import SpeechDataModule
 from qat.cli.check import recipe_builtins
 from qat.cli.flags import expand_presets
+from qat.cli.limits import check_trainer
 from qat.cli.messages import OneLineErrors
 from qat.cli.options import add_own_arguments
 from qat.cli.resume import resume_from
@@ -47,6 +48,7 @@ class SpeechCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, check the recipe, and hand it to the model."""
         super().parse_arguments(parser, args)
+        check_trainer(self.config["trainer"], self.config["seed_everything"])
         self.config["model"]["init_args"]["recipe"] = recipe_builtins(self.config["qat"])
 
     def before_instantiate_classes(self) -> None:
