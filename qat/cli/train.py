@@ -17,6 +17,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from datamodules.base import SpeechDataModule
 from qat.cli.check import recipe_builtins
+from qat.cli.ending import library_error
 from qat.cli.flags import expand_presets
 from qat.cli.limits import check_trainer
 from qat.cli.messages import OneLineErrors
@@ -120,7 +121,7 @@ def build_cli(args: Sequence[str]) -> SpeechCLI:
         import_named_classes(expanded)
         return build(expanded)
     except Exception as error:  # the parser buries what a model or data module said about its arguments
-        raise buried_user_error(error) or error from None
+        raise buried_user_error(error) or library_error(error) or error from None
 
 
 def buried_user_error(error: BaseException | None) -> UserError | None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import resource
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,7 @@ import torch
 from qat.models.checkpoint import first_not_finite, read_checkpoint, write_checkpoint
 from qat.models.loading import load_module, save_module
 from qat.system.errors import UserError
-from tests.conftest import build
+from tests.conftest import ROOT, build
 
 
 def test_corrupt_and_foreign_checkpoints_are_one_clear_line(tmp_path: Path) -> None:
@@ -54,3 +57,27 @@ def test_weights_of_a_diverged_run_are_refused(tmp_path: Path) -> None:
             UserError, match=r"c\.ckpt: weight head\.bias is NaN or infinite, and must be finite"
         ):
             start()
+
+
+WRITE = """
+import sys, torch
+from pathlib import Path
+from qat.cli.ending import run_command
+from qat.models.checkpoint import SafeCheckpointIO
+run_command(lambda args: SafeCheckpointIO().save_checkpoint({"w": torch.zeros(200_000)}, args[0]), sys.argv[1:])
+"""
+
+
+def test_a_checkpoint_that_finds_no_room_is_one_line_and_leaves_the_one_before(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    path.write_bytes(b"good")
+    done = subprocess.run(
+        [sys.executable, "-c", WRITE, str(path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)),
+    )
+    assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert "last.ckpt: cannot be written, the disk is full (File too large)" in done.stderr
+    assert path.read_bytes() == b"good"
