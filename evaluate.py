@@ -2,7 +2,7 @@
 
 import sys
 
-from qat.system.errors import UserError
+from qat.cli.ending import run_command
 
 
 def evaluate(args: list[str]) -> None:
@@ -13,8 +13,4 @@ def evaluate(args: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        evaluate(sys.argv[1:])
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_command(evaluate, sys.argv[1:])

@@ -7,7 +7,7 @@ import sys
 # convolution)
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192")
 
-from qat.system.errors import UserError
+from qat.cli.ending import run_command
 
 
 def train(args: list[str]) -> None:
@@ -29,8 +29,4 @@ def train(args: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        train(sys.argv[1:])
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_command(train, sys.argv[1:])

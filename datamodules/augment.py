@@ -5,6 +5,7 @@ Everything is drawn from a key (seed, epoch, utterance id), so that a resumed ru
 
 from dataclasses import dataclass
 from functools import lru_cache
+from math import isfinite
 
 import torch
 import torchaudio
@@ -42,7 +43,8 @@ class Augmentation:
         for name in ("room_share", "noise_share"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise UserError(f"{name} is {getattr(self, name)}; must be a number from 0 to 1")
-        if len(self.noise_snr_db) != 2 or not self.noise_snr_db[0] <= self.noise_snr_db[1]:
+        low_high = [value for value in self.noise_snr_db if isfinite(value)]
+        if len(self.noise_snr_db) != 2 or len(low_high) != 2 or low_high[0] > low_high[1]:
             raise UserError(f"noise_snr_db is {list(self.noise_snr_db)}; must be two numbers, lowest first")
 
 

@@ -72,6 +72,8 @@ class SpeechDataModule(LightningDataModule, ABC):
             raise UserError(f"pad_to_s is {pad_to_s}; must be a number from 0")
         if num_workers < 0:
             raise UserError(f"num_workers is {num_workers}; must be an integer from 0")
+        if not 0 <= seed < 2**32:
+            raise UserError(f"seed is {seed}; must be an integer from 0, below 2^32")
         self.max_batch_s = max_batch_s
         self.pad_to_s = pad_to_s
         self.num_buckets = num_buckets

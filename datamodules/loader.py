@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -66,8 +67,10 @@ def end_with_parent(worker: int) -> None:
     """Lets a worker process, as it starts, end with the process that it loads for, also when that one is killed.
 
     PyTorch's own watchdog watches the parent, which is the fork server if there is one: the server and its workers
-    would never end, and never free their memory.
+    would never end, and never free their memory. Ctrl-C, which a terminal sends to all processes, is the parent's to
+    obey: it still needs batches to end its step.
     """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
 
     def end_after_parent() -> None:

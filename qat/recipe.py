@@ -245,8 +245,8 @@ def _check_recipe(recipe: Recipe) -> None:
         ("seed", 0),
     ):
         value = getattr(recipe, name)
-        if type(value) is not int or value < least:
-            raise UserError(f"qat.{name}: {value!r} must be a whole number from {least}")
+        if type(value) is not int or not least <= value < 2**63:
+            raise UserError(f"qat.{name}: {value!r} must be a whole number from {least}, below 2^63")
     if not isinstance(recipe.rules, list | tuple | None):
         raise UserError(f"qat.rules: {recipe.rules!r} must be a list of rules")
 

@@ -18,7 +18,8 @@ from qat.runs import LAST_FILE
 from qat.system.errors import UserError
 from qat.tracking.csv_log import MetricsLog
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+WAIT = b"\nstopping after this step, with everything saved; press Ctrl-C again to stop at once\n"
 
 
 class Stopped(SystemExit):
@@ -31,9 +32,9 @@ class Stopped(SystemExit):
 class Resumable(Callback):
     """Saves `last.ckpt` inside epochs, and stops at a signal with everything saved.
 
-    After SIGTERM or SIGUSR1 the current step ends, everything is saved, and the exit status is 143 or 138; a signal to
-    one rank stops all at the same step. Before and after training (calibration, AdaRound, evaluation) the process exits
-    at once: what can be resumed there is on disk already.
+    After SIGTERM, SIGUSR1 or Ctrl-C the current step ends, everything is saved, and the exit status is 143, 138 or 130;
+    a signal to one rank stops all at the same step. A second Ctrl-C stops at once. Before and after training
+    (calibration, AdaRound, evaluation) the process exits at once: what can be resumed there is on disk already.
 
     Args:
         run_folder: where `last.ckpt` lies.
@@ -75,6 +76,14 @@ class Resumable(Callback):
             if signum == signal.SIGTERM:
                 os._exit(128 + signum)
             return
+        if signum == self.received == signal.SIGINT:
+            self.training = False
+        elif (
+            signum == signal.SIGINT
+            and self.training
+            and (self.trainer is None or self.trainer.is_global_zero)
+        ):
+            os.write(2, WAIT)  # a handler must not print: it may have interrupted a print
         self.received = signum
         if not self.training:
             self.stop(signum)

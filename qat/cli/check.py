@@ -12,6 +12,7 @@ from qat.cli.flags import expand_presets
 from qat.cli.messages import refuse_option
 from qat.cli.options import OWN, TOP_LEVEL, WITHOUT_VALUE, OwnParser, add_own_arguments
 from qat.decoding.options import DecodingOptions
+from qat.evaluation.options import EvaluationOptions
 from qat.recipe import Recipe
 from qat.runs import checkpoint_to_resume, folder_of, read_config, refuse_used_folder
 
@@ -40,6 +41,7 @@ def check_arguments(args: Sequence[str]) -> None:
     options = parser.parse_args(own)
     recipe_builtins(options["qat"])
     DecodingOptions.from_dict(options["decoding"].as_dict())
+    EvaluationOptions(**options["evaluation"].as_dict())
     check_run(options["run"], options["ckpt_path"])
 
 

@@ -17,7 +17,9 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from datamodules.base import SpeechDataModule
 from qat.cli.check import recipe_builtins
+from qat.cli.ending import library_error
 from qat.cli.flags import expand_presets
+from qat.cli.limits import check_trainer
 from qat.cli.messages import OneLineErrors
 from qat.cli.options import add_own_arguments
 from qat.cli.resume import resume_from
@@ -48,6 +50,7 @@ class SpeechCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, check the recipe, and hand it to the model."""
         super().parse_arguments(parser, args)
+        check_trainer(self.config["trainer"], self.config["seed_everything"])
         self.config["model"]["init_args"]["recipe"] = recipe_builtins(self.config["qat"])
 
     def before_instantiate_classes(self) -> None:
@@ -125,7 +128,7 @@ def build_cli(args: Sequence[str]) -> SpeechCLI:
         import_named_classes(expanded)
         return build(expanded)
     except Exception as error:  # the parser buries what a model or data module said about its arguments
-        raise buried_user_error(error) or error from None
+        raise buried_user_error(error) or library_error(error) or error from None
 
 
 def buried_user_error(error: BaseException | None) -> UserError | None:

@@ -17,6 +17,7 @@ from lightning.pytorch.plugins.environments import (
 from qat.callbacks.ada_round import AdaRound
 from qat.callbacks.agreement import RanksAgree
 from qat.callbacks.calibrate import Calibrate
+from qat.callbacks.finite import StaysFinite
 from qat.callbacks.fold import FoldBatchNorm
 from qat.callbacks.plain_progress import PlainProgress
 from qat.callbacks.resumable import Resumable
@@ -44,6 +45,7 @@ def own_callbacks(
     """
     callbacks: list[Callback] = [
         Resumable(run_folder, config["save_every_steps"]),
+        StaysFinite(run_folder),
         FoldBatchNorm(),
         Calibrate(run_folder),
         AdaRound(run_folder),

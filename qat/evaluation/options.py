@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 from qat.system.errors import UserError
 
+LEAST = {"threads": 1, "warmup": 0, "repeats": 1, "seed": 0, "worst": 0}
+
 
 @dataclass(frozen=True)
 class EvaluationOptions:
@@ -26,7 +28,7 @@ class EvaluationOptions:
             table.
 
     Raises:
-        UserError: a beam below one.
+        UserError: a number below its least value.
     """
 
     enabled: bool = True
@@ -41,5 +43,11 @@ class EvaluationOptions:
     beams: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        for name, least in LEAST.items():
+            value = getattr(self, name)
+            if type(value) is not int or value < least:
+                raise UserError(
+                    f"evaluation.{name}: {value}, must be a whole number from {least}; leave it out for the default"
+                )
         if bad := [beam for beam in self.beams if beam < 1]:
             raise UserError(f"evaluation.beams: {bad[0]}, must be whole numbers of 1 or more; leave it out")

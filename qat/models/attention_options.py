@@ -26,6 +26,9 @@ class DecoderShape(Options):
         attention_channels: of the convolution over the attention weights before.
         attention_kernel: frames on each side that it sees.
         attention_scaling: factor of the energies.
+
+    Raises:
+        UserError: a size below 1, or a factor below 0.
     """
 
     vocabulary_size: int = 200
@@ -36,6 +39,13 @@ class DecoderShape(Options):
     attention_channels: int = 8
     attention_kernel: int = 50
     attention_scaling: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        sizes = ("vocabulary_size", "embedding_dim", "decoder_neurons", "decoder_layers", "attention_dim")
+        self.check((*sizes, "attention_channels"), 1, kind="an integer ")
+        self.check(("attention_kernel",), 0, kind="an integer ")
+        self.check(("attention_scaling",), 0)
 
 
 @dataclass(frozen=True)
@@ -49,11 +59,11 @@ class LanguageModelShape(Options):
         lm_neurons: of each.
         lm_dnn_blocks: Linear + LayerNorm blocks after them.
         lm_dnn_neurons: of each.
-        lm_dropout: of all of them.
+        lm_dropout: of all of them, in [0, 1].
         lm_fine_tune: train it on the transcripts; false: it keeps its weights and is only calibrated.
 
     Raises:
-        UserError: `lm` is none of the three.
+        UserError: `lm` is none of the three, a size below 1, or a share outside its range.
     """
 
     lm: LanguageModel = "quantize"
@@ -69,6 +79,9 @@ class LanguageModelShape(Options):
         super().__post_init__()
         if self.lm not in ("quantize", "float", "none"):
             raise UserError(f"lm: {self.lm!r}, must be quantize, float or none")
+        sizes = ("lm_embedding_dim", "lm_layers", "lm_neurons", "lm_dnn_blocks", "lm_dnn_neurons")
+        self.check(sizes, 1, kind="an integer ")
+        self.check(("lm_dropout",), 0, 1)
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,37 @@ def load_float_weights_(module: nn.Module, path: str) -> None:
         module.load_state_dict(checkpoint["state_dict"])
     except RuntimeError as error:
         raise UserError(f"{path}: init_from does not fit this model: {first_problem(error)}") from None
+    refuse_not_finite(module, path)
+
+
+def refuse_not_finite(module: nn.Module, path: str | Path) -> None:
+    """Refuse the weights of a run that has diverged.
+
+    Raises:
+        UserError: naming the file and the weight.
+    """
+    if name := first_not_finite(module):
+        raise UserError(
+            f"{path}: weight {name} is NaN or infinite, and must be finite; take one of before the run diverged"
+        )
+
+
+def first_not_finite(module: nn.Module) -> str | None:
+    """Name of the first weight or statistic of BatchNorm that holds NaN or infinity; ranges of observers may.
+
+    >>> first_not_finite(nn.Linear(1, 1)) is None
+    True
+    """
+    named = {
+        name: tensor
+        for name, tensor in (*module.named_parameters(), *module.named_buffers())
+        if isinstance(tensor, nn.Parameter) or name.endswith(("running_mean", "running_var"))
+    }
+    found = {name: tensor for name, tensor in named.items() if tensor.is_floating_point() and tensor.numel()}
+    if not found:
+        return None
+    finite = torch.stack([tensor.detach().isfinite().all() for tensor in found.values()])  # read back at once
+    return next((name for name, good in zip(found, finite.tolist(), strict=True) if not good), None)
 
 
 def first_problem(error: RuntimeError) -> str:

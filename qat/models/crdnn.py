@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from qat.layers.ragged_lstm import pack, packed_lstm, unpack
 from qat.models.ctc import CTCModule
 from qat.models.options import Options, TrainingOptions
 from qat.recipe import Recipe
+from qat.system.errors import UserError
 
 HOP_LENGTH = 160  # samples: 10 ms at 16 kHz
 
@@ -40,7 +42,10 @@ class CRDNNShape(Options):
         rnn_bidirectional: run the LSTM in both directions.
         dnn_blocks: Linear + BatchNorm blocks after the LSTM.
         dnn_neurons: width of these blocks.
-        dropout: of CNN, LSTM and DNN alike.
+        dropout: of CNN, LSTM and DNN alike, in [0, 1].
+
+    Raises:
+        UserError: a size below 1, a share outside its range, or pooling that leaves no channel of the filterbank.
     """
 
     n_mels: int = 40
@@ -53,6 +58,21 @@ class CRDNNShape(Options):
     dnn_blocks: int = 2
     dnn_neurons: int = 160
     dropout: float = 0.15
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        sizes = ("n_mels", "time_pooling_size", "rnn_layers", "rnn_neurons", "dnn_blocks", "dnn_neurons")
+        self.check(sizes, 1, kind="an integer ")
+        self.check(("dropout",), 0, 1)
+        self.check_each(("cnn_channels", "cnn_pooling"), 1)
+        if len(self.cnn_pooling) < len(self.cnn_channels):
+            raise UserError(
+                f"cnn_pooling: {self.cnn_pooling}, must have one entry for each of cnn_channels {self.cnn_channels}"
+            )
+        if prod(self.cnn_pooling[: len(self.cnn_channels)]) > self.n_mels:
+            raise UserError(
+                f"cnn_pooling: {self.cnn_pooling}, must have a product of at most n_mels ({self.n_mels})"
+            )
 
     def build(self) -> CRDNN:
         """The lobe, with random weights."""

@@ -11,7 +11,7 @@ from typing import Any
 import lightning
 
 from qat import models
-from qat.models.checkpoint import first_problem, read_checkpoint, write_checkpoint
+from qat.models.checkpoint import first_problem, read_checkpoint, refuse_not_finite, write_checkpoint
 from qat.models.ctc import CTCModule
 from qat.models.distillation import Teacher
 from qat.models.speechbrain_folder import cached_folder, folder_layout, is_folder
@@ -42,6 +42,7 @@ def load_module(path: str | Path) -> CTCModule:
         module.load_state_dict(checkpoint["state_dict"])
     except RuntimeError as error:
         raise UserError(f"{path}: weights do not fit the recipe ({first_problem(error)})") from None
+    refuse_not_finite(module, path)
     return module.eval()
 
 

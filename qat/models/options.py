@@ -8,6 +8,7 @@ last base first.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isfinite
 
 from qat.system.errors import UserError
 
@@ -20,7 +21,7 @@ class Options:
         pass
 
     def check(self, names: tuple[str, ...], low: float, high: float = float("inf"), kind: str = "") -> None:
-        """Refuse values outside [low, high].
+        """Refuse values outside [low, high], NaN and infinity.
 
         Args:
             names: of the fields.
@@ -34,8 +35,19 @@ class Options:
         allowed = f"{kind}of at least {low}" if high == float("inf") else f"{kind}from {low} to {high}"
         for name in names:
             value = getattr(self, name)
-            if value is None or not low <= value <= high:
+            if not isinstance(value, int | float) or not isfinite(value) or not low <= value <= high:
                 raise UserError(f"{name}: {value}, must be {allowed}")
+
+    def check_each(self, names: tuple[str, ...], low: float) -> None:
+        """Refuse lists without entries, and entries below `low`.
+
+        Raises:
+            UserError: naming the field and its value.
+        """
+        for name in names:
+            values = getattr(self, name)
+            if not values or min(values) < low:
+                raise UserError(f"{name}: {values}, must be a list of integers of at least {low:g}")
 
 
 @dataclass(frozen=True)
@@ -48,6 +60,9 @@ class OptimizerOptions(Options):
         weight_decay: for matrices and kernels only; biases, norms and scales have none.
         warmup_steps: optimiser steps of linear warm-up before the cosine decay.
         final_lr_ratio: learning rate at the last step over the peak, in [0, 1].
+
+    Raises:
+        UserError: a value outside its range.
     """
 
     learning_rate: float = 1e-3
@@ -55,6 +70,12 @@ class OptimizerOptions(Options):
     weight_decay: float = 1e-2
     warmup_steps: int = 100
     final_lr_ratio: float = 0.01
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check(("learning_rate", "quantizer_learning_rate", "weight_decay"), 0)
+        self.check(("warmup_steps",), 0, kind="an integer ")
+        self.check(("final_lr_ratio",), 0, 1)
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,46 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from qat.system.errors import UserError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # disk, quota, or limit on a file's size
+
+
+def full_disk(error: BaseException | None) -> OSError | None:
+    """The full disk in an error's causes: torch reports another error of its own on top; None where there is none."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in FULL:
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+@contextmanager
+def naming_full_disk(path: Path) -> Iterator[None]:
+    """Say in one line that `path` could not be written, where the disk is full.
+
+    Raises:
+        UserError: it is; other errors pass.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        full = full_disk(error)
+        if full is None:
+            raise
+        safe = "what it held before is whole" if path.exists() else "nothing of it is left"
+        raise UserError(
+            f"{path}: cannot be written, the disk is full ({full.strerror}); must have room for it; free some and run "
+            f"again; {safe}"
+        ) from None
 
 
 @contextmanager
@@ -16,6 +50,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
     A reader of `path` sees the old content or all of the new, also after a crash or a power cut. Folders are made.
 
+    Raises:
+        UserError: the disk is full.
+
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "note.txt"
     >>> with replacing(path) as part:
@@ -23,13 +60,14 @@ def replacing(path: Path) -> Iterator[Path]:
     >>> path.read_text(), [item.name for item in path.parent.iterdir()]
     ('whole', ['note.txt'])
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        yield part
-        with part.open("rb+") as file:
-            os.fsync(file.fileno())
-        part.replace(path)
+        with naming_full_disk(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield part
+            with part.open("rb+") as file:
+                os.fsync(file.fileno())
+            part.replace(path)
     finally:
         part.unlink(missing_ok=True)
 
@@ -40,6 +78,9 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
 
     No system call swaps two folders everywhere: for a moment between two renames there is none of that name, never
     half of one.
+
+    Raises:
+        UserError: the disk is full.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp()) / "model"
@@ -52,16 +93,17 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
     part, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{end}") for end in ("part", "old"))
     for left in (part, old):
         shutil.rmtree(left, ignore_errors=True)
-    part.mkdir(parents=True)
     try:
-        yield part
-        for path in part.rglob("*"):
-            if path.is_file():
-                with path.open("rb+") as file:
-                    os.fsync(file.fileno())
-        if folder.exists():
-            folder.replace(old)
-        part.replace(folder)
+        with naming_full_disk(folder):
+            part.mkdir(parents=True)
+            yield part
+            for path in part.rglob("*"):
+                if path.is_file():
+                    with path.open("rb+") as file:
+                        os.fsync(file.fileno())
+            if folder.exists():
+                folder.replace(old)
+            part.replace(folder)
     finally:
         if old.exists() and not folder.exists():
             old.replace(folder)

@@ -10,6 +10,8 @@ from typing import Any
 from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from qat.system.files import naming_full_disk
+
 MetricRow = dict[str, Any]  # name of a metric -> its value; `step`: optimiser steps made before
 
 
@@ -39,6 +41,16 @@ class MetricsLog(CSVLogger):
         super().log_metrics(metrics, step)
         self.expected = None
         self.rows.append({**metrics, "step": step})
+
+    @rank_zero_only
+    def save(self) -> None:
+        """As `CSVLogger`.
+
+        Raises:
+            UserError: the disk is full.
+        """
+        with naming_full_disk(Path(self.log_dir) / "metrics.csv"):
+            super().save()
 
     @rank_zero_only
     def expect(self, metrics: Mapping[str, Any], step: int) -> None:

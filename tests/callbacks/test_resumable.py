@@ -105,3 +105,17 @@ def test_inside_an_epoch_the_number_of_processes_must_be_the_same(
     resumable.on_load_checkpoint(two, model, {"processes": 2, "inside_epoch": True})
     with pytest.raises(UserError, match="--ckpt_path: 2 processes must be 1, as the checkpoint was written"):
         resumable.on_load_checkpoint(two, model, {"processes": 1, "inside_epoch": True})
+
+
+def test_the_first_interrupt_waits_for_the_step_and_the_second_does_not(
+    resumable: Resumable, tiny_data: SpeechDataModule, capfd: pytest.CaptureFixture[str]
+) -> None:
+    resumable.on_train_start(trainer_of(tiny_data), None)  # type: ignore[arg-type]
+    os.kill(os.getpid(), signal.SIGINT)
+    assert (
+        resumable.received == signal.SIGINT and "press Ctrl-C again to stop at once" in capfd.readouterr().err
+    )
+    with pytest.raises(Stopped) as stopped:
+        os.kill(os.getpid(), signal.SIGINT)
+    assert stopped.value.code == 130
+    assert "resume with --run mine --ckpt_path last" in capfd.readouterr().err

@@ -123,6 +123,39 @@ def test_bad_rules_and_checkpoints_leave_nothing_behind(tiny: Path, tmp_path: Pa
     assert not run.exists()
 
 
+def test_an_impossible_value_is_one_line_and_leaves_nothing_behind(tiny: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    common = ["--config", str(tiny), "--run", str(run), "--wandb.enabled", "false"]
+    for flag in (
+        "--trainer.precision=bf16-true", "--trainer.accumulate_grad_batches=0", "--trainer.max_epochs=-2",
+        "--trainer.devices=0", "--trainer.gradient_clip_val=-1", "--seed_everything=-1", "--model.learning_rate=-1",
+        "--model.warmup_steps=-5", "--model.weight_decay=-1", "--evaluation.threads=0", "--data.seed=-1",
+        "--qat.seed=-1",
+    ):  # fmt: skip
+        name = flag.lstrip("-").partition("=")[0].rpartition(".")[2]
+        with pytest.raises(UserError, match=rf"{name}.*must be ") as caught:
+            train([*common, flag])
+        assert "\n" not in str(caught.value)
+    assert not run.exists()
+
+
+def test_what_a_library_says_of_a_models_options_is_one_line(tmp_path: Path) -> None:
+    config = str(ROOT / "configs" / "mini_wav2vec2.yaml")
+    run = tmp_path / "run"
+    with pytest.raises(UserError, match=r"the options do not fit together \(.*\); correct the one") as caught:
+        train(
+            [
+                "--config",
+                config,
+                "--run",
+                str(run),
+                "--model.init_from=null",
+                "--model.config.num_attention_heads=7",
+            ]
+        )
+    assert "\n" not in str(caught.value) and not run.exists()
+
+
 def test_a_search_that_the_model_cannot_follow_leaves_nothing_behind(tiny: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     with pytest.raises(UserError, match="decoding.beam: must be left out for"):

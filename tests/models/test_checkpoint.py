@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import resource
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from qat.models.checkpoint import read_checkpoint, write_checkpoint
-from qat.models.loading import save_module
+from qat.models.checkpoint import first_not_finite, read_checkpoint, write_checkpoint
+from qat.models.loading import load_module, save_module
 from qat.system.errors import UserError
-from tests.conftest import build
+from tests.conftest import ROOT, build
 
 
 def test_corrupt_and_foreign_checkpoints_are_one_clear_line(tmp_path: Path) -> None:
@@ -38,3 +41,43 @@ def test_equal_checkpoints_are_equal_bytes_whatever_their_names(tmp_path: Path) 
     for name in ("one.ckpt", "another.ckpt"):
         write_checkpoint({"weight": torch.ones(3)}, tmp_path / name)
     assert (tmp_path / "one.ckpt").read_bytes() == (tmp_path / "another.ckpt").read_bytes()
+
+
+def test_weights_of_a_diverged_run_are_refused(tmp_path: Path) -> None:
+    module = build("crdnn")
+    assert first_not_finite(module) is None
+    module.head.bias.data[0] = float("inf")
+    assert first_not_finite(module) == "head.bias"
+    save_module(module, tmp_path / "c.ckpt")
+    for start in (
+        lambda: build("crdnn", init_from=str(tmp_path / "c.ckpt")),
+        lambda: load_module(tmp_path / "c.ckpt"),
+    ):
+        with pytest.raises(
+            UserError, match=r"c\.ckpt: weight head\.bias is NaN or infinite, and must be finite"
+        ):
+            start()
+
+
+WRITE = """
+import sys, torch
+from pathlib import Path
+from qat.cli.ending import run_command
+from qat.models.checkpoint import SafeCheckpointIO
+run_command(lambda args: SafeCheckpointIO().save_checkpoint({"w": torch.zeros(200_000)}, args[0]), sys.argv[1:])
+"""
+
+
+def test_a_checkpoint_that_finds_no_room_is_one_line_and_leaves_the_one_before(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    path.write_bytes(b"good")
+    done = subprocess.run(
+        [sys.executable, "-c", WRITE, str(path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)),
+    )
+    assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert "last.ckpt: cannot be written, the disk is full (File too large)" in done.stderr
+    assert path.read_bytes() == b"good"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 
+from qat.system.errors import UserError
 from qat.system.files import replacing, replacing_folder, sha256_file, sha256_folder, sha256_path, write_text
 
 
@@ -82,3 +85,36 @@ def test_a_folder_that_cannot_be_put_in_place_leaves_the_old_one(
     with pytest.raises(OSError, match="full"), replacing_folder(folder):
         pass
     assert [item.name for item in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EFBIG, errno.EDQUOT])
+@pytest.mark.parametrize("on_top", [False, True])
+def test_a_full_disk_is_one_line_that_names_the_file_and_what_is_safe(
+    number: int, on_top: bool, tmp_path: Path
+) -> None:
+    def write(part: Path) -> None:
+        part.write_text("half")
+        try:
+            raise OSError(number, os.strerror(number))
+        except OSError:
+            if on_top:
+                raise RuntimeError("unexpected pos 704 vs 598")  # noqa: B904 - as torch does
+            raise
+
+    path = tmp_path / "sub" / "x"
+    with (
+        pytest.raises(UserError, match=r"sub/x: cannot be written, the disk is full .*nothing of it is left"),
+        replacing(path) as part,
+    ):
+        write(part)
+    write_text(path, "old")
+    room = "must have room for it; .*what it held before is whole"
+    with pytest.raises(UserError, match=room) as caught, replacing(path) as part:
+        write(part)
+    assert path.read_text() == "old" and "\n" not in str(caught.value)
+    with (
+        pytest.raises(UserError, match="sub: cannot be written.*is whole"),
+        replacing_folder(tmp_path / "sub") as folder,
+    ):
+        write(folder / "y")
+    assert [item.name for item in (tmp_path / "sub").iterdir()] == ["x"]
