@@ -12,6 +12,7 @@ from qat.suite.runner import Runner
 from qat.suite.spec import Suite, load_suite
 from qat.suite.store import Results
 from qat.system.errors import UserError
+from qat.system.lock import using
 
 RESULTS_FOLDER = Path("docs/results")
 
@@ -32,7 +33,8 @@ def suite(options: argparse.Namespace) -> None:
     failures = 0
     if not options.render:
         jobs = jobs_of(chosen, work, options.quick, options.only)
-        failures = Runner(results, options.jobs).run(jobs)
+        with using(work, "suite"):  # a second process would end this one's runs as orphans
+            failures = Runner(results, options.jobs).run(jobs)
     if results.rows:
         path = Path("RESULTS.md") if ours else folder / "RESULTS.md"
         command = f"python evaluate.py suite {options.name}" + (" --quick" if options.quick else "")

@@ -69,7 +69,9 @@ def test_an_empty_message_says_something() -> None:
 
 
 def test_a_group_of_options_without_a_class_says_how_to_name_one(parser: Parser) -> None:
-    message = 'Parser key "data":\n  Expected an instantiatable class, but datamodules.base.SpeechDataModule is abstract'
+    message = (
+        'Parser key "data":\n  Expected an instantiatable class, but datamodules.SpeechDataModule is abstract'
+    )
     with pytest.raises(UserError) as caught:
         parser.error(message)
     named = "data: must name a class, by data.class_path in the configuration or --data NAME"

@@ -89,3 +89,19 @@ def test_variants_are_left_out_and_another_search_brings_no_float_row(
     assert [item.suite_row for item in results.rows] == [other.row.id, "mine/float", plain.row.id]
     assert results.errors["mine/float"] == {"test_seen": [0, 1]}
     assert results.errors[other.id] == results.errors[plain.id] == {"test_seen": [1, 1]}
+
+
+@pytest.mark.parametrize("kind", ["crdnn"])
+def test_the_same_weights_in_float_are_not_taken_for_the_float_model(
+    kind: str, suite_file: Path, tmp_path: Path, row: Row, float_row: Row
+) -> None:
+    results = Results(tmp_path / "out", "mine")
+    job = jobs_of(load_suite(str(suite_file)), tmp_path / "runs", False)[0]
+    job.folder.mkdir(parents=True)
+    twin = replace(float_row, method="same weights in float")
+    save_report(job.folder / "report.json", [twin, replace(row, run=job.folder.name)])
+    files = {name: {"test_seen": {"errors": [0, 1]}} for name in ("float", "model")}
+    texts = {"splits": {"test_seen": {"words": [8, 8]}}, "files": files}
+    (job.folder / "utterances.json").write_text(json.dumps(texts))
+    results.add(job, 1.0)
+    assert [item.suite_row for item in results.rows] == [job.row.id] and "mine/float" not in results.errors
