@@ -23,6 +23,7 @@ from qat.cli.options import add_own_arguments
 from qat.cli.resume import resume_from
 from qat.cli.trainer import loggers, own_callbacks, plugins, refuse_sharding
 from qat.evaluation.module_side import check_search
+from qat.models.check_texts import check_texts
 from qat.models.ctc import CTCModule
 from qat.models.loading import load_teacher_
 from qat.runs import CONFIG_FILE, choose_run_folder, make_run_folder
@@ -65,6 +66,7 @@ class SpeechCLI(LightningCLI):
             self.config["ckpt_path"], self.run_folder, self.model, self.batch_conditions()
         )
         self.datamodule.check()
+        check_texts(self.model, self.datamodule)
         load_teacher_(self.model)
         check_search(self.model, self.config_init["decoding"])
         make_run_folder(self.run_folder)
