@@ -136,6 +136,18 @@ def read_duration(path: str | Recording) -> float:
     return float(frames / rate)
 
 
+def read_start(path: str | Recording, count: int) -> tuple[Samples, int]:
+    """The first `count` samples of a file `(S, channels)`, fewer where it has no more, and their rate in Hz.
+
+    Raises:
+        UserError: the file is missing, empty or not audio.
+    """
+    path = Path(path) if isinstance(path, str) else path
+    _check_file(path)
+    with _one_line(path), _open(path) as file, _Forward(file) as audio:
+        return audio.read(count, "float32", always_2d=True), audio.samplerate
+
+
 class _Forward(soundfile.SoundFile):
     """An audio file that is read from its beginning to its end.
 

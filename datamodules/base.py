@@ -118,6 +118,11 @@ class SpeechDataModule(LightningDataModule, ABC):
             self._read[split] = evenly_spaced(everything, limit)
         return self._read[split]
 
+    @property
+    def is_disjoint(self) -> bool:
+        """Whether the splits are published as having no recording in common, so that nobody need compare them."""
+        return False
+
     def can_list(self, split: str) -> bool:
         """Whether `utterances(split)` can be had; not of a stream."""
         return True

@@ -14,8 +14,10 @@ import torch
 import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from datamodules.base import SpeechDataModule
+from datamodules.leaks import check_leaks
 from qat.cli.check import recipe_builtins
 from qat.cli.flags import expand_presets
 from qat.cli.messages import OneLineErrors
@@ -67,6 +69,8 @@ class SpeechCLI(LightningCLI):
         )
         self.datamodule.check()
         check_texts(self.model, self.datamodule)
+        for line in check_leaks(self.datamodule):
+            rank_zero_info(line)
         load_teacher_(self.model)
         check_search(self.model, self.config_init["decoding"])
         make_run_folder(self.run_folder)
