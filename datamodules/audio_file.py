@@ -5,8 +5,8 @@ torch is imported only for what needs it: to resample, and to average more than 
 
 import io
 import logging
-import os
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -15,6 +15,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from datamodules.audio_header import fault_of, is_believable, matches_flac_md5
 from qat.system.errors import UserError
 
 SAMPLE_RATE = 16_000
@@ -22,6 +23,8 @@ _HIGH_RATES = (22_050, 24_000, 32_000, 44_100, 48_000, 88_200, 96_000, 192_000)
 SOURCE_RATES = (8_000, 11_025, 12_000, 16_000, *_HIGH_RATES)
 _PEAK_LIMIT = 4.0  # lossy codecs overshoot 1 a little; integers stored as floats overshoot it by thousands
 _READABLE = "must be a whole WAV, FLAC, Ogg or MP3 file; copy or convert it again"
+_BLOCK = 1 << 18  # samples that are read at a time where nobody knows how many there are
+_USUAL_SAMPLES_PER_BYTE = 64
 _log = logging.getLogger(__name__)
 
 
@@ -94,38 +97,91 @@ def read_audio(path: str | Recording) -> tuple[Samples, int]:
             samples far outside [-1, 1].
     """
     path = Path(path) if isinstance(path, str) else path
-    _check_file(path)
-    try:
-        content = path.read() if isinstance(path, TarMember) else None
-        _check_complete(path, content)
-        with soundfile.SoundFile(path if content is None else content) as file:
-            frames, rate = file.frames, file.samplerate
-            samples = file.read(dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, RuntimeError) as error:
-        raise _undecodable(path, error) from error
-    if len(samples) < frames:
-        raise UserError(
-            f"{path}: is truncated: it holds {len(samples)} of {frames} samples; must be whole; copy it again"
-        )
-    _check_samples(samples, path)
+    size = _check_file(path)
+    with _one_line(path), _open(path) as file:
+        if fault := fault_of(file):
+            raise UserError(f"{path}: {fault}; must be whole; copy it again")
+        with _Forward(file) as audio:
+            frames, rate, subtype = audio.frames, audio.samplerate, audio.subtype
+            known = is_believable(frames, size)
+            usual = (
+                frames <= _USUAL_SAMPLES_PER_BYTE * size
+            )  # otherwise no memory is taken on the header's word
+            samples = audio.read(frames, "float32", always_2d=True) if usual else _read_to_end(audio)
+        file.seek(0)
+        if known and len(samples) < frames:
+            raise UserError(
+                f"{path}: is truncated: it holds {len(samples)} of {frames} samples; must be whole; copy it again"
+            )
+        _check_samples(samples, path)
+        if not matches_flac_md5(file, samples, subtype):
+            raise UserError(f"{path}: is corrupt: its MD5 is not that of its samples; {_READABLE}")
     return samples, rate
 
 
 def read_duration(path: str | Recording) -> float:
-    """Seconds of audio in a file, from its header alone.
+    """Seconds of audio in a file, from its header; from its samples where the file cannot hold what the header counts.
 
     Raises:
         UserError: the file is missing, empty or not audio, or holds no samples.
     """
     path = Path(path) if isinstance(path, str) else path
-    _check_file(path)
-    try:
-        info = soundfile.info(path.read() if isinstance(path, TarMember) else path)
-    except (soundfile.LibsndfileError, RuntimeError) as error:
-        raise _undecodable(path, error) from error
-    if info.frames == 0:
+    size = _check_file(path)
+    with _one_line(path), _open(path) as file, _Forward(file) as audio:
+        frames, rate = audio.frames, audio.samplerate
+        if not is_believable(frames, size):
+            frames = sum(map(len, _blocks(audio)))
+    if frames == 0:
         raise UserError(f"{path}: audio file holds zero samples; must be at least one")
-    return float(info.frames / info.samplerate)
+    return float(frames / rate)
+
+
+def read_start(path: str | Recording, count: int) -> tuple[Samples, int]:
+    """The first `count` samples of a file `(S, channels)`, fewer where it has no more, and their rate in Hz.
+
+    Raises:
+        UserError: the file is missing, empty or not audio.
+    """
+    path = Path(path) if isinstance(path, str) else path
+    _check_file(path)
+    with _one_line(path), _open(path) as file, _Forward(file) as audio:
+        return audio.read(count, "float32", always_2d=True), audio.samplerate
+
+
+class _Forward(soundfile.SoundFile):
+    """An audio file that is read from its beginning to its end.
+
+    After each read soundfile seeks where it can; some FLAC files say that one can seek in them, and fail.
+    """
+
+    def seekable(self) -> bool:
+        """Never asked for."""
+        return False
+
+
+def _blocks(audio: soundfile.SoundFile) -> Iterator[Samples]:
+    """Samples `(S, channels)`, until there are no more."""
+    while len(block := audio.read(_BLOCK, "float32", always_2d=True)):
+        yield block
+
+
+def _read_to_end(audio: soundfile.SoundFile) -> Samples:
+    return np.concatenate([np.zeros((0, audio.channels), np.float32), *_blocks(audio)])
+
+
+def _open(path: Recording) -> BinaryIO:
+    return path.open("rb") if isinstance(path, Path) else path.read()
+
+
+@contextmanager
+def _one_line(path: Recording) -> Iterator[None]:
+    """Makes one line that names the file of whatever a decoder raises."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # each decoder has its own
+        raise _undecodable(path, error) from error
 
 
 def average_channels(samples: Samples) -> Samples:
@@ -153,12 +209,23 @@ def resample(samples: Samples, source_rate: int) -> Samples:
     return resampled
 
 
-def _check_file(path: Recording) -> None:
+def is_file(path: Path) -> bool:
+    """Whether there is a file; False also for a name that no file can have."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def _check_file(path: Recording) -> int:
+    """Bytes of the recording, at least 1."""
     file = path.path if isinstance(path, TarMember) else path
-    if not file.is_file():
+    if not is_file(file):
         raise UserError(f"{path}: audio file not found; must be a file; check the path")
-    if (path.size if isinstance(path, TarMember) else file.stat().st_size) == 0:
+    size = path.size if isinstance(path, TarMember) else file.stat().st_size
+    if size == 0:
         raise UserError(f"{path}: audio file is empty (0 bytes); must be a whole recording; copy it again")
+    return size
 
 
 def _check_samples(samples: Samples, path: Recording) -> None:
@@ -184,49 +251,3 @@ def _log_once(message: str, key: int) -> None:
 def _undecodable(path: Recording, error: Exception) -> UserError:
     reason = " ".join(str(getattr(error, "error_string", error)).split()).rstrip(".")
     return UserError(f"{path}: is truncated, corrupt or not audio ({reason}); {_READABLE}")
-
-
-def _check_complete(path: Recording, content: io.BytesIO | None) -> None:
-    """Refuses what libsndfile repairs silently: truncated WAV (shorter data chunk) and Ogg (stops early)."""
-    with path.open("rb") if isinstance(path, Path) else nullcontext(content) as file:
-        assert file is not None
-        magic = file.read(12)
-        if magic[:4] == b"RIFF" and magic[8:] == b"WAVE":
-            missing = _wav_bytes_missing(file)
-        elif magic[:4] == b"OggS":
-            missing = _ogg_end_missing(file)
-        else:
-            missing = 0
-        file.seek(0)
-    if missing:
-        raise UserError(
-            f"{path}: is truncated: the file ends before its audio does; must be whole; copy it again"
-        )
-
-
-def _wav_bytes_missing(file: BinaryIO) -> int:
-    """Bytes of the data chunk past the end of the file; 0 for streams of unknown length (size -1)."""
-    size = file.seek(0, os.SEEK_END)
-    position = 12
-    while position + 8 <= size:
-        file.seek(position)
-        header = file.read(8)
-        length = int.from_bytes(header[4:], "little")
-        if header[:4] == b"data":
-            return 0 if length >= 0x7FFFFFFF else max(0, position + 8 + length - size)
-        position += 8 + length + length % 2
-    return 0
-
-
-def _ogg_end_missing(file: BinaryIO) -> int:
-    """1 unless the file's last Ogg page is whole and carries the end-of-stream flag (RFC 3533, section 6)."""
-    size = file.seek(0, os.SEEK_END)
-    file.seek(max(0, size - 131_072))  # a page is at most 65,307 bytes
-    tail = file.read()
-    page = tail.rfind(b"OggS")
-    if page < 0 or page + 27 > len(tail):
-        return 1
-    segments = tail[page + 26]
-    table = tail[page + 27 : page + 27 + segments]
-    whole = len(table) == segments and page + 27 + segments + sum(table) <= len(tail)
-    return 0 if whole and tail[page + 5] & 4 else 1

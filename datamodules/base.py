@@ -44,6 +44,8 @@ class SpeechDataModule(LightningDataModule, ABC):
         max_train_utterances: train on this many, evenly spaced over the split; null uses all.
         max_test_utterances: the same for dev and each test split.
         cache: keep decoded audio in memory, up to four hours of it (460 MB), divided among the workers.
+        max_unalignable: share of the training utterances whose text may need more frames than the model emits for their
+            audio, so that CTC learns nothing from them, in [0, 1]; more of them stop the run.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class SpeechDataModule(LightningDataModule, ABC):
         max_train_utterances: int | None = None,
         max_test_utterances: int | None = None,
         cache: bool = False,
+        max_unalignable: float = 0.05,
     ) -> None:
         super().__init__()
         _check_positive(
@@ -74,6 +77,9 @@ class SpeechDataModule(LightningDataModule, ABC):
             raise UserError(f"num_workers is {num_workers}; must be an integer from 0")
         if not 0 <= seed < 2**32:
             raise UserError(f"seed is {seed}; must be an integer from 0, below 2^32")
+        if not 0.0 <= max_unalignable <= 1.0:
+            raise UserError(f"max_unalignable is {max_unalignable}; must be a number from 0 to 1")
+        self.max_unalignable = max_unalignable
         self.max_batch_s = max_batch_s
         self.pad_to_s = pad_to_s
         self.num_buckets = num_buckets
@@ -113,6 +119,15 @@ class SpeechDataModule(LightningDataModule, ABC):
             limit = self.max_train_utterances if split == "train" else self.max_test_utterances
             self._read[split] = evenly_spaced(everything, limit)
         return self._read[split]
+
+    @property
+    def is_disjoint(self) -> bool:
+        """Whether the splits are published as having no recording in common, so that nobody need compare them."""
+        return False
+
+    def can_list(self, split: str) -> bool:
+        """Whether `utterances(split)` can be had; not of a stream."""
+        return True
 
     def train_dataloader(self) -> TrainLoader:
         """Batches of at most `max_batch_s`, new ones each epoch; each rank gets its own, equally many."""

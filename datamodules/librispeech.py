@@ -53,6 +53,11 @@ class LibriSpeechDataModule(SpeechDataModule):
         self._subsets = {"train": list(train_subsets), "dev": [dev_subset]}
         self._subsets |= {name: [name] for name in test_subsets}
 
+    @property
+    def is_disjoint(self) -> bool:
+        """Its subsets have no speaker in common."""
+        return True
+
     def prepare_data(self) -> None:
         """Fetches missing subsets when `download` is set; Lightning calls this once per machine."""
         for subset in {name for names in self._subsets.values() for name in names}:

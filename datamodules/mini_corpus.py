@@ -28,6 +28,11 @@ class MiniDataModule(SpeechDataModule):
         self.extra_train = extra_train
         self.test_splits = ["test_seen", "test_unseen", "test_real"]
 
+    @property
+    def is_disjoint(self) -> bool:
+        """The embedded splits are, as a test shows; further utterances may be anything."""
+        return self.extra_train is None
+
     def read_split(self, split: str) -> list[Utterance]:
         """Reads the embedded manifest of the split, and the further utterances of train.
 

@@ -71,6 +71,10 @@ class StreamDataModule(SpeechDataModule):
             raise UserError("split is 'train', which is a stream; must be dev or a test split")
         return self.rest.read_split(split)
 
+    def can_list(self, split: str) -> bool:
+        """Every split but the training one."""
+        return split != "train"
+
     def check(self) -> None:
         """Reads the dev and test sets, and the first training utterance.
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datamodules.audio_file import Recording, read_duration
+from datamodules.audio_file import Recording, is_file, read_duration
 from datamodules.text import check_text, normalise
 from qat.system.errors import UserError
 
@@ -52,7 +52,7 @@ def parse_json_line(line: str | bytes, where: str) -> dict[str, Any]:
     """
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: is not JSON ({getattr(error, 'msg', error)}); {_MUST_BE_JSON}") from error
     if not isinstance(row, dict):
         raise UserError(f"{where}: is a JSON {type(row).__name__}; {_MUST_BE_JSON}")
@@ -75,7 +75,7 @@ def to_utterance(row: dict[str, Any], where: str, root: Path, audio: Recording |
     where = f"{where}, id {name!r}"
     if audio is None:
         audio = root / str(_field(row, "audio", where))
-        if not audio.is_file():
+        if not is_file(audio):
             raise UserError(
                 f"{where}: audio file not found: {audio}; must be a file; relative paths start from {root}"
             )
@@ -96,7 +96,7 @@ def _field(row: dict[str, Any], field: str, where: str) -> Any:
 def _duration(value: Any, where: str) -> float:
     try:
         duration_s = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         duration_s = -1.0
     if not 0.0 < duration_s < float("inf"):
         raise UserError(

@@ -14,8 +14,10 @@ import torch
 import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from datamodules.base import SpeechDataModule
+from datamodules.leaks import check_leaks
 from qat.cli.check import recipe_builtins
 from qat.cli.ending import library_error
 from qat.cli.flags import expand_presets
@@ -25,6 +27,7 @@ from qat.cli.options import add_own_arguments
 from qat.cli.resume import resume_from
 from qat.cli.trainer import loggers, own_callbacks, plugins, refuse_sharding
 from qat.evaluation.module_side import check_search
+from qat.models.check_texts import check_texts
 from qat.models.ctc import CTCModule
 from qat.models.float_start import keep_start
 from qat.models.loading import load_teacher_
@@ -72,6 +75,9 @@ class SpeechCLI(LightningCLI):
             self.config["ckpt_path"], self.run_folder, self.model, self.batch_conditions()
         )
         self.datamodule.check()
+        check_texts(self.model, self.datamodule)
+        for line in check_leaks(self.datamodule):
+            rank_zero_info(line)
         load_teacher_(self.model)
         check_search(self.model, self.config_init["decoding"])
         if not resumes:

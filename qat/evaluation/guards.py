@@ -14,6 +14,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from datamodules.leaks import shared_audio
+from datamodules.utterance import Utterance
 from qat.evaluation.measurement import Measurement
 from qat.runtime.graph import all_nodes, constants, count_nodes, name_of
 
@@ -163,15 +165,18 @@ def _covers(glob: str, name: str) -> bool:
 
 
 def check_no_leak(
-    calibration_ids: Iterable[str], evaluation_ids: Iterable[str], split: str = "evaluation split"
+    calibration: Sequence[Utterance],
+    evaluation: Sequence[Utterance],
+    split: str = "evaluation split",
+    by_file: bool = False,
 ) -> None:
-    """Calibration and AdaRound may not see what is evaluated.
+    """Calibration and AdaRound may not see what is evaluated; see `shared_audio`, as ids say nothing.
 
     Raises:
-        GuardError: an utterance is in both.
+        GuardError: a recording is in both.
     """
-    shared = sorted(set(calibration_ids) & set(evaluation_ids))
+    shared = [two.id for _, two in shared_audio(calibration, evaluation, by_file)]
     if shared:
         raise GuardError(
-            f"{split}: calibration saw {len(shared)} of its utterances, among them {shared[0]!r}"
+            f"{split}: calibration saw {len(shared)} of its utterances, among them {min(shared)!r}"
         )

@@ -110,9 +110,9 @@ def check_calibration(
     """Guard: neither calibration nor AdaRound may have seen what is evaluated."""
     for recipe in (item.module.recipe for item in candidates if item.module.recipe.active):
         count = max(recipe.calibration_utterances, recipe.reconstruction_utterances)
-        seen = [item.id for item in data.calibration_utterances(count, recipe.seed)]
+        seen = data.calibration_utterances(count, recipe.seed)
         for split in splits:
-            guards.check_no_leak(seen, [item.id for item in split.utterances], split.name)
+            guards.check_no_leak(seen, split.utterances, split.name, data.is_disjoint)
 
 
 def describe(model: ExportedModel, transcripts: Mapping[str, Transcripts]) -> Measurement:

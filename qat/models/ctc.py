@@ -17,6 +17,7 @@ from qat.decoding.ctc import GreedyCTC
 from qat.layers.base import device_of
 from qat.layers.masking import to_device_of
 from qat.layers.repeatable import repeatable
+from qat.models.alignable import Unalignable
 from qat.models.base import RecipeModule
 from qat.models.distillation import Teacher, splice
 from qat.models.options import TrainingOptions
@@ -44,6 +45,7 @@ class CTCModule(RecipeModule):
         self.validated_on = "cpu"  # device type of the dev error rates of a quantized model
         self.vocabulary: list[str] = list(VOCABULARY)
         self.val_wer = WordErrorRate()
+        self.unalignable = Unalignable()
 
     # ---------------------------------------------------------------- text and labels
     @property
@@ -150,8 +152,13 @@ class CTCModule(RecipeModule):
             logits: `(B, T, V)`.
             frames: valid frames `(B,)`; on the CPU where nothing is to wait for a GPU.
             texts: B transcripts.
+
+        Raises:
+            UserError: in training, more texts than allowed do not fit into their frames, whose loss is 0.
         """
         labels = [self.labels(text) for text in texts]
+        if self.training:
+            self.unalignable.add(labels, frames.tolist(), texts)
         counts = torch.tensor([len(item) for item in labels], device="cpu")
         log_probs = F.log_softmax(logits.float(), dim=-1).transpose(0, 1)
         together = torch.tensor([label for item in labels for label in item], dtype=torch.int64, device="cpu")

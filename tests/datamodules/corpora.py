@@ -85,6 +85,25 @@ def wav_bytes(index: int) -> bytes:
     return file.getvalue()
 
 
+def endless_flac(samples: np.ndarray) -> bytes:
+    """As an encoder writes it that cannot go back to the header: length and MD5 are zero."""
+    file = io.BytesIO()
+    soundfile.write(file, samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+    content = bytearray(file.getvalue())
+    content[21] &= 0xF0
+    content[22:42] = bytes(20)
+    return bytes(content)
+
+
+def piped_wav(samples: np.ndarray, size: int) -> bytes:
+    """As a program writes it that cannot go back to the header: `size` bytes of audio."""
+    file = io.BytesIO()
+    soundfile.write(file, samples, SAMPLE_RATE, format="WAV", subtype="PCM_16")
+    content = bytearray(file.getvalue())
+    content[40:44] = content[4:8] = size.to_bytes(4, "little")
+    return bytes(content)
+
+
 def add_member(archive: tarfile.TarFile, name: str, content: bytes) -> None:
     """Adds a file to an open tar file."""
     member = tarfile.TarInfo(name)

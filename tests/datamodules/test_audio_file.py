@@ -4,11 +4,12 @@ import sys
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 from datamodules import audio_file
 from datamodules.audio_file import average_channels, load_samples, read_audio, read_duration
-from tests.datamodules.corpora import error_of, sine, write_audio
+from tests.datamodules.corpora import endless_flac, error_of, piped_wav, sine, write_audio
 
 
 def peak_frequency_hz(signal):
@@ -149,3 +150,67 @@ def test_audio_at_16_khz_is_read_without_torch(tmp_path, channels):
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "(1600,) set()"
+
+
+def write_bytes(path, content):
+    path.write_bytes(content)
+    return path
+
+
+def test_a_flac_of_unknown_length_lasts_as_long_as_its_samples(tmp_path):
+    samples = np.random.default_rng(0).uniform(-0.5, 0.5, 300_001).astype(np.float32)
+    path = write_bytes(tmp_path / "a.flac", endless_flac(samples))
+    assert read_duration(path) == 300_001 / 16_000
+    np.testing.assert_array_equal(load_samples(path), load_samples(write_audio(tmp_path / "b.flac", samples)))
+    cut = write_bytes(tmp_path / "cut.flac", path.read_bytes()[:-1_000])
+    for call in (load_samples, read_duration):
+        assert "cut.flac: is truncated, corrupt or not audio" in error_of(call, cut)
+
+
+@pytest.mark.parametrize("size", [0x7FFFF000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFDB, 0xFFFFFFFF])
+def test_a_wav_from_a_pipe_lasts_as_long_as_its_samples(tmp_path, size):
+    path = write_bytes(tmp_path / "a.wav", piped_wav(sine(0.5), size))
+    assert read_duration(path) == 0.5
+    np.testing.assert_array_equal(
+        load_samples(path), load_samples(write_audio(tmp_path / "b.wav", sine(0.5)))
+    )
+
+
+@pytest.mark.parametrize(("kind", "subtype"), [("WAV", "GSM610"), ("AIFF", "GSM610"), ("AU", "G721_32")])
+def test_codecs_in_which_nothing_can_seek_are_read(tmp_path, kind, subtype):
+    path = tmp_path / "a.audio"
+    soundfile.write(path, sine(1.0, rate=8_000), 8_000, format=kind, subtype=subtype)
+    signal = load_samples(path)
+    assert read_duration(path) == len(signal) / 16_000 == pytest.approx(1.0, abs=0.05)  # in whole blocks
+    assert peak_frequency_hz(signal) == pytest.approx(440.0, abs=1.0)
+
+
+def test_a_flac_header_that_counts_too_few_samples_is_refused(tmp_path):
+    path = write_audio(tmp_path / "a.flac", sine(1.0))
+    content = bytearray(path.read_bytes())
+    content[22:26] = (9_000).to_bytes(4)
+    assert "a.flac: is corrupt: its MD5" in error_of(load_samples, write_bytes(path, bytes(content)))
+
+
+def test_a_header_that_asks_for_more_memory_than_there_is_takes_none(tmp_path):
+    path = write_audio(tmp_path / "a.flac", sine(1.0))
+    content = bytearray(path.read_bytes())
+    content[22:26] = (2_000 * len(content)).to_bytes(4)
+    assert "a.flac: is truncated" in error_of(load_samples, write_bytes(path, bytes(content)))
+
+
+@pytest.mark.parametrize("kind", [ValueError, MemoryError, OSError, TypeError])
+def test_whatever_a_decoder_raises_becomes_one_line(tmp_path, monkeypatch, kind):
+    path = write_audio(tmp_path / "a.wav", sine(0.1))
+
+    def fail(*arguments, **keywords):
+        raise kind("first\nsecond")
+
+    monkeypatch.setattr(soundfile.SoundFile, "__init__", fail)
+    for call in (load_samples, read_duration):
+        assert "a.wav: is truncated, corrupt or not audio (first second)" in error_of(call, path)
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "a\0b", "\ud800"])
+def test_a_name_that_no_file_can_have_is_not_found(tmp_path, name):
+    assert "audio file not found" in error_of(load_samples, tmp_path / name)

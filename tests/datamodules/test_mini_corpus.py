@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 from collections import defaultdict
@@ -131,3 +132,12 @@ def test_training_decodes_in_a_worker_and_repeated_reading_where_the_cache_is(
     assert len(read) == 3 and all(
         torch.equal(one.signal, two.signal) for one, two in zip(first, second, strict=True)
     )
+
+
+def test_no_two_embedded_recordings_are_the_same_file(rows):
+    digests = [
+        hashlib.sha256((MINI / row["audio"]).read_bytes()).hexdigest()
+        for split in SPLITS
+        for row in rows[split]
+    ]
+    assert len(set(digests)) == len(digests)

@@ -21,7 +21,7 @@ from datamodules.segments import Segment, find_segments
 from datamodules.stream import SpeechStream, StreamLoader, StreamSettings
 from qat.system.errors import UserError
 from tests.datamodules.conftest import COUNT
-from tests.datamodules.corpora import add_member, wav_bytes
+from tests.datamodules.corpora import add_member, endless_flac, noise, piped_wav, wav_bytes
 
 SETTINGS = StreamSettings(max_batch_s=4.0, window=16)
 
@@ -135,6 +135,26 @@ def test_bad_items_are_skipped_counted_and_logged_up_to_the_limit(
         assert part in logged[number] and f"skipped ({number + 1} of at most 4 per worker)" in logged[number]
     with pytest.raises(UserError, match=r"cut\.wav: is truncated.*item 4 to skip; max_corrupt is 3"):
         ids_of_pass(SpeechStream(segments, StreamSettings(max_batch_s=4.0, max_corrupt=3)))
+
+
+def test_audio_of_unknown_length_is_read_and_what_no_decoder_can_read_counts_as_corrupt(
+    tmp_path: Path,
+) -> None:
+    flac = endless_flac(noise(1))
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for name, content in {
+            "piped.wav": piped_wav(noise(2), 0x7FFFF000),
+            "endless.flac": flac,
+            "cut.flac": flac[:-50],
+            "ogg.ogg": b"OggS" + bytes(200),
+        }.items():
+            add_member(archive, name, content)
+            add_member(archive, name.partition(".")[0] + ".txt", b"one")
+    made = SpeechStream(
+        find_segments(str(tmp_path / "a.tar")), StreamSettings(max_batch_s=4.0, max_corrupt=2)
+    )
+    assert sorted(ids_of_pass(made)) == ["endless", "piped"]
+    assert made.place.corrupt == 2
 
 
 def test_bad_lines_and_overlong_utterances_count_as_well(lines: Path, tmp_path: Path) -> None:

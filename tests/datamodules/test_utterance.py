@@ -22,7 +22,7 @@ def test_null_fields_count_as_missing() -> None:
     )
 
 
-@pytest.mark.parametrize("line", ["{", b"\xff\xfe{", "", "[1]", "3"])
+@pytest.mark.parametrize("line", ["{", b"\xff\xfe{", "", "[1]", "3", "[" * 100_000])
 def test_a_line_that_is_no_json_object_is_named(line: str | bytes) -> None:
     message = error_of(parse_json_line, line, "m.jsonl, line 7")
     assert message.startswith("m.jsonl, line 7: is ") and message.endswith("must be one JSON object per line")
@@ -39,6 +39,15 @@ def test_a_given_recording_needs_no_field_and_a_given_duration_no_recording(tmp_
     member = TarMember(tmp_path / "none.tar", 512, 100, "a.wav")
     utterance = to_utterance({"id": "a", "text": "one", "duration_s": "2.5"}, "here", tmp_path, member)
     assert (utterance.audio, utterance.duration_s) == (member, 2.5)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("audio", "a" * 300), ("audio", "a\0b"), ("duration_s", 10**400)]
+)
+def test_a_value_that_nothing_can_take_is_named(tmp_path: Path, field: str, value: object) -> None:
+    write_audio(tmp_path / "a.wav", sine(0.5))
+    row = {"id": "a", "audio": "a.wav", "text": "one", field: value}
+    assert error_of(to_utterance, row, "m.jsonl, line 7", tmp_path).startswith("m.jsonl, line 7, id 'a': ")
 
 
 def test_an_utterance_is_read_without_torch() -> None:

@@ -9,6 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from datamodules.utterance import Utterance
 from qat.evaluation.guards import (
     GuardError,
     IntegerFile,
@@ -23,6 +24,7 @@ from qat.evaluation.guards import (
 )
 from qat.evaluation.measurement import Nodes
 from qat.runtime.graph import optimised_graph
+from tests.datamodules.corpora import sine, write_audio
 from tests.evaluation.measurements import float_measurement, integer_measurement
 from tests.runtime.conftest import Exported
 
@@ -131,10 +133,19 @@ def test_a_layer_name_does_not_excuse_its_namesake() -> None:
         check_float_compute({"n": "head2.weight"}, ["head"])
 
 
-def test_calibration_on_test_data_is_caught() -> None:
-    check_no_leak(["a", "b"], ["c"])
-    with pytest.raises(GuardError, match="test_seen: calibration saw 1 of its utterances, among them 'b'"):
-        check_no_leak(["a", "b"], ["b", "c"], "test_seen")
+def test_calibration_on_test_data_is_caught_whatever_its_ids(tmp_path: Path) -> None:
+    pitch = {"a": 200.0, "b": 300.0, "c": 400.0, "copy": 300.0}
+    audio = {name: write_audio(tmp_path / f"{name}.wav", sine(0.5, pitch[name])) for name in pitch}
+
+    def utterances(**names: str) -> list[Utterance]:
+        return [Utterance(name, audio[file], "one", 0.5) for name, file in names.items()]
+
+    check_no_leak(utterances(a="a", b="b"), utterances(a="c", c="c"))
+    for file in ("b", "copy"):
+        with pytest.raises(
+            GuardError, match="test_seen: calibration saw 1 of its utterances, among them 'x'"
+        ):
+            check_no_leak(utterances(a="a", b="b"), utterances(x=file, c="c"), "test_seen")
 
 
 def test_a_layer_name_covers_its_nodes_and_no_other_layers() -> None:
