@@ -114,7 +114,7 @@ class StaysFinite(Callback):
         """
         rate = getattr(getattr(pl_module, "options", None), "learning_rate", None)
         kept = [path.name for path in sorted(self.run_folder.glob("*.ckpt"))]
-        safe = f"; {', '.join(kept)} in {self.run_folder} stay as they were" if kept else ""
+        safe = f"; the checkpoints in {self.run_folder} ({', '.join(kept)}) stay as they were" if kept else ""
         raise UserError(
             f"step {step}: the {what} is NaN or infinite, and must be finite; start again with a lower "
             f"--model.learning_rate ({rate}) or with --trainer.gradient_clip_val{safe}"

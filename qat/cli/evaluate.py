@@ -103,6 +103,17 @@ def truth(text: str) -> bool:
     return text.lower() == "true"
 
 
+def seed(text: str) -> int:
+    """A whole number from 0.
+
+    Raises:
+        argparse.ArgumentTypeError: anything else.
+    """
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from 0")
+    return int(text)
+
+
 DECODING_KINDS: dict[str, Callable[[str], Any]] = {"int": int, "float": float, "bool": truth, "Method": str}
 
 
@@ -146,7 +157,7 @@ def add_compare(command: OneLineArguments) -> None:
     )
     command.add_argument("--format", choices=["md", "json", "csv"], default="md", help="what is printed")
     command.add_argument("--out", type=Path, help="folder of all formats and figures")
-    command.add_argument("--seed", type=int, default=0, help="of the bootstrap")
+    command.add_argument("--seed", type=seed, default=0, help="of the bootstrap")
     command.add_argument(
         "--wandb",
         action=argparse.BooleanOptionalAction,

@@ -67,3 +67,16 @@ def test_settings_of_the_search_reach_the_report(monkeypatch: pytest.MonkeyPatch
     targets, config, options, decoding = called
     assert (targets, config, options) == (["x"], None, EvaluationOptions(threads=2))
     assert decoding == DecodingOptions(method="ctc_greedy")
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["compare", "a", "b", "--seed=-1"], "argument --seed: '-1' must be a whole number from 0"),
+        (["report", "a", "--repeats=0"], "evaluation.repeats: 0, must be a whole number from 1"),
+        (["report", "a", "--threads=-2"], "evaluation.threads: -2, must be a whole number from 1"),
+    ],
+)
+def test_a_number_outside_its_range_is_refused(args: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        run(args)
