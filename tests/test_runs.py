@@ -16,9 +16,11 @@ from qat.runs import (
     find_checkpoint,
     make_run_folder,
     read_config,
+    sha256_of_checkpoint,
     start_of,
 )
 from qat.system.errors import UserError
+from qat.system.files import sha256_file
 
 
 @pytest.fixture(autouse=True)
@@ -139,3 +141,18 @@ def test_a_speechbrain_folder_is_found_by_its_hyper_parameters(tmp_path: Path) -
 def test_a_configuration_may_start_from_a_speechbrain_folder() -> None:
     assert start_of({"model": {"init_args": {"speechbrain": "folder", "init_from": None}}}) == "folder"
     assert start_of({"model": {"init_args": {"speechbrain": "folder", "init_from": "a.ckpt"}}}) == "a.ckpt"
+
+
+def test_a_folder_of_speechbrain_is_told_by_its_parameters_and_not_by_what_we_put_beside_them(
+    tmp_path: Path,
+) -> None:
+    settings, parameters = tmp_path / "hyperparams.yaml", tmp_path / "asr.ckpt"
+    settings.write_text("a: 1")
+    parameters.write_text("weights")
+    first = sha256_of_checkpoint(settings)
+    (tmp_path / "model.onnx").write_text("exported")
+    (tmp_path / "report-hyperparams").mkdir()
+    assert sha256_of_checkpoint(settings) == first
+    parameters.write_text("others")
+    assert sha256_of_checkpoint(settings) != first
+    assert sha256_of_checkpoint(parameters) == sha256_file(parameters)

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from datamodules.audio_file import load_samples
 from qat.decoding.options import DecodingOptions
-from qat.runs import MODEL_FILE, SPEECHBRAIN_FILE, find_checkpoint
+from qat.runs import MODEL_FILE, SPEECHBRAIN_FILE, find_checkpoint, sha256_of_checkpoint
 from qat.runtime.attention_session import open_session
-from qat.runtime.manifest import MANIFEST, is_exported_folder
+from qat.runtime.checkpoint_of import checkpoint_of
+from qat.runtime.manifest import is_exported_folder
 
 
 def transcribe(
@@ -32,20 +33,22 @@ def transcribe(
 def exported_model(target: str) -> Path:
     """The file or folder that a target was, or now is, exported to; a float checkpoint has a float one.
 
+    It belongs to a checkpoint whose digest it names; one that names another, or none, is exported again.
+
     Raises:
         UserError: there is no such target.
     """
     if is_exported_folder(Path(target)):
         return Path(target)
     checkpoint = find_checkpoint(target)
-    changed = checkpoint.stat().st_mtime
+    digest = sha256_of_checkpoint(checkpoint)
     place = checkpoint.with_name(MODEL_FILE) if checkpoint.name == SPEECHBRAIN_FILE else checkpoint
     folder, file = place.with_suffix(""), place.with_suffix(".onnx")
-    for found, dated in ((folder, folder / MANIFEST), (file, file)):
-        if dated.is_file() and dated.stat().st_mtime >= changed:
+    for found in (folder, file):
+        if checkpoint_of(found) == digest:
             return found
     from qat.models.loading import load_module
     from qat.runtime.attention_export import export
 
     module = load_module(checkpoint)
-    return export(module, folder, "integer" if module.recipe.active else "float").path
+    return export(module, folder, "integer" if module.recipe.active else "float", digest).path

@@ -6,10 +6,12 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import onnxruntime as ort
 
+from datamodules.audio_file import TarMember
 from datamodules.base import SpeechDataModule
 from datamodules.batch import Batch
 from datamodules.utterance import Utterance
@@ -18,7 +20,7 @@ from qat.evaluation.exported import ExportedModel
 from qat.evaluation.module_side import module_side
 from qat.evaluation.options import EvaluationOptions
 from qat.evaluation.parity import Parity, merge_ranks, signal_of
-from qat.system.files import sha256_path, write_text
+from qat.system.files import sha256_file, sha256_path, write_text
 from qat.system.ranks import broadcast_from, gather_from_all, interleaved, rank_and_world
 
 
@@ -29,12 +31,24 @@ class Split:
     Attributes:
         name: of the split.
         utterances: in manifest order.
-        fingerprint: hash of ids and texts.
+        fingerprint: hash of ids and texts; audio may be replaced under the same ids, see `audio_sha256`.
     """
 
     name: str
     utterances: Sequence[Utterance]
     fingerprint: str
+
+    @cached_property
+    def audio_sha256(self) -> str:
+        """Hex digest of all recordings, as their files hold them."""
+        digest = hashlib.sha256()
+        for item in self.utterances:
+            if isinstance(item.audio, TarMember):
+                one = hashlib.sha256(item.audio.read().getvalue()).hexdigest()
+            else:
+                one = sha256_file(item.audio)
+            digest.update(f"{one}\n".encode())
+        return digest.hexdigest()
 
     def errors(self, texts: Sequence[str]) -> list[UtteranceErrors]:
         """Errors of every utterance, given the transcripts in the same order."""
@@ -129,7 +143,7 @@ def cache_file(model: ExportedModel, split: Split, options: EvaluationOptions) -
     """Where the texts of a float file are kept, for the very same file on the very same split; None keeps nothing."""
     if options.cache is None or model.is_integer:
         return None
-    key = f"{sha256_path(model.file)} {split.fingerprint} {ort.__version__} {options.threads}"
+    key = f"{sha256_path(model.file)} {split.fingerprint} {split.audio_sha256} {ort.__version__} {options.threads}"
     key += f" {model.decoding}" if model.decoding else ""
     return Path(options.cache) / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
 

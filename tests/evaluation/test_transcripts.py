@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 from numpy.typing import NDArray
 
 from datamodules.base import SpeechDataModule
+from datamodules.manifest import ManifestDataModule
 from qat.evaluation.exported import ExportedModel
 from qat.evaluation.options import EvaluationOptions
 from qat.evaluation.parity import check_parity
-from qat.evaluation.transcripts import read_splits, transcribe_split
+from qat.evaluation.transcripts import cache_file, read_splits, transcribe_split
 from qat.runtime.session import Session
 
 
@@ -85,3 +88,18 @@ def test_texts_of_a_float_file_are_kept_and_not_read_again(
     transcribe_split(models[1:], split, data, options)
     assert len(list(tmp_path.glob("*.json"))) == 2, "quantized models are not kept"
     assert np.isfinite([item.duration_s for item in first[0].utterances]).all()
+
+
+def test_texts_are_not_kept_for_other_audio_under_the_same_ids(
+    models: list[ExportedModel], tiny_manifests: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "corpus"
+    shutil.copytree(tiny_manifests["train"].parent, folder)
+    caches = []
+    for seed in (0, 0, 1):
+        audio = 0.1 * np.random.default_rng(seed).standard_normal(8_000)
+        soundfile.write(folder / "test_a-0.wav", audio, 16_000)
+        paths = [str(folder / f"{name}.jsonl") for name in ("train", "dev", "test_a")]
+        split = read_splits(ManifestDataModule(*paths))[0]
+        caches.append(cache_file(models[0], split, EvaluationOptions(cache=str(tmp_path))))
+    assert caches[0] == caches[1] != caches[2]

@@ -12,7 +12,7 @@ from torch import nn
 from qat.layer_recipe import LayerRecipe
 from qat.layers.step_lstm import StepLSTM
 from qat.layers.swap import quantize_layer
-from qat.runtime.metadata import layer_format, number_format
+from qat.runtime.metadata import layer_format, metadata, number_format
 from qat.runtime.session import Session
 from tests.runtime.conftest import Exported
 
@@ -26,6 +26,11 @@ def test_metadata_tell_how_to_read_the_file(exported: Exported) -> None:
     labels = [session.vocabulary.index(item) for item in ("h", "h", "<blank>", "i", " ", " ", "i")]
     best = np.eye(len(session.vocabulary))[labels]
     assert session.decode(best) == exported.module.labels_to_text(torch.tensor(labels)) == "hi i"
+
+
+def test_a_file_names_the_checkpoint_that_it_was_made_from_where_that_is_known(crdnn: Exported) -> None:
+    assert metadata(crdnn.module, "integer", "5" * 64)["checkpoint_sha256"] == "5" * 64
+    assert "checkpoint_sha256" not in metadata(crdnn.module, "integer")
 
 
 def test_the_file_says_on_what_numbers_it_computes(crdnn: Exported, wav2vec2: Exported) -> None:
