@@ -17,6 +17,7 @@ ENCODER, DECODER, LANGUAGE_MODEL = "encoder.onnx", "decoder_step.onnx", "lm_step
 CHECKPOINT_KEY = (
     "checkpoint_sha256"  # of what an exported file says of itself: the checkpoint that it was made from
 )
+FRAME_KEY = "frame_samples"  # likewise: samples from one frame of logits to the next
 AGAIN = "export the model again"
 
 

@@ -14,7 +14,7 @@ from qat.layers.base import QuantLayer
 from qat.layers.lstm import QuantLSTM
 from qat.layers.swap import quant_layers
 from qat.models.ctc import CTCModule
-from qat.runtime.manifest import CHECKPOINT_KEY
+from qat.runtime.manifest import CHECKPOINT_KEY, FRAME_KEY
 
 
 def metadata(module: CTCModule, precision: str, checkpoint_sha256: str = "") -> dict[str, str]:
@@ -31,6 +31,7 @@ def metadata(module: CTCModule, precision: str, checkpoint_sha256: str = "") -> 
         "vocabulary": json.dumps(list(module.vocabulary)),
         "symbols": json.dumps(symbols),
         "blank": str(module.blank),
+        FRAME_KEY: str(module.frame_samples),
         **origin(module, precision, checkpoint_sha256),
     }
 

@@ -11,12 +11,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 
 from datamodules.audio_file import load_samples
 from qat.cli.evaluate import decoding_of, parse
-from qat.cli.transcribe import exported_model, transcribe
+from qat.cli.transcribe import Progress, exported_model, transcribe
 from qat.decoding.options import DecodingOptions
+from qat.decoding.windows import WindowedRecogniser
 from qat.models.loading import save_module
 from qat.recipe import Recipe
 from qat.runtime.attention_session import AttentionSession
@@ -135,3 +138,29 @@ def test_a_folder_beside_its_checkpoint_is_read_where_it_names_that(
     manifest.write_text(json.dumps(values))
     assert exported_model(str(tmp_path)) == tmp_path / "model"
     assert exported_model(str(attention.integer.path)) == attention.integer.path
+
+
+def test_a_long_file_is_read_in_windows_from_disk(
+    attention: ExportedAttention, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, folder = tmp_path / "long.wav", attention.integer.path
+    soundfile.write(file, 0.1 * np.random.default_rng(0).standard_normal(16_000 * 12), 16_000)
+    options = DecodingOptions(method="ctc_greedy")
+    transcribe(str(folder), [file], 1, options, window_s=10)
+    session, signal = AttentionSession(folder, decoding=options), load_samples(file)
+    expected = WindowedRecogniser(session, 10).transcribe(signal)
+    transcribe(str(folder), [file], 1, options, window_s=12)
+    assert capsys.readouterr() == (f"{file}\t{expected}\n{file}\t{session.transcribe(signal)}\n", "")
+    assert parse(["transcribe", "x", "y", "--window_s", "12"]).window_s == 12
+
+
+def test_progress_is_shown_on_a_terminal_alone(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Progress(Path("a.wav")) as progress:
+        progress(90.0)
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with Progress(Path("a.wav")) as progress:
+        progress(90.0)
+    assert capsys.readouterr() == ("", "\ra.wav: 1.5 min read\r\x1b[K")

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from datamodules.base import SpeechDataModule
 from datamodules.manifest import ManifestDataModule
+from qat.decoding.windows import WindowedRecogniser
 from qat.evaluation.exported import ExportedModel
 from qat.evaluation.options import EvaluationOptions
 from qat.evaluation.parity import check_parity
@@ -103,3 +104,24 @@ def test_texts_are_not_kept_for_other_audio_under_the_same_ids(
         split = read_splits(ManifestDataModule(*paths))[0]
         caches.append(cache_file(models[0], split, EvaluationOptions(cache=str(tmp_path))))
     assert caches[0] == caches[1] != caches[2]
+
+
+def test_long_utterances_are_read_in_windows_file_and_module_alike_and_it_says_so(
+    models: list[ExportedModel],
+    tiny_manifests: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    audio = 0.1 * np.random.default_rng(0).standard_normal(16_000 * 25)
+    soundfile.write(tmp_path / "long.wav", audio, 16_000)
+    (tmp_path / "test.jsonl").write_text('{"id": "long", "audio": "long.wav", "text": "a"}\n')
+    paths = [str(tiny_manifests[name]) for name in ("train", "dev")]
+    data = ManifestDataModule(*paths, str(tmp_path / "test.jsonl"))
+    split, options = read_splits(data)[0], EvaluationOptions(window_s=10)
+    plain, quantized = transcribe_split(models, split, data, options)
+    assert "1 utterances, 1 of them longer than 10 s, in windows" in capsys.readouterr().out
+    signal = next(iter(data.loader(split.utterances))).signal[0].numpy()
+    for found, model in ((plain, models[0]), (quantized, models[1])):
+        text = WindowedRecogniser(model.recogniser, 10).transcribe(signal)
+        assert found.utterances[0].hypothesis == text
+    assert quantized.parity is not None and quantized.parity["max_abs_logit"] < 0.1
