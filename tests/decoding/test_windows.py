@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from datamodules.audio_file import load_samples
+from datamodules.mini_corpus import MiniDataModule
 from qat.decoding.ctc import GreedyCTC
 from qat.decoding.recogniser import Emission
 from qat.decoding.windows import (
@@ -22,7 +25,12 @@ from qat.decoding.windows import (
     seam_frame,
     windows,
 )
+from qat.evaluation.module_side import ModuleLogits
+from qat.models.loading import load_module
+from qat.runtime.export import export_onnx
+from qat.runtime.session import Session
 from qat.system.errors import UserError
+from tests.conftest import ROOT
 
 STEP = 480  # samples a frame
 LETTERS = GreedyCTC(["", " ", *"abcdefgh"])
@@ -167,3 +175,30 @@ def test_too_short_windows_are_refused() -> None:
         check_window(9)
     with pytest.raises(UserError, match="window_s"):
         WindowedRecogniser(Local(), 0)
+
+
+def two_minutes() -> NDArray[np.float32]:
+    """One voice's sentences in turn, with pauses: what a window holds is like what the whole holds.
+
+    Models that normalise a whole recording and attend to all of it give other frames where the two are unlike.
+    """
+    spoken = {
+        item.text: item for item in MiniDataModule().utterances("train") if item.speaker == "festival-slt"
+    }
+    texts = ("wake me in thirteen seconds", "friday the fifteenth of september")
+    parts = [
+        part for text in texts for part in (load_samples(spoken[text].audio), np.zeros(12_000, np.float32))
+    ]
+    return np.concatenate(parts * 30)[: 120 * SAMPLE_RATE]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mini_crdnn", "mini_wav2vec2"])
+def test_two_minutes_have_one_text_in_one_piece_and_in_windows_in_file_and_module(
+    name: str, tmp_path: Path
+) -> None:
+    module = load_module(ROOT / "checkpoints" / name / "model.ckpt")
+    session, signal = Session(export_onnx(module, tmp_path / "model.onnx", "float").path), two_minutes()
+    windowed = WindowedRecogniser(session, 40).transcribe(signal)
+    assert len(windowed) > 1_000 and windowed == session.transcribe(signal)
+    assert WindowedRecogniser(ModuleLogits(module, session), 40).transcribe(signal) == windowed
