@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from qat.system.errors import UserError
+from qat.system.files import sha256_file, sha256_path
 from qat.system.lock import LOCK_FILE, NO_LOCKS, holder_of, release, try_hold
 from qat.system.nearest import did_you_mean
 from qat.system.ranks import launched_rank
@@ -36,6 +38,13 @@ LEFT_BY_A_START = {  # before there is a checkpoint
     *("wandb", "wandb_id", "wandb_logged.json"),
 }
 SPEECHBRAIN_FILE = "hyperparams.yaml"  # what a pretrained folder of SpeechBrain is known by
+SPEECHBRAIN_PARTS = (
+    "*.yaml",
+    "*.ckpt",
+    "*.json",
+    "*.txt",
+    "*.model",
+)  # all that such a folder's model is made of
 
 
 def choose_run_folder(config: Any) -> Path:
@@ -249,6 +258,23 @@ def find_checkpoint(target: str) -> Path:
             f"{folder}: must hold {MODEL_FILE}, as a finished run does; resume the run with --ckpt_path last"
         )
     return folder / MODEL_FILE
+
+
+def sha256_of_checkpoint(checkpoint: Path) -> str:
+    """Hex digest of all that a checkpoint's model is made of, by which models are told apart (times tell nothing).
+
+    Args:
+        checkpoint: a file, a Hugging Face model's folder, or the `hyperparams.yaml` of a folder of SpeechBrain, which
+            stands for the parameters beside it as well.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    if checkpoint.name != SPEECHBRAIN_FILE:
+        return sha256_path(checkpoint)
+    parts = sorted({path for pattern in SPEECHBRAIN_PARTS for path in checkpoint.parent.glob(pattern)})
+    lines = [f"{path.name} {sha256_file(path)}\n" for path in parts if path.is_file()]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -23,9 +23,11 @@ from qat.runs import (
     make_run_folder,
     read_config,
     refuse_used_folder,
+    sha256_of_checkpoint,
     start_of,
 )
 from qat.system.errors import UserError
+from qat.system.files import sha256_file
 from qat.system.lock import release, try_hold
 from tests.conftest import ROOT
 
@@ -266,3 +268,18 @@ def test_a_hugging_face_folder_is_no_run(tmp_path: Path) -> None:
         UserError, match="a Hugging Face folder, must be a run or a checkpoint; make one with"
     ):
         find_checkpoint(str(tmp_path))
+
+
+def test_a_folder_of_speechbrain_is_told_by_its_parameters_and_not_by_what_we_put_beside_them(
+    tmp_path: Path,
+) -> None:
+    settings, parameters = tmp_path / "hyperparams.yaml", tmp_path / "asr.ckpt"
+    settings.write_text("a: 1")
+    parameters.write_text("weights")
+    first = sha256_of_checkpoint(settings)
+    (tmp_path / "model.onnx").write_text("exported")
+    (tmp_path / "report-hyperparams").mkdir()
+    assert sha256_of_checkpoint(settings) == first
+    parameters.write_text("others")
+    assert sha256_of_checkpoint(settings) != first
+    assert sha256_of_checkpoint(parameters) == sha256_file(parameters)

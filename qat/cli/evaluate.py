@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from qat.cli.messages import refuse_option
 from qat.decoding.options import DecodingOptions
+from qat.decoding.windows import WINDOW_S
 from qat.evaluation.options import EvaluationOptions
 from qat.report.compare import LOWER_IS_BETTER
 from qat.system.errors import UserError
@@ -124,6 +125,12 @@ def add_transcribe(command: OneLineArguments) -> None:
     )
     command.add_argument("audio", nargs="+", type=Path, help="audio files (WAV, FLAC, Ogg Opus)")
     command.add_argument("--threads", type=int, default=1, help="threads of the engine")
+    command.add_argument(
+        "--window_s",
+        type=int,
+        default=WINDOW_S,
+        help=f"longer recordings are read in overlapping windows of this many seconds (default {WINDOW_S})",
+    )
     add_decoding(command)
 
 
@@ -212,4 +219,4 @@ def run(args: Sequence[str]) -> None:
     else:
         from qat.cli.transcribe import transcribe
 
-        transcribe(options.target, options.audio, options.threads, decoding_of(options))
+        transcribe(options.target, options.audio, options.threads, decoding_of(options), options.window_s)

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
 
-from datamodules.audio_file import load_samples
+from datamodules.audio_blocks import sample_blocks
+from datamodules.audio_file import SAMPLE_RATE, load_samples
 from qat.decoding.options import DecodingOptions
-from qat.runs import MODEL_FILE, SPEECHBRAIN_FILE, find_checkpoint
+from qat.decoding.windows import WINDOW_S, WindowedRecogniser, check_window
+from qat.runs import MODEL_FILE, SPEECHBRAIN_FILE, find_checkpoint, sha256_of_checkpoint
 from qat.runtime.attention_session import open_session
-from qat.runtime.manifest import MANIFEST, is_exported_folder
+from qat.runtime.checkpoint_of import checkpoint_of
+from qat.runtime.manifest import is_exported_folder
 
 
 def transcribe(
-    target: str, files: Sequence[Path], threads: int, decoding: DecodingOptions | None = None
+    target: str,
+    files: Sequence[Path],
+    threads: int,
+    decoding: DecodingOptions | None = None,
+    window_s: int = WINDOW_S,
 ) -> None:
     """Print `FILE<TAB>text` for each audio file, read with the exported integer model (exported when missing).
 
@@ -22,15 +31,59 @@ def transcribe(
         files: audio.
         threads: of the engine.
         decoding: what to change of the model's own search.
+        window_s: seconds; longer recordings are read in overlapping windows of this length, from disk as they come.
+
+    Raises:
+        UserError: a file cannot be read (before anything is built), or see `exported_model` and `open_session`.
     """
-    signals = [load_samples(file) for file in files]  # bad audio is reported before anything is built
+    check_window(window_s)
+    long = [is_longer(file, window_s) for file in files]  # bad audio is reported before anything is built
     session = open_session(exported_model(target), threads, decoding)
-    for file, signal in zip(files, signals, strict=True):
-        print(f"{file}\t{session.transcribe(signal)}")
+    for file, in_windows in zip(files, long, strict=True):
+        if in_windows:
+            with Progress(file) as progress:
+                text = WindowedRecogniser(session, window_s, progress).transcribe_blocks(sample_blocks(file))
+        else:
+            text = session.transcribe(load_samples(file))
+        print(f"{file}\t{text}", flush=True)
+
+
+def is_longer(file: Path, window_s: int) -> bool:
+    """Read a whole recording, of which nothing is kept, and say whether it is longer than a window.
+
+    Raises:
+        UserError: see `sample_blocks`.
+    """
+    return sum(len(block) for block in sample_blocks(file)) > window_s * SAMPLE_RATE
+
+
+class Progress:
+    """How much of a recording was read, on a terminal alone: one line of stderr, gone at the end.
+
+    Args:
+        file: the recording.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file, self.shows = file, sys.stderr.isatty()
+
+    def __call__(self, seconds: float) -> None:
+        """Show that this much was read."""
+        if self.shows:
+            print(f"\r{self.file}: {seconds / 60:.1f} min read", end="", file=sys.stderr, flush=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.shows:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 def exported_model(target: str) -> Path:
     """The file or folder that a target was, or now is, exported to; a float checkpoint has a float one.
+
+    It belongs to a checkpoint whose digest it names; one that names another, or none, is exported again.
 
     Raises:
         UserError: there is no such target.
@@ -38,14 +91,14 @@ def exported_model(target: str) -> Path:
     if is_exported_folder(Path(target)):
         return Path(target)
     checkpoint = find_checkpoint(target)
-    changed = checkpoint.stat().st_mtime
+    digest = sha256_of_checkpoint(checkpoint)
     place = checkpoint.with_name(MODEL_FILE) if checkpoint.name == SPEECHBRAIN_FILE else checkpoint
     folder, file = place.with_suffix(""), place.with_suffix(".onnx")
-    for found, dated in ((folder, folder / MANIFEST), (file, file)):
-        if dated.is_file() and dated.stat().st_mtime >= changed:
+    for found in (folder, file):
+        if checkpoint_of(found) == digest:
             return found
     from qat.models.loading import load_module
     from qat.runtime.attention_export import export
 
     module = load_module(checkpoint)
-    return export(module, folder, "integer" if module.recipe.active else "float").path
+    return export(module, folder, "integer" if module.recipe.active else "float", digest).path

@@ -18,11 +18,13 @@ class Emission:
         logits: of the CTC head `(T, V)`, valid frames only.
         encoded: what an attention decoder reads; None for a model without one.
         tokens: what the search found, once `text_of` has searched; None for a search that goes by frames alone.
+        text: of a long recording that was searched piece by piece; None where `text_of` is still to search.
     """
 
     logits: NDArray[Any]
     encoded: Encoded | None = None
     tokens: list[int] | None = None
+    text: str | None = None
 
 
 class Decoder(Protocol):

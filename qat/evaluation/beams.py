@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from datamodules.base import SpeechDataModule
 from qat.decoding.options import DecodingOptions
 from qat.decoding.recogniser import Recogniser
+from qat.decoding.windows import WindowedRecogniser
 from qat.evaluation.error_rates import count_errors
 from qat.evaluation.measurement import BeamPoint
 from qat.evaluation.options import EvaluationOptions
@@ -43,8 +44,9 @@ def measure_beams(
     signals = [signal_of(batch) for batch in data.loader(utterances)]
     texts = [item.text for item in utterances]
     return [
-        beam_point(beam, open_session(file, options.threads, replace(decoding, beam=beam)), signals, texts)
+        beam_point(beam, WindowedRecogniser(session, options.window_s), signals, texts)
         for beam in beams
+        for session in [open_session(file, options.threads, replace(decoding, beam=beam))]
     ]
 
 

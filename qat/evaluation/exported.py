@@ -11,8 +11,9 @@ from pathlib import Path
 from qat.decoding.recogniser import Recogniser
 from qat.evaluation.candidates import Candidate
 from qat.evaluation.options import EvaluationOptions
+from qat.runs import sha256_of_checkpoint
 from qat.runtime.attention_export import export
-from qat.system.files import replacing, replacing_folder, sha256_path
+from qat.system.files import replacing, replacing_folder
 from qat.system.provenance import sources_sha256, versions
 from qat.system.ranks import broadcast_from, rank_and_world
 
@@ -69,20 +70,21 @@ def write_file(candidate: Candidate, place: Path, cache: str | None) -> tuple[Pa
         place: path without a suffix: a model of one graph becomes a file `.onnx`, others a folder.
         cache: folder; None keeps nothing.
     """
+    digest = sha256_of_checkpoint(candidate.checkpoint)
     if candidate.module.recipe.active:
-        info = export(candidate.module, place, "integer")
+        info = export(candidate.module, place, "integer", digest)
         return info.path, info.packed
     if cache is None:
-        info = export(candidate.module, place, "float")
+        info = export(candidate.module, place, "float", digest)
         return info.path, info.packed
-    made_of = [sha256_path(candidate.checkpoint), *candidate.module.folded, sources_sha256(), str(versions())]
+    made_of = [digest, *candidate.module.folded, sources_sha256(), str(versions())]
     made_of += [candidate.name] if candidate.is_variant else []
     name = hashlib.sha256(" ".join(made_of).encode()).hexdigest()
     for kept in (Path(cache) / f"{name}.onnx", Path(cache) / name):
         if kept.exists():
             copy_export(kept, file := place.with_name(place.name + kept.suffix))
             return file, 0
-    info = export(candidate.module, place, "float")
+    info = export(candidate.module, place, "float", digest)
     copy_export(info.path, Path(cache) / f"{name}{info.path.suffix}")
     return info.path, info.packed
 

@@ -15,6 +15,7 @@ from datamodules.base import SpeechDataModule
 from datamodules.batch import Batch
 from datamodules.utterance import Utterance
 from qat.decoding.options import DecodingOptions
+from qat.decoding.windows import WINDOW_S, WindowedRecogniser
 from qat.evaluation import guards
 from qat.evaluation.beams import measure_beams
 from qat.evaluation.candidates import Candidate, candidates_of
@@ -28,9 +29,9 @@ from qat.evaluation.transcripts import Split, Transcripts, read_splits, transcri
 from qat.layers.coverage import count_macs, coverage, side_in_float
 from qat.layers.swap import quant_layers
 from qat.models.ctc import CTCModule
+from qat.runs import sha256_of_checkpoint
 from qat.runtime.attention_session import open_session
 from qat.runtime.latency import measure_latency
-from qat.system.files import sha256_path
 from qat.system.ranks import rank_and_world
 
 GUARD_UTTERANCES = 3  # of the first test set, on which logits must differ from float
@@ -79,7 +80,8 @@ def measure(
         for index, model in enumerate(models)
     ]
     check_measurements(measurements)
-    check_logits(models, [signal_of(batch) for batch in data.loader(splits[0].utterances[:GUARD_UTTERANCES])])
+    guarded = [signal_of(batch) for batch in data.loader(splits[0].utterances[:GUARD_UTTERANCES])]
+    check_logits(models, guarded, options.window_s)
     signals = [signal_of(batch) for batch in data.loader(length_mix(splits, options.repeats))]
     timings = time_models(models, signals, options, decoding)
     measurements = [replace(item, timing=timing) for item, timing in zip(measurements, timings, strict=True)]
@@ -126,7 +128,7 @@ def describe(model: ExportedModel, transcripts: Mapping[str, Transcripts]) -> Me
         recipe=candidate.module.recipe.to_dict(),
         weight_bits=bits_of(candidate.module, "weight_bits"),
         activation_bits=bits_of(candidate.module, "activation_bits"),
-        checkpoint_sha256=sha256_path(candidate.checkpoint),
+        checkpoint_sha256=sha256_of_checkpoint(candidate.checkpoint),
         constants_sha256=constants_sha256(model.file) if is_integer else "",
         size_mb=size_mb(model.file),
         packed=model.packed,
@@ -179,13 +181,18 @@ def check_measurements(measurements: Sequence[Measurement]) -> None:
     guards.check_bits_differ([item for item in measurements if not item.is_variant])
 
 
-def check_logits(models: Sequence[ExportedModel], signals: Sequence[Any]) -> None:
+def check_logits(models: Sequence[ExportedModel], signals: Sequence[Any], window_s: int = WINDOW_S) -> None:
     """Guard: the logits of an integer file are not those of the float file."""
     integer = [model for model in models[1:] if model.is_integer]
-    reference = [models[0].recogniser.emit(signal).logits for signal in signals] if integer else []
+    reference = emitted(models[0], signals, window_s) if integer else []
     for model in integer:
-        logits = [model.recogniser.emit(signal).logits for signal in signals]
-        guards.check_logits_differ(reference, logits, model.file.name)
+        guards.check_logits_differ(reference, emitted(model, signals, window_s), model.file.name)
+
+
+def emitted(model: ExportedModel, signals: Sequence[Any], window_s: int) -> list[Any]:
+    """Logits of a file on each signal."""
+    recogniser = WindowedRecogniser(model.recogniser, window_s)
+    return [recogniser.emit(signal).logits for signal in signals]
 
 
 def length_mix(splits: Sequence[Split], count: int) -> list[Utterance]:
@@ -214,6 +221,7 @@ def time_models(
                 warmup=options.warmup,
                 repeats=options.repeats,
                 decoding=decoding,
+                window_s=options.window_s,
             )
         )
     others = [timing_of(pair, "integer") for pair in pairs] if models[1:] else []

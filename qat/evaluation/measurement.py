@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from qat.decoding.windows import WINDOW_S
 from qat.evaluation.error_rates import UtteranceErrors
 
 Bits = int | str | None
@@ -149,6 +150,7 @@ class Conditions:
         repeats: timed runs.
         config_sha256: of the run's configuration.
         provenance: commit, versions, command, start and duration.
+        window_s: longer utterances were read in windows of this length.
     """
 
     run: str
@@ -161,3 +163,4 @@ class Conditions:
     repeats: int
     config_sha256: str
     provenance: Mapping[str, Any]
+    window_s: int = WINDOW_S

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from qat.decoding.method import search_of
 from qat.decoding.options import DecodingOptions, Method, SearchSettings
 from qat.decoding.recogniser import Emission, Recogniser
+from qat.decoding.windows import Frames
 from qat.layers.base import device_of
 from qat.layers.held import held_weights
 from qat.models.ctc import CTCModule
@@ -26,6 +27,11 @@ class ModuleLogits:
 
     def __init__(self, module: CTCModule, file: Recogniser) -> None:
         self.module, self.file = module, file
+
+    @property
+    def frames(self) -> Frames:
+        """The frames that it emits."""
+        return Frames(self.module.frame_samples, self.module.blank)
 
     @torch.no_grad()
     def emit(self, signal: NDArray[Any]) -> Emission:

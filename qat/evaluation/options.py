@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from qat.decoding.windows import WINDOW_S, check_window
 from qat.system.errors import UserError
 
 LEAST = {"threads": 1, "warmup": 0, "repeats": 1, "seed": 0, "worst": 0}
@@ -24,11 +25,12 @@ class EvaluationOptions:
         cache: folder that keeps float files and their transcripts, by hashes of all that they depend on, as many runs
             share a float start. None exports and transcribes every time.
         variants: measure a model with a language model without it and, where it is quantized, with it in float as well.
+        window_s: seconds; longer recordings are read in overlapping windows of this length, joined where it is quiet.
         beams: beams of which a table shows dev's error rate and latency, those up to twice the model's own; none: no
             table.
 
     Raises:
-        UserError: a number below its least value.
+        UserError: a number below its least value, or windows of less than 10 s.
     """
 
     enabled: bool = True
@@ -40,6 +42,7 @@ class EvaluationOptions:
     twin: bool = True
     cache: str | None = None
     variants: bool = True
+    window_s: int = WINDOW_S
     beams: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -49,5 +52,6 @@ class EvaluationOptions:
                 raise UserError(
                     f"evaluation.{name}: {value}, must be a whole number from {least}; leave it out for the default"
                 )
+        check_window(self.window_s)
         if bad := [beam for beam in self.beams if beam < 1]:
             raise UserError(f"evaluation.beams: {bad[0]}, must be whole numbers of 1 or more; leave it out")

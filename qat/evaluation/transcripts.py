@@ -6,19 +6,23 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import onnxruntime as ort
 
+from datamodules.audio_file import TarMember
 from datamodules.base import SpeechDataModule
 from datamodules.batch import Batch
 from datamodules.utterance import Utterance
+from qat.decoding.recogniser import Recogniser
+from qat.decoding.windows import WINDOW_S, WindowedRecogniser
 from qat.evaluation.error_rates import UtteranceErrors, count_utterances
 from qat.evaluation.exported import ExportedModel
 from qat.evaluation.module_side import module_side
 from qat.evaluation.options import EvaluationOptions
 from qat.evaluation.parity import Parity, merge_ranks, signal_of
-from qat.system.files import sha256_path, write_text
+from qat.system.files import sha256_file, sha256_path, write_text
 from qat.system.ranks import broadcast_from, gather_from_all, interleaved, rank_and_world
 
 
@@ -29,12 +33,28 @@ class Split:
     Attributes:
         name: of the split.
         utterances: in manifest order.
-        fingerprint: hash of ids and texts.
+        fingerprint: hash of ids and texts; audio may be replaced under the same ids, see `audio_sha256`.
     """
 
     name: str
     utterances: Sequence[Utterance]
     fingerprint: str
+
+    @cached_property
+    def audio_sha256(self) -> str:
+        """Hex digest of all recordings, as their files hold them."""
+        digest = hashlib.sha256()
+        for item in self.utterances:
+            if isinstance(item.audio, TarMember):
+                one = hashlib.sha256(item.audio.read().getvalue()).hexdigest()
+            else:
+                one = sha256_file(item.audio)
+            digest.update(f"{one}\n".encode())
+        return digest.hexdigest()
+
+    def longer_than(self, window_s: int) -> int:
+        """How many utterances are read in windows."""
+        return sum(item.duration_s > window_s for item in self.utterances)
 
     def errors(self, texts: Sequence[str]) -> list[UtteranceErrors]:
         """Errors of every utterance, given the transcripts in the same order."""
@@ -75,11 +95,14 @@ def transcribe_split(
     """
     caches = [cache_file(model, split, options) for model in models]
     pending = [
-        PendingTranscripts(model, read_cache(cache)) for model, cache in zip(models, caches, strict=True)
+        PendingTranscripts(model, read_cache(cache), options.window_s)
+        for model, cache in zip(models, caches, strict=True)
     ]
     if rank_and_world()[0] == 0:
         names = ", ".join(model.file.name for model in models)
-        print(f"transcribing {split.name} ({len(split.utterances)} utterances) with {names}", flush=True)
+        count, long = len(split.utterances), split.longer_than(options.window_s)
+        in_windows = f", {long} of them longer than {options.window_s} s, in windows," if long else ""
+        print(f"transcribing {split.name} ({count} utterances{in_windows}) with {names}", flush=True)
     open_ones = [item for item in pending if item.stored is None]
     if open_ones:
         for batch in data.loader(split.utterances, shard=True):
@@ -100,20 +123,27 @@ class PendingTranscripts:
     Args:
         model: what transcribes.
         stored: the texts, where they are known already.
+        window_s: see `EvaluationOptions`; module and file are read alike.
     """
 
-    def __init__(self, model: ExportedModel, stored: list[str] | None = None) -> None:
-        self.model, self.stored = model, stored
+    def __init__(
+        self, model: ExportedModel, stored: list[str] | None = None, window_s: int = WINDOW_S
+    ) -> None:
+        self.stored = stored
         self.texts: list[str] = []
         self.parity = Parity()
-        self.module = module_side(model.candidate.module, model.recogniser) if model.has_parity else None
+        self.recogniser = WindowedRecogniser(model.recogniser, window_s)
+        self.module: Recogniser | None = None
+        if model.has_parity:
+            module = module_side(model.candidate.module, model.recogniser)
+            self.module = WindowedRecogniser(module, window_s)
 
     def add(self, batch: Batch) -> None:
         """Transcribe a batch of one utterance."""
         if self.module is not None:
-            self.parity.add(self.module, self.model.recogniser, batch)
+            self.parity.add(self.module, self.recogniser, batch)
         else:
-            self.texts.append(self.model.recogniser.transcribe(signal_of(batch)))
+            self.texts.append(self.recogniser.transcribe(signal_of(batch)))
 
     def finish(self) -> tuple[list[str], dict[str, float] | None]:
         """All ranks' texts in order, and the parity of a quantized model."""
@@ -129,7 +159,8 @@ def cache_file(model: ExportedModel, split: Split, options: EvaluationOptions) -
     """Where the texts of a float file are kept, for the very same file on the very same split; None keeps nothing."""
     if options.cache is None or model.is_integer:
         return None
-    key = f"{sha256_path(model.file)} {split.fingerprint} {ort.__version__} {options.threads}"
+    key = f"{sha256_path(model.file)} {split.fingerprint} {split.audio_sha256} {ort.__version__} {options.threads}"
+    key += f" windows {options.window_s}" if split.longer_than(options.window_s) else ""
     key += f" {model.decoding}" if model.decoding else ""
     return Path(options.cache) / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
 

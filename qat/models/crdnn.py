@@ -168,6 +168,11 @@ class CRDNNModule(CTCModule):
         self.head = nn.Linear(chosen.dnn_neurons, len(self.vocabulary))
         self.finish_build()
 
+    @property
+    def frame_samples(self) -> int:
+        """See `CTCModule`: a frame is pooled from several hops."""
+        return HOP_LENGTH * self.time_pooling_size
+
     def features(self, signal: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Log-mel filterbanks in dB `(B, T, F)`, normalised per utterance and channel over valid frames."""
         log_mel, frames = log_mel_of(self.fbank, signal, lengths)

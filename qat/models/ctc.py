@@ -54,6 +54,11 @@ class CTCModule(RecipeModule):
         return 0
 
     @property
+    def frame_samples(self) -> int:
+        """Samples from the beginning of one frame of logits to the next."""
+        raise NotImplementedError
+
+    @property
     def label_names(self) -> list[str]:
         """What it emits, in order: a teacher must have the same."""
         return list(self.vocabulary)

@@ -10,11 +10,10 @@ from qat.models.speechbrain_attention import read_attention
 from qat.models.speechbrain_parameters import SpeechBrainFolder
 from qat.models.speechbrain_search import SEARCHERS
 from qat.models.speechbrain_yaml import Node, read_yaml
-from qat.runs import SPEECHBRAIN_FILE
+from qat.runs import SPEECHBRAIN_FILE, SPEECHBRAIN_PARTS
 from qat.system.errors import UserError
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-WANTED = ("*.yaml", "*.ckpt", "*.json", "*.txt", "*.model")
 
 
 def read_folder(name: str | Path) -> SpeechBrainFolder:
@@ -99,7 +98,9 @@ def find_folder(name: str | Path) -> Path:
 
     try:
         return Path(
-            snapshot_download(str(name), allow_patterns=list(WANTED), local_files_only=HF_HUB_OFFLINE)
+            snapshot_download(
+                str(name), allow_patterns=list(SPEECHBRAIN_PARTS), local_files_only=HF_HUB_OFFLINE
+            )
         )
     except Exception as error:  # the hub, the network and the file system each raise errors of their own
         lines = str(error).strip().splitlines() or [type(error).__name__]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterator
 from typing import Any, cast
@@ -79,6 +80,11 @@ class Wav2Vec2Encoder(CTCModule):
     def blank(self) -> int:
         """Index of the CTC blank."""
         return self.vocabulary.index(self.options.blank_token)
+
+    @property
+    def frame_samples(self) -> int:
+        """See `CTCModule`: the product of the convolutions' strides."""
+        return math.prod(self.backbone.config.conv_stride)
 
     def features(self, signal: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Waveform `(B, S)`, normalised per utterance over valid samples; padding is zero.

@@ -68,6 +68,7 @@ def conditions_of(
         repeats=options.repeats,
         config_sha256=config_sha256(config),
         provenance=provenance(started),
+        window_s=options.window_s,
     )
 
 

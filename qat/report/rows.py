@@ -62,7 +62,7 @@ def row_of(item: Measurement, reference: Measurement, split: str, conditions: Co
         parity=item.parity.get(split),
         config_sha256=conditions.config_sha256,
         checkpoint_sha256=item.checkpoint_sha256,
-        notes=notes_of(item, is_float),
+        notes=[*notes_of(item, is_float), *window_notes(item, split, conditions.window_s)],
         **conditions.provenance,
     )
 
@@ -83,6 +83,16 @@ def speed_fields(item: Measurement) -> dict[str, Any]:
         "float_latency_ms": timing.float_latency_ms,
         "speedup": timing.speedup,
     }
+
+
+def window_notes(item: Measurement, split: str, window_s: int) -> list[str]:
+    """How long utterances were read, where there are any."""
+    long = sum(utterance.duration_s > window_s for utterance in item.utterances[split])
+    if not long:
+        return []
+    return [
+        f"utterances: {long} of more than {window_s} s, read in windows that are joined where it is quiet"
+    ]
 
 
 def notes_of(item: Measurement, is_float: bool) -> list[str]:

@@ -24,24 +24,27 @@ from qat.runtime.packing import name_axes_, name_nodes_, pack_low_bits_, write_a
 from qat.system.files import replacing_folder, sha256_file
 
 
-def export(module: CTCModule, place: Path, precision: Precision) -> ExportInfo:
+def export(module: CTCModule, place: Path, precision: Precision, checkpoint_sha256: str = "") -> ExportInfo:
     """Write a model to what its kind needs: one file `PLACE.onnx`, or a folder `PLACE` of several graphs.
 
     Args:
         module: see `export_onnx` and `export_folder`.
         place: path without a suffix.
         precision: "integer" or "float".
+        checkpoint_sha256: see `qat.runtime.metadata.origin`.
 
     Raises:
         UserError: see `export_onnx`.
     """
     if isinstance(module, AttentionModule):
-        return export_folder(module, place, precision)
-    return export_onnx(module, place.with_name(f"{place.name}.onnx"), precision)
+        return export_folder(module, place, precision, checkpoint_sha256)
+    return export_onnx(module, place.with_name(f"{place.name}.onnx"), precision, checkpoint_sha256)
 
 
 @torch.no_grad()
-def export_folder(module: AttentionModule, folder: Path, precision: Precision) -> ExportInfo:
+def export_folder(
+    module: AttentionModule, folder: Path, precision: Precision, checkpoint_sha256: str = ""
+) -> ExportInfo:
     """Write the graphs of encoder, decoder step and language model step, the tokenizer and a manifest.
 
     The folder is filled under a hidden name and takes the place of one that is there. The module is not changed.
@@ -50,6 +53,7 @@ def export_folder(module: AttentionModule, folder: Path, precision: Precision) -
         module: with or without quantized layers.
         folder: made, or replaced.
         precision: "integer" computes quantized layers on integers, "float" exports the same layers unquantized.
+        checkpoint_sha256: see `qat.runtime.metadata.origin`.
 
     Raises:
         UserError: an integer export of a module that is not quantized and calibrated, no tokenizer, or a graph of more
@@ -57,7 +61,8 @@ def export_folder(module: AttentionModule, folder: Path, precision: Precision) -
     """
     folder = Path(folder)
     check_ready(module, precision)
-    tokenizer, facts, packed = module.tokenizer.pieces, origin(module, precision), 0
+    tokenizer, packed = module.tokenizer.pieces, 0
+    facts = origin(module, precision, checkpoint_sha256)
     copied: Any = copy.deepcopy(module, {id(getattr(module, "_trainer", None)): None}).cpu().float().eval()
     replace_layers_(copied, precision)
     with replacing_folder(folder) as part:

@@ -73,7 +73,9 @@ class Wrapped(nn.Module):
 
 
 @torch.no_grad()
-def export_onnx(module: CTCModule, path: str | Path, precision: Precision) -> ExportInfo:
+def export_onnx(
+    module: CTCModule, path: str | Path, precision: Precision, checkpoint_sha256: str = ""
+) -> ExportInfo:
     """Write `module` to a file that needs neither PyTorch nor this package: waveform in, logits out.
 
     Inputs are `signal (B, S)` float32 at 16 kHz and `lengths (B,)` int64, outputs `logits (B, T, V)` and
@@ -83,6 +85,7 @@ def export_onnx(module: CTCModule, path: str | Path, precision: Precision) -> Ex
         module: with or without quantized layers.
         path: the file; written beside it and then renamed.
         precision: "integer" computes quantized layers on integers, "float" exports the same layers unquantized.
+        checkpoint_sha256: see `qat.runtime.metadata.origin`.
 
     Raises:
         UserError: an integer export of a module that is not quantized and calibrated; or see `write_atomically`.
@@ -97,7 +100,7 @@ def export_onnx(module: CTCModule, path: str | Path, precision: Precision) -> Ex
     name_nodes_(model, [name for name, child in copied.named_modules() if isinstance(child, OnnxFbank)])
     name_axes_(model, AXES)
     packed = pack_low_bits_(model)
-    model.metadata_props.update(metadata(module, precision))
+    model.metadata_props.update(metadata(module, precision, checkpoint_sha256))
     write_atomically(model, path)
     data = path.read_bytes()
     return ExportInfo(path, precision, len(data) / 1e6, hashlib.sha256(data).hexdigest(), packed)

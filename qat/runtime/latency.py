@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from datamodules.audio_file import SAMPLE_RATE
 from qat.decoding.options import DecodingOptions
+from qat.decoding.windows import WINDOW_S
 from qat.system.errors import UserError
 from qat.system.hardware import idle_cores, processor
 
@@ -101,6 +102,7 @@ class Worker(ChildProcess):
         threads: of the engine.
         cores: what it may run on; None leaves that to the system.
         decoding: what a user has changed of the model's own search.
+        window_s: see `measure_latency`.
 
     Raises:
         UserError: the child could not open the file.
@@ -113,6 +115,7 @@ class Worker(ChildProcess):
         threads: int,
         cores: list[int] | None = None,
         decoding: DecodingOptions | None = None,
+        window_s: int = WINDOW_S,
     ) -> None:
         super().__init__("qat.runtime.worker", threads)
         try:
@@ -122,6 +125,7 @@ class Worker(ChildProcess):
                 "threads": threads,
                 "cores": cores,
                 "decoding": (decoding or DecodingOptions()).to_dict(),
+                "window_s": window_s,
             }
             opened = self.ask(**request)
             self.provider, self.cores = str(opened["provider"]), opened["cores"]
@@ -147,6 +151,7 @@ def measure_latency(
     warmup: int = 3,
     repeats: int = 20,
     decoding: DecodingOptions | None = None,
+    window_s: int = WINDOW_S,
 ) -> dict[str, Any]:
     """Time both files on the same signals, one utterance per batch; they take turns, each first every other time.
 
@@ -161,6 +166,7 @@ def measure_latency(
         warmup: untimed runs of each file, on the longest signals.
         repeats: timed runs of each file, at least 1.
         decoding: what a user has changed of the model's own search.
+        window_s: signals longer than this are read in windows, as `qat.decoding.windows` says.
 
     Returns:
         `float` and `integer`, each as `summary` says, memory of its own process; `speedup` (float p50 / integer p50);
@@ -172,7 +178,10 @@ def measure_latency(
     check_counts(signals=len(signals), threads=threads, warmup=warmup, repeats=repeats)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         store, cores = write_signals(Path(folder), signals), idle_cores(threads)
-        started = (Worker(Path(path), store, threads, cores, decoding) for path in (float_path, integer_path))
+        started = (
+            Worker(Path(path), store, threads, cores, decoding, window_s)
+            for path in (float_path, integer_path)
+        )
         workers = [stack.enter_context(worker) for worker in started]
         warm_up(workers, [len(signal) for signal in signals], warmup)
         runs = take_turns(workers, len(signals), repeats)

@@ -14,6 +14,10 @@ from qat.system.files import sha256_file
 FORMAT_VERSION = 1
 MANIFEST, TOKENIZER = "manifest.json", "tokenizer.model"
 ENCODER, DECODER, LANGUAGE_MODEL = "encoder.onnx", "decoder_step.onnx", "lm_step.onnx"
+CHECKPOINT_KEY = (
+    "checkpoint_sha256"  # of what an exported file says of itself: the checkpoint that it was made from
+)
+FRAME_KEY = "frame_samples"  # likewise: samples from one frame of logits to the next
 AGAIN = "export the model again"
 
 

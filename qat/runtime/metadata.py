@@ -14,14 +14,16 @@ from qat.layers.base import QuantLayer
 from qat.layers.lstm import QuantLSTM
 from qat.layers.swap import quant_layers
 from qat.models.ctc import CTCModule
+from qat.runtime.manifest import CHECKPOINT_KEY, FRAME_KEY
 
 
-def metadata(module: CTCModule, precision: str) -> dict[str, str]:
+def metadata(module: CTCModule, precision: str, checkpoint_sha256: str = "") -> dict[str, str]:
     """Everything that a program which reads the file needs, as texts under fixed keys; lists as JSON.
 
     Args:
         module: what is exported.
         precision: "integer" or "float".
+        checkpoint_sha256: see `origin`.
     """
     symbols = module.symbols
     symbols[module.blank] = ""
@@ -29,16 +31,19 @@ def metadata(module: CTCModule, precision: str) -> dict[str, str]:
         "vocabulary": json.dumps(list(module.vocabulary)),
         "symbols": json.dumps(symbols),
         "blank": str(module.blank),
-        **origin(module, precision),
+        FRAME_KEY: str(module.frame_samples),
+        **origin(module, precision, checkpoint_sha256),
     }
 
 
-def origin(module: CTCModule, precision: str) -> dict[str, str]:
+def origin(module: CTCModule, precision: str, checkpoint_sha256: str = "") -> dict[str, str]:
     """What any exported graph says: where it comes from, and on what numbers it computes.
 
     Args:
         module: what is exported.
         precision: "integer" or "float".
+        checkpoint_sha256: digest of the checkpoint that the module was read from (`qat.runs.sha256_of_checkpoint`), by
+            which a graph is known as its own; "" says nothing of it.
     """
     settings = json.dumps(dict(module.hparams), sort_keys=True, default=str)
     return {
@@ -49,6 +54,7 @@ def origin(module: CTCModule, precision: str) -> dict[str, str]:
         "preset": module.recipe.preset,
         "recipe": json.dumps(module.recipe.to_dict(), sort_keys=True),
         "config_sha256": hashlib.sha256(settings.encode()).hexdigest(),
+        **({CHECKPOINT_KEY: checkpoint_sha256} if checkpoint_sha256 else {}),
     }
 
 

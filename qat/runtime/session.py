@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from datamodules.shortest import SHORTEST
 from qat.decoding.ctc import GreedyCTC
 from qat.decoding.recogniser import Decoder, Emission
+from qat.decoding.windows import Frames
+from qat.runtime.manifest import FRAME_KEY
 from qat.system.errors import UserError
 
 PROVIDER = "CPUExecutionProvider"
@@ -82,9 +84,21 @@ class Session:
             raise UserError(f"{path}: not an exported recogniser (its metadata lack the vocabulary)")
         self.vocabulary: list[str] = json.loads(self.metadata["vocabulary"])
         self.symbols: list[str] = json.loads(self.metadata["symbols"])
-        self.decoder: Decoder = decoder or GreedyCTC(self.symbols, int(self.metadata.get("blank", 0)))
+        self.blank = int(self.metadata.get("blank", 0))
+        self.decoder: Decoder = decoder or GreedyCTC(self.symbols, self.blank)
         self.sample_rate = int(self.metadata["sample_rate"])
         self.provider = PROVIDER
+
+    @property
+    def frames(self) -> Frames:
+        """The frames that it emits, which a long recording is joined by.
+
+        Raises:
+            UserError: the file is of a version that did not say so.
+        """
+        if FRAME_KEY not in self.metadata:
+            raise UserError(f"{self.path}: must say {FRAME_KEY} for a long recording; export the model again")
+        return Frames(int(self.metadata[FRAME_KEY]), self.blank)
 
     def run(self, signal: NDArray[Any], lengths: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
         """Zero-padded `(B, S)` float32, `(B,)` int64 -> (logits `(B, T, V)`, frames `(B,)`)."""

@@ -10,7 +10,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 
-def write_recogniser(path: Path, text: str) -> None:
+def write_recogniser(path: Path, text: str, checkpoint_sha256: str = "") -> None:
     """A file whose best labels spell `text` (no letter twice in a row), whatever the signal."""
     symbols = ["", *sorted(set(text))]
     logits = np.eye(len(symbols), dtype=np.float32)[[symbols.index(letter) for letter in text]][None]
@@ -30,6 +30,7 @@ def write_recogniser(path: Path, text: str) -> None:
         opset_imports=[helper.make_opsetid("", 21)],
         ir_version=10,
     )
+    of = {"checkpoint_sha256": checkpoint_sha256} if checkpoint_sha256 else {}
     about = {"symbols": json.dumps(symbols), "vocabulary": json.dumps(symbols)}
-    helper.set_model_props(model, {**about, "blank": "0", "sample_rate": "16000"})
+    helper.set_model_props(model, {**about, "blank": "0", "sample_rate": "16000"} | of)
     onnx.save(model, path)

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 
 from datamodules.audio_file import load_samples
 from qat.cli.evaluate import decoding_of, parse
-from qat.cli.transcribe import exported_model, transcribe
+from qat.cli.transcribe import Progress, exported_model, transcribe
 from qat.decoding.options import DecodingOptions
+from qat.decoding.windows import WindowedRecogniser
 from qat.models.loading import save_module
 from qat.recipe import Recipe
 from qat.runtime.attention_session import AttentionSession
 from qat.runtime.export import ExportInfo
+from qat.runtime.manifest import MANIFEST
 from qat.system.errors import UserError
 from tests.cli.stub import write_recogniser
 from tests.conftest import ROOT, build
@@ -36,9 +43,9 @@ def exports(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Precisions of the files that were exported since."""
     precisions: list[str] = []
 
-    def export(module: Any, path: Path, precision: Any) -> ExportInfo:
+    def export(module: Any, path: Path, precision: Any, checkpoint_sha256: str) -> ExportInfo:
         precisions.append(precision)
-        write_recogniser(path, "turn it on")
+        write_recogniser(path, "turn it on", checkpoint_sha256)
         return ExportInfo(path, precision, 0.0, "", 0)
 
     monkeypatch.setattr("qat.runtime.attention_export.export_onnx", export)
@@ -53,14 +60,24 @@ def test_each_file_is_a_line_with_its_text(
     assert capsys.readouterr().out == "".join(f"{file}\tturn it on\n" for file in files)
 
 
-def test_a_file_is_exported_when_it_is_missing_or_older_than_its_checkpoint(
+def test_a_file_is_exported_when_it_is_missing_or_of_another_checkpoint_whatever_their_times(
     checkpoint: Path, exports: list[str]
 ) -> None:
     exported = exported_model(str(checkpoint))
     assert exported == checkpoint.with_suffix(".onnx") and exports == ["float"]
-    assert exported_model(str(checkpoint)) == exported and exports == ["float"]
     os.utime(exported, ns=(0, 0))
-    assert exported_model(str(checkpoint)) == exported and exports == ["float", "float"]
+    assert exported_model(str(checkpoint)) == exported and exports == ["float"], (
+        "an old file of this very one"
+    )
+    save_module(build("crdnn", rnn_layers=1), checkpoint)
+    os.utime(checkpoint, ns=(0, 0))
+    os.utime(exported)
+    assert exported_model(str(checkpoint)) == exported and exports == ["float", "float"], (
+        "another, put in place"
+    )
+    write_recogniser(exported, "one of an earlier version")
+    exported_model(str(checkpoint))
+    assert exports == ["float"] * 3
 
 
 def test_a_quantized_model_has_an_integer_file(tmp_path: Path, exports: list[str]) -> None:
@@ -111,11 +128,39 @@ def test_an_exported_folder_is_read_without_torch(
     assert done.stdout == f"{file}\t{text}\nnumpy onnxruntime sentencepiece soundfile\n"
 
 
-def test_a_folder_beside_its_checkpoint_is_read_where_it_is_newer(
+def test_a_folder_beside_its_checkpoint_is_read_where_it_names_that(
     attention: ExportedAttention, tmp_path: Path
 ) -> None:
     (tmp_path / "model.ckpt").touch()
-    (tmp_path / "model").symlink_to(attention.integer.path)
-    os.utime(tmp_path / "model.ckpt", ns=(0, 0))
+    shutil.copytree(attention.integer.path, tmp_path / "model")
+    manifest = tmp_path / "model" / MANIFEST
+    values = {**json.loads(manifest.read_text()), "checkpoint_sha256": hashlib.sha256().hexdigest()}
+    manifest.write_text(json.dumps(values))
     assert exported_model(str(tmp_path)) == tmp_path / "model"
     assert exported_model(str(attention.integer.path)) == attention.integer.path
+
+
+def test_a_long_file_is_read_in_windows_from_disk(
+    attention: ExportedAttention, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, folder = tmp_path / "long.wav", attention.integer.path
+    soundfile.write(file, 0.1 * np.random.default_rng(0).standard_normal(16_000 * 12), 16_000)
+    options = DecodingOptions(method="ctc_greedy")
+    transcribe(str(folder), [file], 1, options, window_s=10)
+    session, signal = AttentionSession(folder, decoding=options), load_samples(file)
+    expected = WindowedRecogniser(session, 10).transcribe(signal)
+    transcribe(str(folder), [file], 1, options, window_s=12)
+    assert capsys.readouterr() == (f"{file}\t{expected}\n{file}\t{session.transcribe(signal)}\n", "")
+    assert parse(["transcribe", "x", "y", "--window_s", "12"]).window_s == 12
+
+
+def test_progress_is_shown_on_a_terminal_alone(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Progress(Path("a.wav")) as progress:
+        progress(90.0)
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with Progress(Path("a.wav")) as progress:
+        progress(90.0)
+    assert capsys.readouterr() == ("", "\ra.wav: 1.5 min read\r\x1b[K")

@@ -12,6 +12,7 @@ from qat.evaluation.exported import ExportedModel, export_candidate, write_file
 from qat.evaluation.options import EvaluationOptions
 from qat.runtime.export import ExportInfo
 from qat.runtime.session import Session
+from qat.system.files import sha256_file
 
 
 def test_a_float_file_is_exported_once_and_then_copied(
@@ -19,8 +20,9 @@ def test_a_float_file_is_exported_once_and_then_copied(
 ) -> None:
     written: list[str] = []
 
-    def export(module: object, path: Path, precision: str) -> ExportInfo:
+    def export(module: object, path: Path, precision: str, checkpoint_sha256: str) -> ExportInfo:
         written.append(precision)
+        assert checkpoint_sha256 == sha256_file(models[precision == "integer"].candidate.checkpoint)
         path = path.with_suffix(".onnx")
         path.write_bytes(models[precision == "integer"].file.read_bytes())
         return ExportInfo(path, precision, 1.0, "0" * 64, packed=2 if precision == "integer" else 0)
@@ -56,7 +58,7 @@ def test_a_folder_of_graphs_is_kept_like_a_file(
 ) -> None:
     written: list[Path] = []
 
-    def export(module: object, path: Path, precision: str) -> ExportInfo:
+    def export(module: object, path: Path, precision: str, checkpoint_sha256: str) -> ExportInfo:
         written.append(path)
         path.mkdir()
         for name in ("decoder_step.onnx", "encoder.onnx", "manifest.json"):
@@ -80,7 +82,7 @@ def test_a_folder_of_graphs_is_kept_like_a_file(
 def test_a_variant_has_a_place_of_its_own_in_the_cache_and_no_parity(
     models: list[ExportedModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def export(module: object, path: Path, precision: str) -> ExportInfo:
+    def export(module: object, path: Path, precision: str, checkpoint_sha256: str) -> ExportInfo:
         path = path.with_suffix(".onnx")
         path.write_text(path.name)
         return ExportInfo(path, "float", 1.0, "0" * 64, packed=0)

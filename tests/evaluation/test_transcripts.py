@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 from numpy.typing import NDArray
 
 from datamodules.base import SpeechDataModule
+from datamodules.manifest import ManifestDataModule
+from qat.decoding.windows import WindowedRecogniser
 from qat.evaluation.exported import ExportedModel
 from qat.evaluation.options import EvaluationOptions
 from qat.evaluation.parity import check_parity
-from qat.evaluation.transcripts import read_splits, transcribe_split
+from qat.evaluation.transcripts import cache_file, read_splits, transcribe_split
 from qat.runtime.session import Session
 
 
@@ -85,3 +89,39 @@ def test_texts_of_a_float_file_are_kept_and_not_read_again(
     transcribe_split(models[1:], split, data, options)
     assert len(list(tmp_path.glob("*.json"))) == 2, "quantized models are not kept"
     assert np.isfinite([item.duration_s for item in first[0].utterances]).all()
+
+
+def test_texts_are_not_kept_for_other_audio_under_the_same_ids(
+    models: list[ExportedModel], tiny_manifests: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "corpus"
+    shutil.copytree(tiny_manifests["train"].parent, folder)
+    caches = []
+    for seed in (0, 0, 1):
+        audio = 0.1 * np.random.default_rng(seed).standard_normal(8_000)
+        soundfile.write(folder / "test_a-0.wav", audio, 16_000)
+        paths = [str(folder / f"{name}.jsonl") for name in ("train", "dev", "test_a")]
+        split = read_splits(ManifestDataModule(*paths))[0]
+        caches.append(cache_file(models[0], split, EvaluationOptions(cache=str(tmp_path))))
+    assert caches[0] == caches[1] != caches[2]
+
+
+def test_long_utterances_are_read_in_windows_file_and_module_alike_and_it_says_so(
+    models: list[ExportedModel],
+    tiny_manifests: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    audio = 0.1 * np.random.default_rng(0).standard_normal(16_000 * 25)
+    soundfile.write(tmp_path / "long.wav", audio, 16_000)
+    (tmp_path / "test.jsonl").write_text('{"id": "long", "audio": "long.wav", "text": "a"}\n')
+    paths = [str(tiny_manifests[name]) for name in ("train", "dev")]
+    data = ManifestDataModule(*paths, str(tmp_path / "test.jsonl"))
+    split, options = read_splits(data)[0], EvaluationOptions(window_s=10)
+    plain, quantized = transcribe_split(models, split, data, options)
+    assert "1 utterances, 1 of them longer than 10 s, in windows" in capsys.readouterr().out
+    signal = next(iter(data.loader(split.utterances))).signal[0].numpy()
+    for found, model in ((plain, models[0]), (quantized, models[1])):
+        text = WindowedRecogniser(model.recogniser, 10).transcribe(signal)
+        assert found.utterances[0].hypothesis == text
+    assert quantized.parity is not None and quantized.parity["max_abs_logit"] < 0.1

@@ -103,3 +103,11 @@ def test_a_variant_comes_before_the_runs_own_model_and_says_why_it_has_no_parity
     variant = integer_measurement(name="model_no_lm", is_variant=True, parity={})
     row = rows_of([float_measurement(), variant, integer_measurement()], conditions())[1]
     assert reason_for_null(row.notes, "parity") == "compared for the run's own model"
+
+
+def test_a_row_says_how_many_utterances_were_read_in_windows() -> None:
+    rows = rows_of([float_measurement(), integer_measurement()], conditions(window_s=1))
+    long = "utterances: 2 of more than 1 s, read in windows that are joined where it is quiet"
+    assert all(row.notes.count(long) == 1 and long in report_markdown([row]) for row in rows)
+    in_one = rows_of([float_measurement(), integer_measurement()], conditions())
+    assert not any("windows" in note for row in in_one for note in row.notes)

@@ -44,3 +44,23 @@ def test_a_run_of_a_folder_is_a_transcription_with_its_parts(attention: Any, tmp
     assert set(run.parts_ms) == {"encoder", "decoder_step", "lm_step", "search"}
     assert 0 < sum(run.parts_ms.values()) <= 1000 * run.seconds
     assert reply["torch"] is False
+
+
+@pytest.mark.parametrize("kind", ["crdnn", "attention"])
+def test_a_long_signal_is_timed_as_it_is_read(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = request.getfixturevalue(kind).integer.path
+    np.savez(tmp_path / "signals.npz", **{"0": 0.1 * np.ones(16_000 * 25, np.float32)})
+    state: dict[str, Any] = {}
+    answer({"open": str(file), "signals": str(tmp_path / "signals.npz"), "threads": 1, "window_s": 10}, state)
+    lengths: list[int] = []
+    run = state["session"].run
+    monkeypatch.setattr(
+        state["session"], "run", lambda signal, more: lengths.append(signal.shape[1]) or run(signal, more)
+    )
+    reply = answer({"run": 0}, state)
+    assert len(lengths) >= 3 and max(lengths) <= 160_000 and reply["seconds"] > 0
+    assert set(reply.get("parts_ms", {})) == (
+        {"encoder", "decoder_step", "lm_step", "search"} if kind == "attention" else set()
+    )
