@@ -8,10 +8,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import soundfile
 
-from datamodules import audio_file
-from datamodules.audio_file import SAMPLE_RATE, SOURCE_RATES, Samples, average_channels, resample
+from datamodules.audio_file import (
+    SAMPLE_RATE,
+    SOURCE_RATES,
+    ForwardFile,
+    Samples,
+    average_channels,
+    check_file,
+    check_samples,
+    one_line,
+    resample,
+)
+from datamodules.audio_header import fault_of, is_believable
 from qat.system.errors import UserError
 
 BLOCK_S = 10.0
@@ -45,23 +54,21 @@ def raw_blocks(path: Path, block_s: float) -> Iterator[tuple[Samples, int]]:
     Raises:
         UserError: see `load_samples`.
     """
-    audio_file._check_file(path)
-    read = 0
-    try:
-        audio_file._check_complete(path, None)
-        with soundfile.SoundFile(path) as file:
-            frames, rate = file.frames, file.samplerate
+    size, read = check_file(path), 0
+    with one_line(path), path.open("rb") as file:
+        if fault := fault_of(file):
+            raise UserError(f"{path}: {fault}; must be whole; copy it again")
+        with ForwardFile(file) as audio:
+            frames, rate = audio.frames, audio.samplerate
             if rate not in SOURCE_RATES:
                 rates = ", ".join(map(str, SOURCE_RATES))
                 raise UserError(f"{path}: sample rate is {rate} Hz; must be one of {rates}; resample it")
-            size = max(1, round(block_s * rate))
-            while len(samples := file.read(size, dtype="float32", always_2d=True)) or not read:
-                audio_file._check_samples(samples, path)
+            count = max(1, round(block_s * rate))
+            while len(samples := audio.read(count, "float32", always_2d=True)) or not read:
+                check_samples(samples, path)
                 read += len(samples)
                 yield samples, rate
-    except (soundfile.LibsndfileError, RuntimeError) as error:
-        raise audio_file._undecodable(path, error) from error
-    if read < frames:
+    if is_believable(frames, size) and read < frames:
         raise UserError(
             f"{path}: is truncated: it holds {read} of {frames} samples; must be whole; copy it again"
         )

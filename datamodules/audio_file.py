@@ -97,11 +97,11 @@ def read_audio(path: str | Recording) -> tuple[Samples, int]:
             samples far outside [-1, 1].
     """
     path = Path(path) if isinstance(path, str) else path
-    size = _check_file(path)
-    with _one_line(path), _open(path) as file:
+    size = check_file(path)
+    with one_line(path), open_recording(path) as file:
         if fault := fault_of(file):
             raise UserError(f"{path}: {fault}; must be whole; copy it again")
-        with _Forward(file) as audio:
+        with ForwardFile(file) as audio:
             frames, rate, subtype = audio.frames, audio.samplerate, audio.subtype
             known = is_believable(frames, size)
             usual = (
@@ -113,7 +113,7 @@ def read_audio(path: str | Recording) -> tuple[Samples, int]:
             raise UserError(
                 f"{path}: is truncated: it holds {len(samples)} of {frames} samples; must be whole; copy it again"
             )
-        _check_samples(samples, path)
+        check_samples(samples, path)
         if not matches_flac_md5(file, samples, subtype):
             raise UserError(f"{path}: is corrupt: its MD5 is not that of its samples; {_READABLE}")
     return samples, rate
@@ -126,8 +126,8 @@ def read_duration(path: str | Recording) -> float:
         UserError: the file is missing, empty or not audio, or holds no samples.
     """
     path = Path(path) if isinstance(path, str) else path
-    size = _check_file(path)
-    with _one_line(path), _open(path) as file, _Forward(file) as audio:
+    size = check_file(path)
+    with one_line(path), open_recording(path) as file, ForwardFile(file) as audio:
         frames, rate = audio.frames, audio.samplerate
         if not is_believable(frames, size):
             frames = sum(map(len, _blocks(audio)))
@@ -143,12 +143,12 @@ def read_start(path: str | Recording, count: int) -> tuple[Samples, int]:
         UserError: the file is missing, empty or not audio.
     """
     path = Path(path) if isinstance(path, str) else path
-    _check_file(path)
-    with _one_line(path), _open(path) as file, _Forward(file) as audio:
+    check_file(path)
+    with one_line(path), open_recording(path) as file, ForwardFile(file) as audio:
         return audio.read(count, "float32", always_2d=True), audio.samplerate
 
 
-class _Forward(soundfile.SoundFile):
+class ForwardFile(soundfile.SoundFile):
     """An audio file that is read from its beginning to its end.
 
     After each read soundfile seeks where it can; some FLAC files say that one can seek in them, and fail.
@@ -169,12 +169,13 @@ def _read_to_end(audio: soundfile.SoundFile) -> Samples:
     return np.concatenate([np.zeros((0, audio.channels), np.float32), *_blocks(audio)])
 
 
-def _open(path: Recording) -> BinaryIO:
+def open_recording(path: Recording) -> BinaryIO:
+    """The bytes of a recording, at their beginning."""
     return path.open("rb") if isinstance(path, Path) else path.read()
 
 
 @contextmanager
-def _one_line(path: Recording) -> Iterator[None]:
+def one_line(path: Recording) -> Iterator[None]:
     """Makes one line that names the file of whatever a decoder raises."""
     try:
         yield
@@ -217,7 +218,7 @@ def is_file(path: Path) -> bool:
         return False
 
 
-def _check_file(path: Recording) -> int:
+def check_file(path: Recording) -> int:
     """Bytes of the recording, at least 1."""
     file = path.path if isinstance(path, TarMember) else path
     if not is_file(file):
@@ -228,7 +229,7 @@ def _check_file(path: Recording) -> int:
     return size
 
 
-def _check_samples(samples: Samples, path: Recording) -> None:
+def check_samples(samples: Samples, path: Recording) -> None:
     """Refuses samples `(S, channels)` that no recording holds, before anything can spread a NaN."""
     if len(samples) == 0:
         raise UserError(f"{path}: audio file holds zero samples; must be at least one")

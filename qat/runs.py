@@ -24,11 +24,8 @@ LAST_FILE = "last.ckpt"
 BEFORE_LAST_FILE = "before_last.ckpt"
 CONFIG_FILE = "config.yaml"
 START_FILE = "start.json"  # path and hash of the float start
-START_KEYS = (
-    "init_from",
-    "pretrained",
-    "speechbrain",
-)  # options of models that name it, the first given one wins
+# options of models that name it; the first given one wins
+START_KEYS = ("init_from", "pretrained", "speechbrain")
 REPORT_FILE = "report.json"
 UTTERANCES_FILE = "utterances.json"
 WORST_FILE = "worst.json"
@@ -38,13 +35,8 @@ LEFT_BY_A_START = {  # before there is a checkpoint
     *("wandb", "wandb_id", "wandb_logged.json"),
 }
 SPEECHBRAIN_FILE = "hyperparams.yaml"  # what a pretrained folder of SpeechBrain is known by
-SPEECHBRAIN_PARTS = (
-    "*.yaml",
-    "*.ckpt",
-    "*.json",
-    "*.txt",
-    "*.model",
-)  # all that such a folder's model is made of
+# all that such a folder's model is made of
+SPEECHBRAIN_PARTS = ("*.yaml", "*.ckpt", "*.json", "*.txt", "*.model")
 
 
 def choose_run_folder(config: Any) -> Path:
@@ -122,9 +114,8 @@ def holds_run(folder: Path) -> bool:
     try:
         config = read_config(folder / CONFIG_FILE)
     except (UserError, FileNotFoundError):
-        return (
-            folder / CONFIG_FILE
-        ).is_file()  # or another process, which takes over, has removed it meanwhile
+        # another process, which takes over, may have removed it meanwhile
+        return (folder / CONFIG_FILE).is_file()
     if not {"run", "ckpt_path", "save_every_steps"} <= set(config):  # a run writes every option
         return True
     return METRICS_FILE in names and (config.get("trainer") or {}).get("enable_checkpointing") is False

@@ -63,7 +63,7 @@ class StaysFinite(Callback):
         Raises:
             UserError: naming the step.
         """
-        every = min(trainer.log_every_n_steps or READ_EVERY, READ_EVERY)
+        every = min(getattr(trainer, "log_every_n_steps", 0) or READ_EVERY, READ_EVERY)
         on_cpu = self.first is None or self.first.device.type == "cpu"
         alone = trainer.world_size == 1
         if (on_cpu and alone) or trainer.is_last_batch or (batch_idx + 1) % every == 0:
