@@ -52,7 +52,7 @@ def read_model(pretrained: str) -> Wav2Vec2ForCTC:
         )
     try:
         with quiet():
-            model, found = Wav2Vec2ForCTC.from_pretrained(
+            loaded: Any = Wav2Vec2ForCTC.from_pretrained(
                 pretrained,
                 attn_implementation="sdpa",
                 dtype=torch.float32,
@@ -63,6 +63,7 @@ def read_model(pretrained: str) -> Wav2Vec2ForCTC:
         Exception
     ) as error:  # the hub, the file system, pickles and transformers each raise errors of their own
         raise UserError(f"{pretrained}: must hold a Wav2Vec2's weights ({first_line(error)})") from None
+    model, found = loaded
     check_weights(pretrained, found)
     check_language(pretrained, model)
     model.config.layerdrop = 0.0
@@ -77,7 +78,7 @@ def check_config(pretrained: str) -> None:
         raise UserError(
             f"pretrained: {pretrained!r} is neither a local folder nor a hub model ({first_line(error)})"
         ) from None
-    fields = read_json(Path(path))
+    fields = read_json(Path(str(path)))
     check_fields(f"{pretrained}/{CONFIG}", fields)
     if unread := sorted(set(fields) - known_fields() - BOOKKEEPING):
         rank_zero_info(f"{pretrained}/{CONFIG}: no meaning for a Wav2Vec2 have {', '.join(unread)}")
@@ -131,8 +132,8 @@ def read_preprocessor(pretrained: str) -> dict[str, Any]:
     """
     for name in (PROCESSOR, PREPROCESSOR):  # newer versions write the first, with the second's fields nested
         if path := file_of(pretrained, name):
-            fields = read_json(path)
-            fields = fields.get("feature_extractor") if name == PROCESSOR else fields
+            contents = read_json(path)
+            fields = contents.get("feature_extractor") if name == PROCESSOR else contents
             if isinstance(fields, dict):
                 check_values(f"{pretrained}/{name}", fields, FEATURES)
                 return {"do_normalize": fields.get("do_normalize", True)}
