@@ -178,23 +178,20 @@ def measure_latency(
     check_counts(signals=len(signals), threads=threads, warmup=warmup, repeats=repeats)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         store, cores = write_signals(Path(folder), signals), idle_cores(threads)
-        started = (
-            Worker(Path(path), store, threads, cores, decoding, window_s)
-            for path in (float_path, integer_path)
-        )
-        workers = [stack.enter_context(worker) for worker in started]
+        paths, more = (Path(float_path), Path(integer_path)), (store, threads, cores, decoding, window_s)
+        workers = [stack.enter_context(worker) for worker in (Worker(path, *more) for path in paths)]
         warm_up(workers, [len(signal) for signal in signals], warmup)
         runs = take_turns(workers, len(signals), repeats)
         memory = [float(worker.ask(memory=True)["peak_memory_mb"]) for worker in workers]
     audio_s = sum(len(signals[run % len(signals)]) for run in range(repeats)) / SAMPLE_RATE
     first, second = (summary(*pair, audio_s) for pair in zip(runs, memory, strict=True))
     return {
-        "engine": f"onnxruntime {ort.__version__}",
-        "provider": workers[0].provider,
-        "device": processor(),
-        "threads": threads,
-        "warmup": warmup,
-        "repeats": repeats,
+        **{
+            "engine": f"onnxruntime {ort.__version__}",
+            "provider": workers[0].provider,
+            "device": processor(),
+        },
+        **{"threads": threads, "warmup": warmup, "repeats": repeats},
         **{"float": first, "integer": second},
         "speedup": first["latency_ms"]["p50"] / second["latency_ms"]["p50"],
     }
