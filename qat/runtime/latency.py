@@ -155,8 +155,7 @@ def measure_latency(
 ) -> dict[str, Any]:
     """Time both files on the same signals, one utterance per batch; they take turns, each first every other time.
 
-    Both processes are kept on the same cores: left alone, each may stay on another one for the whole measurement, and
-    on a shared machine cores differ by a third.
+    Both processes are kept on the same cores: on a shared machine cores differ by a third.
 
     Args:
         float_path: the reference.
@@ -169,8 +168,7 @@ def measure_latency(
         window_s: signals longer than this are read in windows, as `qat.decoding.windows` says.
 
     Returns:
-        `float` and `integer`, each as `summary` says, memory of its own process; `speedup` (float p50 / integer p50);
-        engine, provider, device, threads, warmup, repeats.
+        `float` and `integer` (see `summary`); `speedup` (float p50 / integer p50); engine, provider, device, counts.
 
     Raises:
         UserError: no signals, or a bad count.
