@@ -155,8 +155,7 @@ def measure_latency(
 ) -> dict[str, Any]:
     """Time both files on the same signals, one utterance per batch; they take turns, each first every other time.
 
-    Both processes are kept on the same cores: left alone, each may stay on another one for the whole measurement, and
-    on a shared machine cores differ by a third.
+    Both processes are kept on the same cores: on a shared machine cores differ by a third.
 
     Args:
         float_path: the reference.
@@ -169,8 +168,7 @@ def measure_latency(
         window_s: signals longer than this are read in windows, as `qat.decoding.windows` says.
 
     Returns:
-        `float` and `integer`, each as `summary` says, memory of its own process; `speedup` (float p50 / integer p50);
-        engine, provider, device, threads, warmup, repeats.
+        `float` and `integer` (see `summary`); `speedup` (float p50 / integer p50); engine, provider, device, counts.
 
     Raises:
         UserError: no signals, or a bad count.
@@ -178,23 +176,20 @@ def measure_latency(
     check_counts(signals=len(signals), threads=threads, warmup=warmup, repeats=repeats)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         store, cores = write_signals(Path(folder), signals), idle_cores(threads)
-        started = (
-            Worker(Path(path), store, threads, cores, decoding, window_s)
-            for path in (float_path, integer_path)
-        )
-        workers = [stack.enter_context(worker) for worker in started]
+        paths, more = (Path(float_path), Path(integer_path)), (store, threads, cores, decoding, window_s)
+        workers = [stack.enter_context(worker) for worker in (Worker(path, *more) for path in paths)]
         warm_up(workers, [len(signal) for signal in signals], warmup)
         runs = take_turns(workers, len(signals), repeats)
         memory = [float(worker.ask(memory=True)["peak_memory_mb"]) for worker in workers]
     audio_s = sum(len(signals[run % len(signals)]) for run in range(repeats)) / SAMPLE_RATE
     first, second = (summary(*pair, audio_s) for pair in zip(runs, memory, strict=True))
     return {
-        "engine": f"onnxruntime {ort.__version__}",
-        "provider": workers[0].provider,
-        "device": processor(),
-        "threads": threads,
-        "warmup": warmup,
-        "repeats": repeats,
+        **{
+            "engine": f"onnxruntime {ort.__version__}",
+            "provider": workers[0].provider,
+            "device": processor(),
+        },
+        **{"threads": threads, "warmup": warmup, "repeats": repeats},
         **{"float": first, "integer": second},
         "speedup": first["latency_ms"]["p50"] / second["latency_ms"]["p50"],
     }
