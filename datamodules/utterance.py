@@ -11,6 +11,7 @@ from qat.system.errors import UserError
 
 _ALIASES = {"audio": ("audio", "wav", "path"), "text": ("text", "transcript")}
 _MUST_BE_JSON = "must be one JSON object per line"
+LONGEST_S = 604_800  # a week
 _OPTIONAL = ("speaker", "source", "license")
 
 
@@ -98,8 +99,9 @@ def _duration(value: Any, where: str) -> float:
         duration_s = float(value)
     except (TypeError, ValueError, OverflowError):
         duration_s = -1.0
-    if not 0.0 < duration_s < float("inf"):
+    if not 0.0 < duration_s <= LONGEST_S:
         raise UserError(
-            f"{where}: duration_s is {value!r}; must be seconds above 0; leave it out to read it from the audio"
+            f"{where}: duration_s is {value!r}; must be seconds above 0, at most {LONGEST_S} (a week); "
+            "leave it out to read it from the audio"
         )
     return duration_s

@@ -24,6 +24,21 @@ CLIPPING = ("norm", "value")
 LARGEST_SEED = 2**32 - 1
 
 
+SECTIONS = ("trainer", "model", "data", "qat", "evaluation", "decoding", "wandb")
+
+
+def check_sections(config: Mapping[str, Any]) -> None:
+    """Refuse a value where a configuration file must have a mapping of options.
+
+    Raises:
+        UserError: naming the section.
+    """
+    for name in SECTIONS:
+        section = config.get(name)
+        if isinstance(section, str | int | float | list):
+            refuse(name, section, "a mapping of options")
+
+
 def check_trainer(trainer: Mapping[str, Any], seed: int | bool | None) -> None:
     """Refuse values of `--trainer.*` and `--seed_everything` that cannot work.
 

@@ -21,7 +21,7 @@ from datamodules.leaks import check_leaks
 from qat.cli.check import recipe_builtins
 from qat.cli.ending import library_error
 from qat.cli.flags import expand_presets
-from qat.cli.limits import check_trainer
+from qat.cli.limits import check_sections, check_trainer
 from qat.cli.messages import OneLineErrors
 from qat.cli.options import add_own_arguments
 from qat.cli.resume import resume_from
@@ -53,6 +53,7 @@ class SpeechCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, check the recipe, and hand it to the model."""
         super().parse_arguments(parser, args)
+        check_sections(self.config)
         check_trainer(self.config["trainer"], self.config["seed_everything"])
         self.config["model"]["init_args"]["recipe"] = recipe_builtins(self.config["qat"])
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from qat.models.crdnn import CRDNNShape, SpecAugmentOptions
-from qat.models.options import Options, TrainingOptions
+from qat.models.options import MOST_LAYERS, Options, TrainingOptions
 from qat.system.errors import UserError
 
 LanguageModel = Literal["quantize", "float", "none"]
@@ -42,8 +42,9 @@ class DecoderShape(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        sizes = ("vocabulary_size", "embedding_dim", "decoder_neurons", "decoder_layers", "attention_dim")
-        self.check((*sizes, "attention_channels"), 1, kind="an integer ")
+        sizes = ("vocabulary_size", "embedding_dim", "decoder_neurons", "attention_dim", "attention_channels")
+        self.check(sizes, 1, kind="an integer ")
+        self.check(("decoder_layers",), 1, MOST_LAYERS, kind="an integer ")
         self.check(("attention_kernel",), 0, kind="an integer ")
         self.check(("attention_scaling",), 0)
 
@@ -79,8 +80,8 @@ class LanguageModelShape(Options):
         super().__post_init__()
         if self.lm not in ("quantize", "float", "none"):
             raise UserError(f"lm: {self.lm!r}, must be quantize, float or none")
-        sizes = ("lm_embedding_dim", "lm_layers", "lm_neurons", "lm_dnn_blocks", "lm_dnn_neurons")
-        self.check(sizes, 1, kind="an integer ")
+        self.check(("lm_embedding_dim", "lm_neurons", "lm_dnn_neurons"), 1, kind="an integer ")
+        self.check(("lm_layers", "lm_dnn_blocks"), 1, MOST_LAYERS, kind="an integer ")
         self.check(("lm_dropout",), 0, 1)
 
 

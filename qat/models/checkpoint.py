@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint")
+    refuse_damaged(path)
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle may fail in any way
@@ -37,6 +39,23 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if missing:
         raise UserError(f"{path}: not a checkpoint of speech-qat (it lacks {missing[0]!r})")
     return checkpoint
+
+
+def refuse_damaged(path: Path) -> None:
+    """Compare the checksum of every tensor with what the file says, which `torch.load` does not.
+
+    Raises:
+        UserError: one differs.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except Exception as error:  # a damaged directory may fail in any way
+        if not zipfile.is_zipfile(path):
+            return  # an older format, which has no checksums
+        damaged = str(error)
+    if damaged:
+        raise UserError(f"{path}: must be whole, and is damaged at {damaged!r}; copy it again")
 
 
 def model_path(module: nn.Module) -> str:
@@ -111,6 +130,16 @@ def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
 
 class SafeCheckpointIO(TorchCheckpointIO):
     """Lightning's checkpoints, written whole or not at all; of `last.ckpt` the one before is kept as well."""
+
+    def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Read, if it is whole.
+
+        Raises:
+            UserError: it is damaged.
+        """
+        if Path(path).is_file():
+            refuse_damaged(Path(path))
+        return super().load_checkpoint(path, *args, **kwargs)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Write; a `last.ckpt` that is there becomes `before_last.ckpt` first, and stays until the new one is whole."""

@@ -21,7 +21,7 @@ from torch.nn.utils.rnn import PackedSequence
 from qat.layers.masking import at_least_shortest, frame_mask, mirrored, to_device_of, valid_lengths
 from qat.layers.ragged_lstm import pack, packed_lstm, unpack
 from qat.models.ctc import CTCModule
-from qat.models.options import Options, TrainingOptions
+from qat.models.options import MOST_LAYERS, Options, TrainingOptions
 from qat.recipe import Recipe
 from qat.system.errors import UserError
 
@@ -61,8 +61,8 @@ class CRDNNShape(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        sizes = ("n_mels", "time_pooling_size", "rnn_layers", "rnn_neurons", "dnn_blocks", "dnn_neurons")
-        self.check(sizes, 1, kind="an integer ")
+        self.check(("n_mels", "time_pooling_size", "rnn_neurons", "dnn_neurons"), 1, kind="an integer ")
+        self.check(("rnn_layers", "dnn_blocks"), 1, MOST_LAYERS, kind="an integer ")
         self.check(("dropout",), 0, 1)
         self.check_each(("cnn_channels", "cnn_pooling"), 1)
         if len(self.cnn_pooling) < len(self.cnn_channels):

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from transformers import Wav2Vec2Config
 
+from qat.models.options import MOST_LAYERS
 from qat.system.errors import UserError
 
 T = TypeVar("T")
@@ -103,6 +104,9 @@ def check_fields(source: str, fields: dict[str, Any]) -> None:
         sizes = value if isinstance(value, list | tuple) else [value]
         if value is not None and not all(type(size) is int and size >= 1 for size in sizes):
             raise UserError(f"{source}: {name}: {value!r}, must be whole and at least 1")
+    layers = fields.get("num_hidden_layers")
+    if layers and layers > MOST_LAYERS:
+        raise UserError(f"{source}: num_hidden_layers: {layers}, must be at most {MOST_LAYERS}")
     width, length = fields.get("hidden_size"), fields.get("mask_feature_length")
     if width and length and fields.get("mask_feature_prob") and length > width:
         raise UserError(f"{source}: mask_feature_length: {length}, must be at most hidden_size, {width}")

@@ -14,11 +14,13 @@ from safetensors.torch import load_file
 from transformers import Wav2Vec2CTCTokenizer, Wav2Vec2ForCTC
 from transformers.utils import cached_file, logging
 
+from qat.models.checkpoint import refuse_damaged
 from qat.models.hugging_face_config import check_fields, known_fields
 from qat.system.errors import UserError
 
 CONFIG, PREPROCESSOR, PROCESSOR = "config.json", "preprocessor_config.json", "processor_config.json"
 TOKENIZER, PEFT = "tokenizer_config.json", "adapter_config.json"
+PICKLED = "pytorch_model.bin"  # safetensors have no checksums
 SAMPLING_RATE = 16_000
 FOR_TRAINING = (
     "wav2vec2.masked_spec_embed"  # SpecAugment's vector: some folders lack it, some have it for nothing
@@ -50,6 +52,8 @@ def read_model(pretrained: str) -> Wav2Vec2ForCTC:
         raise UserError(
             f"{pretrained}/{PEFT}: must not be there, its adapters are not read; merge them into the weights"
         )
+    if path := file_of(pretrained, PICKLED):
+        refuse_damaged(Path(path))
     try:
         with quiet():
             loaded: Any = Wav2Vec2ForCTC.from_pretrained(

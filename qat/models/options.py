@@ -12,6 +12,8 @@ from math import isfinite
 
 from qat.system.errors import UserError
 
+MOST_LAYERS = 1000  # of one kind: more would be built for hours
+
 
 @dataclass(frozen=True)
 class Options:

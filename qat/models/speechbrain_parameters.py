@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from qat.models.checkpoint import refuse_damaged
 from qat.models.speechbrain_arguments import Arguments
 from qat.models.speechbrain_yaml import Node
 from qat.system.errors import UserError
@@ -164,8 +165,9 @@ def read_file(path: Path) -> Any:
     """Contents of a file that `torch.save` wrote: tensors and builtins, on the CPU.
 
     Raises:
-        UserError: it cannot be read, or would run code.
+        UserError: it cannot be read, is damaged, or would run code.
     """
+    refuse_damaged(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle may fail in any way

@@ -84,8 +84,8 @@ def test_the_range_of_noise_is_two_finite_numbers(low: float, tiny_manifests: An
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rnn_layers": 0}, "rnn_layers: 0, must be an integer of at least 1"),
-        ({"dnn_blocks": 0}, "dnn_blocks: 0, must be an integer of at least 1"),
+        ({"rnn_layers": 0}, "rnn_layers: 0, must be an integer from 1 to 1000"),
+        ({"dnn_blocks": 0}, "dnn_blocks: 0, must be an integer from 1 to 1000"),
         ({"cnn_channels": []}, "cnn_channels: .*must be a list of integers of at least 1"),
         ({"cnn_pooling": [2]}, "cnn_pooling: .*must have one entry for each of cnn_channels"),
         ({"cnn_pooling": [0, 2]}, "cnn_pooling: .*must be a list of integers of at least 1"),
@@ -146,7 +146,7 @@ def test_a_seed_that_numpy_does_not_take_is_refused(seed: int) -> None:
 
 def test_the_tables_above_know_every_dataclass_field() -> None:
     assert (
-        {"threads", "warmup", "repeats", "seed", "worst"}
+        {"threads", "warmup", "repeats", "seed", "worst", "window_s"}
         == set(numbers(EvaluationOptions))
         <= {item.name for item in fields(EvaluationOptions)}
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from qat.models.checkpoint import first_not_finite, read_checkpoint, write_checkpoint
+from qat.models.checkpoint import SafeCheckpointIO, first_not_finite, read_checkpoint, write_checkpoint
 from qat.models.loading import load_module, save_module
 from qat.system.errors import UserError
 from tests.conftest import ROOT, build
@@ -81,3 +81,16 @@ def test_a_checkpoint_that_finds_no_room_is_one_line_and_leaves_the_one_before(t
     assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert "last.ckpt: cannot be written, the disk is full (File too large)" in done.stderr
     assert path.read_bytes() == b"good"
+
+
+def test_a_flipped_bit_of_a_weight_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.ckpt"
+    weight = torch.full((1000,), 0.125)
+    write_checkpoint({"model": "m", "hyper_parameters": {}, "state_dict": {"weight": weight}}, path)
+    assert torch.equal(read_checkpoint(path)["state_dict"]["weight"], weight)
+    data = bytearray(path.read_bytes())
+    data[data.find(weight.numpy().tobytes()) + 400] ^= 64
+    path.write_bytes(bytes(data))
+    for read in (read_checkpoint, SafeCheckpointIO().load_checkpoint):
+        with pytest.raises(UserError, match="must be whole, and is damaged at"):
+            read(path)
