@@ -21,11 +21,15 @@ def train(args: list[str]) -> None:
 
     check_arguments(args)
     from qat.cli.train import build_cli
+    from qat.system.lock import release
 
-    run = build_cli(["--help" if item == "--help_all" else item for item in args])
-    run.save_config()
-    print(f"run folder: {run.run_folder}", flush=True)
-    run.trainer.fit(run.model, datamodule=run.datamodule, ckpt_path=run.checkpoint)
+    try:
+        run = build_cli(["--help" if item == "--help_all" else item for item in args])
+        run.save_config()
+        print(f"run folder: {run.run_folder}", flush=True)
+        run.trainer.fit(run.model, datamodule=run.datamodule, ckpt_path=run.checkpoint)
+    finally:
+        release()  # of the run's folder
 
 
 if __name__ == "__main__":

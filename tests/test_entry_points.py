@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -86,7 +87,7 @@ def test_transcribing_with_an_exported_file_imports_nothing_heavy(
     tmp_path: Path, tiny_manifests: dict[str, Path]
 ) -> None:
     (tmp_path / "model.ckpt").touch()
-    write_recogniser(tmp_path / "model.onnx", "turn it on")
+    write_recogniser(tmp_path / "model.onnx", "turn it on", hashlib.sha256().hexdigest())
     audio = tiny_manifests["train"].parent / "train-0.wav"
     done = imported_by("evaluate.py", "transcribe", str(tmp_path), str(audio))
     assert (done.status, done.output) == (0, f"{audio}\tturn it on\n"), done.error

@@ -14,7 +14,6 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from datamodules.leaks import shared_audio
 from datamodules.utterance import Utterance
 from qat.evaluation.measurement import Measurement
 from qat.runtime.graph import all_nodes, constants, count_nodes, name_of
@@ -175,6 +174,8 @@ def check_no_leak(
     Raises:
         GuardError: a recording is in both.
     """
+    from datamodules.leaks import shared_audio  # PyTorch, which stored tables do not need
+
     shared = [two.id for _, two in shared_audio(calibration, evaluation, by_file)]
     if shared:
         raise GuardError(

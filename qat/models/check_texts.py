@@ -11,7 +11,6 @@ from datamodules.audio_file import SAMPLE_RATE
 from datamodules.base import SpeechDataModule
 from datamodules.utterance import Utterance
 from qat.models.alignable import check_share, frames_needed
-from qat.models.crdnn import HOP_LENGTH
 from qat.models.ctc import CTCModule
 
 NAMED = 3
@@ -57,6 +56,8 @@ def emitted_frames(model: CTCModule, samples: int) -> int:
     """Frames of logits for an utterance of `samples` at 16 kHz."""
     backbone: Any = getattr(model, "backbone", None)
     if backbone is None:
+        from qat.models.crdnn import HOP_LENGTH  # SpeechBrain, which a Wav2Vec2 does not need
+
         options: Any = model.options
         return max(1, (samples // HOP_LENGTH + 1) // options.time_pooling_size)
     for layer in backbone.feature_extractor.conv_layers:

@@ -79,7 +79,7 @@ def attention_config(folder: Path, manifests: dict[str, Path]) -> Path:
     """A configuration of a tiny attention model on the tiny corpus."""
     save_module(attention_model(folder), folder / "start.ckpt")
     paths = {split: str(manifests[split]) for split in ("train", "dev")}
-    data = {**paths, "test": {"test_a": str(manifests["test_a"])}, "max_batch_s": 5.0}
+    data = {**paths, "test": {"test_a": str(manifests["test_a"])}, "max_batch_s": 5.0, "max_unalignable": 1.0}
     config = {
         "seed_everything": 1,
         "model": {

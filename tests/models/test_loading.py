@@ -104,13 +104,17 @@ DATA = Path(__file__).resolve().parents[1] / "data"
 
 @pytest.mark.parametrize("kind", ["crdnn", "wav2vec2"])
 @torch.no_grad()
-def test_an_older_checkpoint_computes_the_same_bits(kind: str, tmp_path: Path) -> None:
+def test_an_older_checkpoint_computes_the_same_bits(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The files hold tiny models (ranges by frame, blocks, half steps, AdaRound, learned scales), written before
     quantizers were small classes; `expected` holds the logits of that code, evaluated and in a training step that
     rounds to nearest (its noise came from a generator)."""
     path = DATA / f"before_rooms_{kind}.ckpt"
     stored = torch.load(path, weights_only=True)
     signal, lengths = noise(2, 1.5, seed=3), torch.tensor([24_000, 16_000])
+    # the CRDNN read padding after a shorter row then
+    monkeypatch.setattr("qat.models.crdnn.mirrored", lambda x, frames, width: x)
     module = load_module(path)
     rounded = [
         quantizer.ada_rounded for _, layer in quant_layers(module) for _, _, quantizer in layer.weights()

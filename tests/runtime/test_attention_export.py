@@ -184,5 +184,5 @@ def test_a_ctc_model_becomes_one_file(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr("qat.runtime.attention_export.export_onnx", lambda *args: asked.append(args))
     module = build("crdnn")
     export(module, tmp_path / "model.best", "float")
-    assert asked == [(module, tmp_path / "model.best.onnx", "float")]
+    assert asked == [(module, tmp_path / "model.best.onnx", "float", "")]
     assert torch.is_grad_enabled()
