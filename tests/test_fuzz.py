@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuzz_inputs import KINDS, attempt
+from tests.fuzz import attempt
+from tests.fuzz_inputs import KINDS
 
 
 @pytest.mark.parametrize("name", list(KINDS))
