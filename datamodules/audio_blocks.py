@@ -11,17 +11,17 @@ import numpy as np
 
 from datamodules.audio_file import (
     SAMPLE_RATE,
-    SOURCE_RATES,
     ForwardFile,
     Samples,
     average_channels,
+    check_bytes,
+    check_count,
     check_file,
+    check_rate,
     check_samples,
     one_line,
     resample,
 )
-from datamodules.audio_header import fault_of, is_believable
-from qat.system.errors import UserError
 
 BLOCK_S = 10.0
 FILTER_WIDTH, ROLLOFF = 6, 0.99  # of torchaudio's resampling: how far its window reaches
@@ -48,7 +48,7 @@ def sample_blocks(path: Path, block_s: float = BLOCK_S) -> Iterator[Samples]:
     yield np.clip(resampler.finish(), -1.0, 1.0)
 
 
-def raw_blocks(path: Path, block_s: float) -> Iterator[tuple[Samples, int]]:
+def raw_blocks(path: Path, block_s: float = BLOCK_S) -> Iterator[tuple[Samples, int]]:
     """The samples `(S, channels)` of a file in turn as they are, each with their rate in Hz; at least one block.
 
     Raises:
@@ -56,22 +56,16 @@ def raw_blocks(path: Path, block_s: float) -> Iterator[tuple[Samples, int]]:
     """
     size, read = check_file(path), 0
     with one_line(path), path.open("rb") as file:
-        if fault := fault_of(file):
-            raise UserError(f"{path}: {fault}; must be whole; copy it again")
+        check_bytes(file, path)
         with ForwardFile(file) as audio:
             frames, rate = audio.frames, audio.samplerate
-            if rate not in SOURCE_RATES:
-                rates = ", ".join(map(str, SOURCE_RATES))
-                raise UserError(f"{path}: sample rate is {rate} Hz; must be one of {rates}; resample it")
+            check_rate(rate, path)
             count = max(1, round(block_s * rate))
             while len(samples := audio.read(count, "float32", always_2d=True)) or not read:
                 check_samples(samples, path)
                 read += len(samples)
                 yield samples, rate
-    if is_believable(frames, size) and read < frames:
-        raise UserError(
-            f"{path}: is truncated: it holds {read} of {frames} samples; must be whole; copy it again"
-        )
+    check_count(read, frames, size, path)
 
 
 class BlockResampler:

@@ -73,9 +73,7 @@ def load_samples(path: str | Recording) -> Samples:
     """
     path = Path(path) if isinstance(path, str) else path
     samples, rate = read_audio(path)
-    if rate not in SOURCE_RATES:
-        rates = ", ".join(map(str, SOURCE_RATES))
-        raise UserError(f"{path}: sample rate is {rate} Hz; must be one of {rates}; resample it")
+    check_rate(rate, path)
     if (channels := samples.shape[1]) > 1:
         _log_once(f"averaging the {channels} channels of recordings such as {path.name}", channels)
     if rate != SAMPLE_RATE:
@@ -99,20 +97,14 @@ def read_audio(path: str | Recording) -> tuple[Samples, int]:
     path = Path(path) if isinstance(path, str) else path
     size = check_file(path)
     with one_line(path), open_recording(path) as file:
-        if fault := fault_of(file):
-            raise UserError(f"{path}: {fault}; must be whole; copy it again")
+        check_bytes(file, path)
         with ForwardFile(file) as audio:
             frames, rate, subtype = audio.frames, audio.samplerate, audio.subtype
-            known = is_believable(frames, size)
-            usual = (
-                frames <= _USUAL_SAMPLES_PER_BYTE * size
-            )  # otherwise no memory is taken on the header's word
+            # otherwise no memory is taken on the header's word
+            usual = frames <= _USUAL_SAMPLES_PER_BYTE * size
             samples = audio.read(frames, "float32", always_2d=True) if usual else _read_to_end(audio)
         file.seek(0)
-        if known and len(samples) < frames:
-            raise UserError(
-                f"{path}: is truncated: it holds {len(samples)} of {frames} samples; must be whole; copy it again"
-            )
+        check_count(len(samples), frames, size, path)
         check_samples(samples, path)
         if not matches_flac_md5(file, samples, subtype):
             raise UserError(f"{path}: is corrupt: its MD5 is not that of its samples; {_READABLE}")
@@ -227,6 +219,27 @@ def check_file(path: Recording) -> int:
     if size == 0:
         raise UserError(f"{path}: audio file is empty (0 bytes); must be a whole recording; copy it again")
     return size
+
+
+def check_bytes(file: BinaryIO, path: Recording) -> None:
+    """Refuses what a decoder would repair in silence; see `fault_of`."""
+    if fault := fault_of(file):
+        raise UserError(f"{path}: {fault}; must be whole; copy it again")
+
+
+def check_rate(rate: int, path: Recording) -> None:
+    """Refuses a rate that is not resampled."""
+    if rate not in SOURCE_RATES:
+        rates = ", ".join(map(str, SOURCE_RATES))
+        raise UserError(f"{path}: sample rate is {rate} Hz; must be one of {rates}; resample it")
+
+
+def check_count(read: int, frames: int, size: int, path: Recording) -> None:
+    """Refuses fewer samples than a header counts that a file of `size` bytes can hold."""
+    if is_believable(frames, size) and read < frames:
+        raise UserError(
+            f"{path}: is truncated: it holds {read} of {frames} samples; must be whole; copy it again"
+        )
 
 
 def check_samples(samples: Samples, path: Recording) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
-from datamodules.audio_blocks import sample_blocks
-from datamodules.audio_file import SAMPLE_RATE, load_samples
+from datamodules.audio_blocks import raw_blocks, sample_blocks
+from datamodules.audio_file import load_samples
 from qat.decoding.options import DecodingOptions
 from qat.decoding.windows import WINDOW_S, WindowedRecogniser, check_window
 from qat.runs import MODEL_FILE, SPEECHBRAIN_FILE, find_checkpoint, sha256_of_checkpoint
@@ -52,9 +52,9 @@ def is_longer(file: Path, window_s: int) -> bool:
     """Read a whole recording, of which nothing is kept, and say whether it is longer than a window.
 
     Raises:
-        UserError: see `sample_blocks`.
+        UserError: see `raw_blocks`.
     """
-    return sum(len(block) for block in sample_blocks(file)) > window_s * SAMPLE_RATE
+    return sum(len(samples) / rate for samples, rate in raw_blocks(file)) > window_s
 
 
 class Progress:
