@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from qat.system.errors import UserError
-from qat.system.files import sha256_file, sha256_path
+from qat.system.files import sha256_file
 from qat.system.lock import LOCK_FILE, NO_LOCKS, holder_of, release, try_hold
 from qat.system.nearest import did_you_mean
 from qat.system.ranks import launched_rank
@@ -35,8 +35,9 @@ LEFT_BY_A_START = {  # before there is a checkpoint
     *("wandb", "wandb_id", "wandb_logged.json"),
 }
 SPEECHBRAIN_FILE = "hyperparams.yaml"  # what a pretrained folder of SpeechBrain is known by
-# all that such a folder's model is made of
+# all that such a folder's model is made of, and a Hugging Face folder's
 SPEECHBRAIN_PARTS = ("*.yaml", "*.ckpt", "*.json", "*.txt", "*.model")
+FOLDER_PARTS = (*SPEECHBRAIN_PARTS, "*.safetensors", "*.bin", "*.pt")
 
 
 def choose_run_folder(config: Any) -> Path:
@@ -255,15 +256,16 @@ def sha256_of_checkpoint(checkpoint: Path) -> str:
     """Hex digest of all that a checkpoint's model is made of, by which models are told apart (times tell nothing).
 
     Args:
-        checkpoint: a file, a Hugging Face model's folder, or the `hyperparams.yaml` of a folder of SpeechBrain, which
-            stands for the parameters beside it as well.
+        checkpoint: a file, or a pretrained model's folder; the `hyperparams.yaml` of a folder of SpeechBrain stands for
+            the folder.
 
     Raises:
         OSError: a file cannot be read.
     """
-    if checkpoint.name != SPEECHBRAIN_FILE:
-        return sha256_path(checkpoint)
-    parts = sorted({path for pattern in SPEECHBRAIN_PARTS for path in checkpoint.parent.glob(pattern)})
+    folder = checkpoint.parent if checkpoint.name == SPEECHBRAIN_FILE else checkpoint
+    if not folder.is_dir():
+        return sha256_file(checkpoint)
+    parts = sorted({path for pattern in FOLDER_PARTS for path in folder.glob(pattern)})
     lines = [f"{path.name} {sha256_file(path)}\n" for path in parts if path.is_file()]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 

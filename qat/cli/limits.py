@@ -22,8 +22,6 @@ PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 OTHER_NAMES = ("32", "16", "bf16")  # Lightning's, of the same three
 CLIPPING = ("norm", "value")
 LARGEST_SEED = 2**32 - 1
-
-
 SECTIONS = ("trainer", "model", "data", "qat", "evaluation", "decoding", "wandb")
 
 

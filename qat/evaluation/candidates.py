@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from qat.evaluation.variants import variants_of
 from qat.models.ctc import CTCModule
 from qat.models.float_start import find_start, kept_start
 from qat.models.loading import load_float, load_module
-from qat.runs import MODEL_FILE, PTQ_FILE, SPEECHBRAIN_FILE
+from qat.runs import MODEL_FILE, PTQ_FILE, SPEECHBRAIN_FILE, sha256_of_checkpoint
 from qat.system.errors import UserError
 
 SAME_WEIGHTS = "same weights in float"  # the method of a reference that is not the float start
@@ -34,6 +35,11 @@ class Candidate:
     module: CTCModule
     checkpoint: Path
     is_variant: bool = False
+
+    @cached_property
+    def sha256(self) -> str:
+        """Digest of what the model is made of; see `sha256_of_checkpoint`."""
+        return sha256_of_checkpoint(self.checkpoint)
 
 
 def candidates_of(

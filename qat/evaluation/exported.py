@@ -11,7 +11,6 @@ from pathlib import Path
 from qat.decoding.recogniser import Recogniser
 from qat.evaluation.candidates import Candidate
 from qat.evaluation.options import EvaluationOptions
-from qat.runs import sha256_of_checkpoint
 from qat.runtime.attention_export import export
 from qat.system.files import replacing, replacing_folder
 from qat.system.provenance import sources_sha256, versions
@@ -70,7 +69,7 @@ def write_file(candidate: Candidate, place: Path, cache: str | None) -> tuple[Pa
         place: path without a suffix: a model of one graph becomes a file `.onnx`, others a folder.
         cache: folder; None keeps nothing.
     """
-    digest = sha256_of_checkpoint(candidate.checkpoint)
+    digest = candidate.sha256
     if candidate.module.recipe.active:
         info = export(candidate.module, place, "integer", digest)
         return info.path, info.packed

@@ -29,7 +29,6 @@ from qat.evaluation.transcripts import Split, Transcripts, read_splits, transcri
 from qat.layers.coverage import count_macs, coverage, side_in_float
 from qat.layers.swap import quant_layers
 from qat.models.ctc import CTCModule
-from qat.runs import sha256_of_checkpoint
 from qat.runtime.attention_session import open_session
 from qat.runtime.latency import measure_latency
 from qat.system.ranks import rank_and_world
@@ -128,7 +127,7 @@ def describe(model: ExportedModel, transcripts: Mapping[str, Transcripts]) -> Me
         recipe=candidate.module.recipe.to_dict(),
         weight_bits=bits_of(candidate.module, "weight_bits"),
         activation_bits=bits_of(candidate.module, "activation_bits"),
-        checkpoint_sha256=sha256_of_checkpoint(candidate.checkpoint),
+        checkpoint_sha256=candidate.sha256,
         constants_sha256=constants_sha256(model.file) if is_integer else "",
         size_mb=size_mb(model.file),
         packed=model.packed,

@@ -29,14 +29,14 @@ from qat.models.attention_guide import AttentionGuide, guide_loss
 from qat.models.attention_options import AttentionOptions
 from qat.models.attention_parts import Tokenizer, build_decoder, build_language_model, language_model_logits
 from qat.models.attention_start import attention_folder, load_encoder_
-from qat.models.crdnn import batch_norms_of, hidden_of, log_mel_of, masked, normalise_features
-from qat.models.ctc import CTCModule
+from qat.models.crdnn import batch_norms_of, hidden_of, masked
 from qat.models.distillation import Teacher
+from qat.models.filterbank import FilterbankModule, log_mel_of, normalise_features
 from qat.recipe import Recipe
 from qat.system.errors import UserError
 
 
-class AttentionModule(CTCModule):
+class AttentionModule(FilterbankModule):
     """A CRDNN encoder, a CTC head, an attentional GRU decoder over subwords, and a recurrent language model.
 
     Args:

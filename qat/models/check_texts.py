@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
@@ -46,20 +45,7 @@ def unalignable(model: CTCModule, utterances: Sequence[Utterance]) -> list[str]:
     found = []
     for item in utterances:
         needed = frames_needed(model.labels(item.text))
-        given = emitted_frames(model, round(item.duration_s * SAMPLE_RATE))
+        given = model.emitted_frames(round(item.duration_s * SAMPLE_RATE))
         if needed > given:
             found.append(f"{item.id!r} ({needed} frames, has {given})")
     return found
-
-
-def emitted_frames(model: CTCModule, samples: int) -> int:
-    """Frames of logits for an utterance of `samples` at 16 kHz."""
-    backbone: Any = getattr(model, "backbone", None)
-    if backbone is None:
-        from qat.models.crdnn import HOP_LENGTH  # SpeechBrain, which a Wav2Vec2 does not need
-
-        options: Any = model.options
-        return max(1, (samples // HOP_LENGTH + 1) // options.time_pooling_size)
-    for layer in backbone.feature_extractor.conv_layers:
-        samples = max(1, (samples - layer.conv.kernel_size[0]) // layer.conv.stride[0] + 1)
-    return samples

@@ -14,18 +14,15 @@ from speechbrain.lobes.models.CRDNN import CRDNN
 from speechbrain.nnet.CNN import Conv2d
 from speechbrain.nnet.normalization import BatchNorm1d
 from speechbrain.nnet.RNN import LSTM
-from speechbrain.processing.features import spectral_magnitude
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from qat.layers.masking import at_least_shortest, frame_mask, mirrored, to_device_of, valid_lengths
+from qat.layers.masking import mirrored, to_device_of, valid_lengths
 from qat.layers.ragged_lstm import pack, packed_lstm, unpack
-from qat.models.ctc import CTCModule
+from qat.models.filterbank import FilterbankModule, log_mel_of, normalise_features
 from qat.models.options import MOST_LAYERS, Options, TrainingOptions
 from qat.recipe import Recipe
 from qat.system.errors import UserError
-
-HOP_LENGTH = 160  # samples: 10 ms at 16 kHz
 
 
 @dataclass(frozen=True)
@@ -138,7 +135,7 @@ class CRDNNOptions(TrainingOptions, SpecAugmentOptions, CRDNNShape):
     """All options of a `CRDNNModule`."""
 
 
-class CRDNNModule(CTCModule):
+class CRDNNModule(FilterbankModule):
     """CNN blocks, bidirectional LSTMs and DNN blocks on log-mel filterbanks (SpeechBrain's CRDNN lobe).
 
     Args:
@@ -167,11 +164,6 @@ class CRDNNModule(CTCModule):
         self.masks = chosen.build_masks()
         self.head = nn.Linear(chosen.dnn_neurons, len(self.vocabulary))
         self.finish_build()
-
-    @property
-    def frame_samples(self) -> int:
-        """See `CTCModule`: a frame is pooled from several hops."""
-        return HOP_LENGTH * self.time_pooling_size
 
     def features(self, signal: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Log-mel filterbanks in dB `(B, T, F)`, normalised per utterance and channel over valid frames."""
@@ -260,35 +252,3 @@ def drop(mask: SpectrogramDrop, features: Tensor) -> Tensor:
     shape[3 - mask.dim] = 1  # draws depend on the masked axis only
     kept = mask(torch.ones(shape, device="cpu"))
     return features.masked_fill(to_device_of(features, kept == 0), 0.0)
-
-
-def log_mel_of(fbank: Any, signal: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-mel filterbanks in dB `(B, T, F)`, floored 80 dB below the maximum of the valid frames, and those `(B,)`.
-
-    Args:
-        fbank: SpeechBrain's, or what is exported for it.
-        signal: samples `(B, S)`, zero-padded; fewer than `SHORTEST` are padded to as many.
-        lengths: valid samples `(B,)`.
-    """
-    signal, frames = at_least_shortest(signal), lengths // HOP_LENGTH + 1
-    with torch.autocast(signal.device.type, enabled=False):
-        if not isinstance(fbank, Fbank):
-            return fbank(signal.float(), frames), frames
-        power = spectral_magnitude(fbank.compute_STFT(signal.float()))
-        valid = frame_mask(frames, power).unsqueeze(-1)
-        return fbank.compute_fbanks(power.masked_fill(~valid, 0.0)), frames
-
-
-def normalise_features(log_mel: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
-    """Zero mean and unit variance per utterance and channel over valid frames; padding becomes zero.
-
-    Args:
-        log_mel: `(B, T, F)`, dB.
-        frames: valid frames `(B,)`.
-    """
-    mask = frame_mask(frames, log_mel).unsqueeze(-1)
-    count = to_device_of(log_mel, frames).to(log_mel.dtype)[:, None, None]
-    mean = log_mel.masked_fill(~mask, 0.0).sum(1, keepdim=True) / count
-    centred = (log_mel - mean).masked_fill(~mask, 0.0)
-    variance = centred.square().sum(1, keepdim=True) / count
-    return centred / (variance + 1e-5).sqrt(), frames

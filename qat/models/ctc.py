@@ -58,6 +58,10 @@ class CTCModule(RecipeModule):
         """Samples from the beginning of one frame of logits to the next."""
         raise NotImplementedError
 
+    def emitted_frames(self, samples: int) -> int:
+        """Frames of logits for an utterance of so many samples."""
+        raise NotImplementedError
+
     @property
     def label_names(self) -> list[str]:
         """What it emits, in order: a teacher must have the same."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 from collections.abc import Iterator
@@ -11,20 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from qat.models.loading import find_float
-from qat.runs import SPEECHBRAIN_FILE, START_FILE, start_of
+from qat.runs import START_FILE, sha256_of_checkpoint, start_of
 from qat.system.errors import UserError
-from qat.system.files import sha256_file, write_text
+from qat.system.files import write_text
 from qat.system.ranks import launched_rank
 
 ROOT = Path(__file__).resolve().parents[2]
-WEIGHTS = (
-    ".safetensors",
-    ".bin",
-    ".ckpt",
-    ".pt",
-    ".model",
-)  # with their configuration, what a folder's model is
-CONFIGURATIONS = ("config.json", SPEECHBRAIN_FILE)
 
 
 @dataclass(frozen=True)
@@ -58,7 +49,7 @@ def keep_start(config: dict[str, Any], folder: Path, resumed: str | None = None)
     name = start_of(config)
     path = find_float(name) if name else None
     if path is not None:
-        start = FloatStart(name, str(path.resolve()), sha256_of_model(path))
+        start = FloatStart(name, str(path.resolve()), sha256_of_checkpoint(path))
         write_text(folder / START_FILE, json.dumps(asdict(start), indent=1) + "\n")
 
 
@@ -94,7 +85,7 @@ def find_start(checkpoint: Path, config: dict[str, Any]) -> Path | None:
         return None
     others = 0
     for place in places(checkpoint.parent, kept, name):
-        if kept is None or sha256_of_model(place) == kept.sha256:
+        if kept is None or sha256_of_checkpoint(place) == kept.sha256:
             return place
         others += 1
     if launched_rank() == 0:
@@ -131,19 +122,3 @@ def places_of(name: str, folder: Path, beside: bool) -> Iterator[Path]:
     if beside:
         yield run.parent / path.parent.name / path.name
         yield run.parent / path.name
-
-
-def sha256_of_model(path: Path) -> str:
-    """Hex digest of a checkpoint, or of the weights and the configuration in a pretrained folder.
-
-    Args:
-        path: file or folder; a folder's `hyperparams.yaml` stands for the folder.
-    """
-    if path.is_file() and path.name != SPEECHBRAIN_FILE:
-        return sha256_file(path)
-    folder = path.parent if path.is_file() else path
-    digest = hashlib.sha256()
-    for file in sorted(folder.iterdir()):
-        if file.is_file() and (file.suffix in WEIGHTS or file.name in CONFIGURATIONS):
-            digest.update(f"{file.name} {sha256_file(file)}\n".encode())
-    return digest.hexdigest()

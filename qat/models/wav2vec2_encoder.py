@@ -86,6 +86,13 @@ class Wav2Vec2Encoder(CTCModule):
         """See `CTCModule`: the product of the convolutions' strides."""
         return math.prod(self.backbone.config.conv_stride)
 
+    def emitted_frames(self, samples: int) -> int:
+        """See `CTCModule`: what the convolutions leave, at least one."""
+        config = self.backbone.config
+        for kernel, stride in zip(config.conv_kernel, config.conv_stride, strict=True):
+            samples = max(1, (samples - kernel) // stride + 1)
+        return samples
+
     def features(self, signal: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Waveform `(B, S)`, normalised per utterance over valid samples; padding is zero.
 

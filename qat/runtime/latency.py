@@ -143,6 +143,15 @@ class Worker(ChildProcess):
         return Run(float(reply["seconds"]), reply.get("parts_ms") or {})
 
 
+def engine_of(worker: Worker) -> dict[str, str]:
+    """What computed a measurement."""
+    return {
+        "engine": f"onnxruntime {ort.__version__}",
+        "provider": worker.provider,
+        "device": processor(),
+    }
+
+
 def measure_latency(
     float_path: str | Path,
     integer_path: str | Path,
@@ -184,11 +193,7 @@ def measure_latency(
     audio_s = sum(len(signals[run % len(signals)]) for run in range(repeats)) / SAMPLE_RATE
     first, second = (summary(*pair, audio_s) for pair in zip(runs, memory, strict=True))
     return {
-        **{
-            "engine": f"onnxruntime {ort.__version__}",
-            "provider": workers[0].provider,
-            "device": processor(),
-        },
+        **engine_of(workers[0]),
         **{"threads": threads, "warmup": warmup, "repeats": repeats},
         **{"float": first, "integer": second},
         "speedup": first["latency_ms"]["p50"] / second["latency_ms"]["p50"],

@@ -12,10 +12,9 @@ from typing import Any
 import psutil
 
 from qat.evaluation.graphs import exports_in
-from qat.runs import CHECKPOINTS, LAST_FILE, read_config, start_of
+from qat.runs import CHECKPOINTS, LAST_FILE, read_config, sha256_of_checkpoint, start_of
 from qat.suite.spec import Suite, SuiteRow
 from qat.system.errors import UserError
-from qat.system.files import sha256_path
 from qat.system.provenance import config_sha256
 
 KEPT = (
@@ -76,8 +75,10 @@ def jobs_of(suite: Suite, folder: Path, quick: bool, only: Sequence[str] = ()) -
 def inputs_of(config: Path) -> dict[str, Any]:
     """What every run of a model starts from: its configuration, and the digest of its float start, if that is here."""
     settings = read_config(config)
-    start = start_of(settings)
-    return {"config": settings} | ({"start": sha256_path(start)} if start and Path(start).exists() else {})
+    name = start_of(settings)
+    start = Path(name) if name else None
+    known = {"start": sha256_of_checkpoint(start)} if start and start.exists() else {}
+    return {"config": settings} | known
 
 
 def make_job(

@@ -12,9 +12,9 @@ import torch
 from datamodules.base import SpeechDataModule
 from datamodules.manifest import ManifestDataModule
 from datamodules.utterance import Utterance
-from qat.models.check_texts import check_texts, emitted_frames, unalignable
+from qat.models.check_texts import check_texts, unalignable
 from qat.system.errors import UserError
-from tests.conftest import build, noise
+from tests.conftest import build
 from tests.datamodules.corpora import sine, write_audio, write_jsonl
 from tests.models.attention_models import attention_model
 
@@ -27,15 +27,6 @@ def corpus(folder: Path, texts: list[str], **more: Any) -> ManifestDataModule:
     train = str(write_jsonl(folder / "train.jsonl", rows))
     dev = str(write_jsonl(folder / "dev.jsonl", rows[:1]))
     return ManifestDataModule(train=train, dev=dev, test=dev, **more)
-
-
-@pytest.mark.parametrize("name", ["crdnn", "wav2vec2", "attention"])
-@pytest.mark.parametrize("samples", [400, 720, 1_000, 4_799, 4_800, 16_000])
-def test_the_frames_counted_are_those_that_the_model_emits(name: str, samples: int, tmp_path: Path) -> None:
-    model = attention_model(tmp_path) if name == "attention" else build(name)
-    with torch.no_grad():
-        _, frames = model.eval()(noise(1, 1.0)[:, :samples], torch.tensor([samples]))
-    assert emitted_frames(model, samples) == int(frames)
 
 
 def test_a_manifest_of_texts_that_do_not_fit_stops_before_the_run(tmp_path: Path) -> None:

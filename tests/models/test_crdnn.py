@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from qat.models.crdnn import CRDNNModule, normalise_features
+from qat.models.crdnn import CRDNNModule
 from qat.system.errors import UserError
 from tests.conftest import build, noise
 
@@ -33,14 +33,6 @@ def test_the_crdnns_spec_augment_masks_in_training_only() -> None:
         build("crdnn", time_mask_frames=1)
     with pytest.raises(UserError, match="frequency_masks: -1, must be an integer of at least 0"):
         build("crdnn", frequency_masks=-1)
-
-
-def test_feature_normalisation_ignores_padding() -> None:
-    x = torch.randn(2, 30, 5)
-    alone, _ = normalise_features(x[1:, :20], torch.tensor([20]))
-    together, _ = normalise_features(x, torch.tensor([30, 20]))
-    torch.testing.assert_close(together[1:, :20], alone, atol=1e-6, rtol=0)
-    assert together[1, 20:].abs().max() == 0
 
 
 def test_crdnn_lstm_may_run_in_one_direction() -> None:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from qat.models.float_start import find_start, keep_start, kept_start, sha256_of_model
+from qat.models.float_start import find_start, keep_start, kept_start
+from qat.runs import sha256_of_checkpoint
 from qat.system.errors import UserError
 from tests.conftest import ROOT, write_hugging_face
 
@@ -46,7 +47,7 @@ def test_a_run_keeps_name_path_and_hash_of_its_start(run: Path) -> None:
     kept = kept_start(run)
     assert kept is not None and kept.name == NAME
     start = run.parents[1] / NAME
-    assert (kept.path, kept.sha256) == (str(start), sha256_of_model(start))
+    assert (kept.path, kept.sha256) == (str(start), sha256_of_checkpoint(start))
 
 
 def test_the_start_is_found_from_every_working_folder(run: Path) -> None:
@@ -117,9 +118,9 @@ def test_a_damaged_note_of_the_start_is_one_line(run: Path, text: str) -> None:
 
 def test_a_pretrained_folder_is_known_by_its_weights_and_configuration(tmp_path: Path) -> None:
     write_hugging_face(tmp_path / "hub")
-    before = sha256_of_model(tmp_path / "hub")
+    before = sha256_of_checkpoint(tmp_path / "hub")
     (tmp_path / "hub" / "README.md").write_text("fetched later")
-    assert sha256_of_model(tmp_path / "hub") == before
+    assert sha256_of_checkpoint(tmp_path / "hub") == before
     config = json.loads((tmp_path / "hub" / "config.json").read_text())
     (tmp_path / "hub" / "config.json").write_text(json.dumps({**config, "hidden_act": "relu"}))
-    assert sha256_of_model(tmp_path / "hub") != before
+    assert sha256_of_checkpoint(tmp_path / "hub") != before
