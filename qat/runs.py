@@ -10,7 +10,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from qat.system.errors import UserError
+from qat.system.errors import UserError, first_line
 from qat.system.files import sha256_file
 from qat.system.lock import LOCK_FILE, NO_LOCKS, holder_of, release, try_hold
 from qat.system.nearest import did_you_mean
@@ -284,7 +284,7 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         config = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
-        raise UserError(f"{path}: must be YAML ({str(error).splitlines()[0]})") from None
+        raise UserError(f"{path}: must be YAML ({first_line(error)})") from None
     if not isinstance(config, dict):
         raise UserError(f"{path}: must be a mapping of settings")
     return config

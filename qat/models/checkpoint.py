@@ -14,7 +14,7 @@ from torch import nn
 
 from qat.recipe import Recipe
 from qat.runs import BEFORE_LAST_FILE, LAST_FILE
-from qat.system.errors import UserError
+from qat.system.errors import UserError, first_line
 from qat.system.files import replacing
 
 
@@ -31,8 +31,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle may fail in any way
-        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
-        raise UserError(f"{path}: not a readable checkpoint ({reason})") from None
+        raise UserError(f"{path}: not a readable checkpoint ({first_line(error, 120)})") from None
     if not isinstance(checkpoint, dict):
         raise UserError(f"{path}: not a checkpoint of speech-qat (it holds a {type(checkpoint).__name__})")
     missing = [key for key in ("model", "hyper_parameters", "state_dict") if key not in checkpoint]

@@ -16,7 +16,7 @@ from transformers.utils import cached_file, logging
 
 from qat.models.checkpoint import refuse_damaged
 from qat.models.hugging_face_config import check_fields, known_fields
-from qat.system.errors import UserError
+from qat.system.errors import UserError, first_line
 
 CONFIG, PREPROCESSOR, PROCESSOR = "config.json", "preprocessor_config.json", "processor_config.json"
 TOKENIZER, PEFT = "tokenizer_config.json", "adapter_config.json"
@@ -250,12 +250,6 @@ def file_of(pretrained: str, name: str) -> Path | None:
     except (OSError, ValueError):  # the hub cannot be asked, and the cache does not have it
         return None
     return Path(path) if path else None
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, in one line."""
-    lines = str(error).strip().splitlines()
-    return lines[0][:240] if lines else type(error).__name__
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from qat.models.speechbrain_parameters import SpeechBrainFolder
 from qat.models.speechbrain_search import SEARCHERS
 from qat.models.speechbrain_yaml import Node, read_yaml
 from qat.runs import SPEECHBRAIN_FILE, SPEECHBRAIN_PARTS
-from qat.system.errors import UserError
+from qat.system.errors import UserError, first_line
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -103,8 +103,7 @@ def find_folder(name: str | Path) -> Path:
             )
         )
     except Exception as error:  # the hub, the network and the file system each raise errors of their own
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        reason = lines[0].partition(". ")[0][:160]
+        reason = first_line(error).partition(". ")[0][:160]
         raise UserError(
             f"{name}: must be a folder, or be downloaded from the Hugging Face hub, which failed ({reason}); with a "
             f"network, `hf download {name} --local-dir FOLDER`, then give FOLDER"

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from qat.models.checkpoint import refuse_damaged
 from qat.models.speechbrain_arguments import Arguments
 from qat.models.speechbrain_yaml import Node
-from qat.system.errors import UserError
+from qat.system.errors import UserError, first_line
 
 FILE_ENDING = ".ckpt"
 CONSTANT = "fbank."  # features are made by rule; what their modules hold lies in no folder
@@ -171,8 +171,7 @@ def read_file(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle may fail in any way
-        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
-        raise UserError(f"{path}: must be a readable file of parameters ({reason})") from None
+        raise UserError(f"{path}: must be a readable file of parameters ({first_line(error, 120)})") from None
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

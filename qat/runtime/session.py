@@ -15,7 +15,7 @@ from qat.decoding.ctc import GreedyCTC
 from qat.decoding.recogniser import Decoder, Emission
 from qat.decoding.windows import Frames
 from qat.runtime.manifest import FRAME_KEY
-from qat.system.errors import UserError
+from qat.system.errors import UserError, first_line
 
 PROVIDER = "CPUExecutionProvider"
 
@@ -44,7 +44,7 @@ def open_engine(path: str | Path, threads: int) -> ort.InferenceSession:
     try:
         engine = ort.InferenceSession(str(path), session_options(threads), providers=[PROVIDER])
     except Exception as error:  # onnxruntime's errors share no base class
-        raise UserError(f"{path}: not a readable ONNX file ({str(error).splitlines()[0][:120]})") from None
+        raise UserError(f"{path}: not a readable ONNX file ({first_line(error, 120)})") from None
     if engine.get_providers() != [PROVIDER]:
         raise RuntimeError(f"{path}: runs on {engine.get_providers()}, not on {PROVIDER} alone")
     return engine

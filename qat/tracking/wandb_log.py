@@ -11,6 +11,7 @@ from uuid import uuid4
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from qat.system.errors import first_line
 from qat.system.files import write_text
 from qat.system.ranks import launched_rank
 from qat.tracking.wandb_mode import Mode, choose_mode
@@ -76,7 +77,7 @@ def wandb_logger(
         try:
             logger = start(run_dir, project, name or run_dir.name, group, attempt)
         except Exception as error:  # a report must not fail because of its messenger
-            why = f"{attempt} start failed: {(str(error) or type(error).__name__).splitlines()[0]}"
+            why = f"{attempt} start failed: {first_line(error)}"
             continue
         logger.experiment.config.update(dict(config or {}), allow_val_change=True)
         place = logger.experiment.url if attempt == "online" else run_dir / "wandb"
