@@ -11,6 +11,7 @@ from pathlib import Path
 from benchmarks.result_file import ROOT
 
 MODELS = ("crdnn", "wav2vec2")
+ATTENTION = "crdnn_attention"  # shares the CRDNN's encoder: two presets, killed and resumed
 PRESETS = (  # the slowest first
     *("adaround", "low_bit", "stochastic", "deterministic", "quant_noise"),
     *("ptq_max", "ptq_mse", "ptq_percentile", "ptq_entropy", "off"),
@@ -33,7 +34,7 @@ RESUMABLE = (
 )
 KILLER = "[{class_path: benchmarks.gpu_kill.KillAt, init_args: {step: 3}}]"
 KILLED = -9
-TINY = {  # for a rehearsal
+TINY = {  # for a rehearsal; the attention model keeps its checkpoint, which brings its tokenizer
     "crdnn": (
         *("--model.n_mels", "8", "--model.cnn_channels", "[4, 4]", "--model.rnn_neurons", "8"),
         *("--model.dnn_neurons", "8", "--model.init_from", "null"),
@@ -122,7 +123,7 @@ def cases(place: Place, quick: bool = False) -> list[Case]:
     """All cases, the longest first; a quick run's are `QUICK`."""
     found = [
         *preset_cases(place),
-        *(case for model in MODELS for case in kill_cases(place, model)),
+        *(case for model in (*MODELS, ATTENTION) for case in kill_cases(place, model)),
         *(case for model in MODELS for case in training_cases(place, model)),
         *(case for model in MODELS for case in device_cases(place, model)),
         Case("rounding", "rounding", (equal("rounding", "--device", device_of(place)),)),
@@ -131,9 +132,9 @@ def cases(place: Place, quick: bool = False) -> list[Case]:
 
 
 def preset_cases(place: Place) -> Iterator[Case]:
-    """Every preset of both models, to the report; the twin is measured once a model."""
+    """Every preset of both CTC models, two of the attention model, to the report; the twin is measured once a model."""
     for preset in PRESETS:
-        for model in MODELS:
+        for model in (ATTENTION, *MODELS) if preset in ("deterministic", "stochastic") else MODELS:
             twin = str(preset == "deterministic").lower()
             yield trained("presets", f"{model} {preset}", place, model, preset, "--evaluation.twin", twin)
 
@@ -218,7 +219,7 @@ def train(place: Place, name: str, model: str, preset: str, *flags: str) -> Comm
     first = ("train.py", "--config", f"configs/mini_{model}.yaml", "--qat", preset, *SHORT)
     cache = ("--evaluation.cache", str(place.folder / "float_cache"))  # of float files, which many runs share
     where = ("--trainer.accelerator", place.accelerator, "--trainer.devices", "1", *cache)
-    small = TINY[model] if place.tiny else ()
+    small = TINY.get(model, ()) if place.tiny else ()
     return Command((*first, *where, *small, "--run", str(place.run(name)), *flags))
 
 

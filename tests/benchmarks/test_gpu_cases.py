@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.gpu_cases import MODELS, PRESETS, QUICK, Place, cases, wrong_report
+from benchmarks.gpu_cases import ATTENTION, MODELS, PRESETS, QUICK, Place, cases, wrong_report
 from qat.cli import train as cli
 from qat.cli.check import check_arguments
 from qat.cli.evaluate import parse
@@ -43,7 +43,7 @@ def test_two_gpus_need_two() -> None:
     assert not any(case.not_run for case in cases(PLACE))
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", [*MODELS, ATTENTION])
 def test_training_commands_parse(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """One command with the flags of all, of a rehearsal as well."""
 
@@ -57,7 +57,7 @@ def test_training_commands_parse(model: str, monkeypatch: pytest.MonkeyPatch) ->
     for place in (PLACE, Place(PLACE.folder, "cpu", tiny=True)):
         for case in cases(place):
             for command in case.commands:
-                if command.arguments[0] == "train.py" and case.name.startswith(model):
+                if command.arguments[0] == "train.py" and case.name.split()[0] == model:
                     chosen += [item for item in command.arguments[1:] if item != "last"]
     pairs = dict(zip(chosen, chosen[1:], strict=False))
     elsewhere = ("--config", "--ckpt_path", "--run", "--evaluation.cache")  # whose values are files
