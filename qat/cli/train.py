@@ -25,7 +25,7 @@ from qat.cli.limits import check_sections, check_trainer
 from qat.cli.messages import OneLineErrors
 from qat.cli.options import add_own_arguments
 from qat.cli.resume import resume_from
-from qat.cli.trainer import loggers, own_callbacks, plugins, refuse_sharding
+from qat.cli.trainer import loggers, own_callbacks, plugins, read_whole_numbers, refuse_sharding
 from qat.evaluation.module_side import check_search
 from qat.models.check_texts import check_texts
 from qat.models.ctc import CTCModule
@@ -49,6 +49,7 @@ class SpeechCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Our own arguments beside Lightning's."""
         add_own_arguments(parser)
+        read_whole_numbers(parser)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, check the recipe, and hand it to the model."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import reduce
+from operator import or_
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import (
     ClusterEnvironment,
@@ -30,6 +33,19 @@ from qat.tracking.wandb_log import wandb_logger
 from qat.tracking.wandb_names import group_of
 
 SHARDING = ("fsdp", "deepspeed", "model_parallel", "modelparallel")
+
+
+def read_whole_numbers(parser: LightningArgumentParser) -> None:
+    """Let a parser read `--trainer.limit_train_batches 4` as 4, never as 4.0, which is a share of the batches.
+
+    `typing` keeps one order for a union of some types: that of whoever names it first in the process. Where another
+    library came before Lightning with float and int, the parser tries float first. A union made by `|` keeps its own.
+    """
+    for action in parser._actions:
+        kinds = get_args(getattr(action, "_typehint", None))
+        if {int, float} <= set(kinds):
+            ordered = sorted(kinds, key=lambda kind: (kind is not int, kind is not float))
+            vars(action)["_typehint"] = reduce(or_, ordered)
 
 
 def own_callbacks(

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Union
 
 import pytest
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEnvironment
 
 from qat.cli.options import WandbOptions
-from qat.cli.trainer import loggers, own_callbacks, plugins, refuse_sharding
+from qat.cli.trainer import loggers, own_callbacks, plugins, read_whole_numbers, refuse_sharding
 from qat.evaluation.options import EvaluationOptions
 from qat.models.checkpoint import SafeCheckpointIO
 from qat.system.errors import UserError
@@ -31,6 +35,31 @@ def test_callbacks_stand_in_the_order_in_which_they_act(tmp_path: Path) -> None:
     kept = ["ModelCheckpoint", "ModelCheckpoint", "PlainProgress", "LearningRateMonitor", "FinalEvaluation"]
     assert names(tmp_path, True, True) == [*first, *kept]
     assert names(tmp_path, False, False, True) == [*first, "TQDMProgressBar", "LearningRateMonitor"]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [float | int | None, Union[float, int, None], Union[float, int, str, timedelta, dict[str, int], None]],  # noqa: UP007
+)
+def test_whole_numbers_stay_whole_whoever_named_the_union_first(
+    kind: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    annotations = inspect.unwrap(Trainer.__init__).__annotations__
+    fields = ("limit_train_batches", "limit_val_batches", "overfit_batches", "val_check_interval")
+    for name in fields:
+        monkeypatch.setitem(annotations, name, kind)
+    parser = LightningArgumentParser()
+    parser.add_lightning_class_args(Trainer, "trainer")
+
+    def parsed(text: str) -> list[Any]:
+        flags = [item for name in fields for item in (f"--trainer.{name}", text)]
+        return [parser.parse_args(flags).trainer[name] for name in fields]
+
+    assert all(type(value) is float for value in parsed("1"))
+    read_whole_numbers(parser)
+    assert all(type(value) is int for value in parsed("1"))
+    assert all(type(value) is float for value in parsed("1.0"))
+    assert parser.parse_args(["--trainer.limit_val_batches", "null"]).trainer.limit_val_batches is None
 
 
 def test_the_csv_log_is_always_written(tmp_path: Path) -> None:
