@@ -13,6 +13,7 @@ from qat.layers.activation import ActivationQuantizer
 from qat.layers.state import calibrate_weights_, finish_calibration_, set_observing_
 from qat.models.ctc import CTCModule
 from qat.numerics import fused, fused_weights
+from qat.numerics import launch as launching
 from qat.recipe import Recipe, Rule
 from tests.conftest import build, noise
 
@@ -97,7 +98,7 @@ def test_two_steps_through_the_kernels_are_those_of_the_plain_path(
 def count_launches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the kernels launched from now on."""
     launched: list[str] = []
-    plain = fused.launch
+    plain = launching.launch
 
     def launch(kernel: Any, *args: Any, **constants: Any) -> None:
         launched.append(kernel.fn.__name__ if hasattr(kernel, "fn") else kernel.__name__)

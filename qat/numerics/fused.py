@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from qat.numerics.launch import launch
 from qat.numerics.rounding import NoiseKey
 
 # values and warps of one program: 8 values a thread, read and written 16 bytes at a time
@@ -76,15 +77,6 @@ def fake_quantize(
         return FusedQuantize.apply(x, scale, zero_point, low, high, key, grad_factor, clips)
     dtype = working_dtype(x)
     return quantize_values(x, scale, zero_point, low, high, key, learned, False, dtype)[0]
-
-
-def launch(kernel: Any, programs: int, x: Tensor, *args: Any, **constants: Any) -> None:
-    """Run a kernel on the device of `x`."""
-    if x.is_cuda and x.get_device() != torch.cuda.current_device():
-        with torch.cuda.device(x.device):
-            kernel[(programs,)](*args, **constants, enable_fp_fusion=False)
-    else:
-        kernel[(programs,)](*args, **constants, enable_fp_fusion=False)
 
 
 def seeds(key: NoiseKey | None) -> tuple[int, int, int]:

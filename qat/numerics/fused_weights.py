@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qat.numerics.fused import ROWS, WIDTH, kernels, launch, seeds
+from qat.numerics.fused import ROWS, WIDTH, kernels, seeds
+from qat.numerics.launch import launch
 from qat.numerics.rounding import NoiseKey
 from qat.numerics.scales import lsq_factor
 
