@@ -25,13 +25,13 @@ from benchmarks.gpu_cases import Place, cases
 from benchmarks.gpu_measure import Job, Measurement, run_together
 from benchmarks.gpu_page import related, tables
 from benchmarks.gpu_pool import Pool
-from benchmarks.gpu_rows import COMPILED, FAILED, LEARNED, NOT_RUN, PASSED, VARIANTS, Results, facts
+from benchmarks.gpu_rows import COMPILED, FAILED, LEARNED, NOT_RUN, PASSED, PATH, VARIANTS, Results, facts
 from qat.system.hardware import processor
 
 MODELS = ("wav2vec2-base", "crdnn", "wav2vec2-large")
 QUICK_MODELS = MODELS[:2]
 LIMIT_S = {False: 360.0, True: 120.0}  # quick or not
-MEASURING_S = {False: 165.0, True: 50.0}  # of them, kept for the measurement of steps
+MEASURING_S = {False: 120.0, True: 50.0}  # of them, kept for the measurement of steps
 COMPILING_S, COMPILED_S = 120.0, 30.0  # to compile while the checks run; after them
 HANGS_S = 150.0  # a command that runs longer hangs
 REHEARSAL_S = 10_000.0
@@ -66,7 +66,10 @@ def new_results(options: argparse.Namespace) -> Results:
     if options.rehearse:
         path = Path(tempfile.gettempdir()) / "gpu_rehearsal.json"
         return Results(facts(f"a rehearsal on {processor()}", None, options.commit), related, path)
-    return Results(facts(torch.cuda.get_device_name(0), driver(), options.commit), related)
+    results = Results(facts(torch.cuda.get_device_name(0), driver(), options.commit), related)
+    if options.update:
+        results.keep(PATH)
+    return results
 
 
 def work(options: argparse.Namespace, results: Results, folder: Path) -> None:
@@ -75,7 +78,7 @@ def work(options: argparse.Namespace, results: Results, folder: Path) -> None:
     Steps are measured when the checks have ended, alone on the machine; what they need is imported and compiled before.
     """
     device = "cpu" if options.rehearse else "cuda"
-    limit_s = REHEARSAL_S if options.rehearse else LIMIT_S[options.quick]
+    limit_s = REHEARSAL_S if options.rehearse else options.limit_s or LIMIT_S[options.quick]
     end = results.started + limit_s
     gpus = 2 if options.rehearse else torch.cuda.device_count()  # two processes are two GPUs to a rehearsal
     place = Place(folder, "cpu" if options.rehearse else "gpu", gpus, options.rehearse)
@@ -132,6 +135,10 @@ def main() -> None:
     parser.add_argument("--commit", help="of this code, where it lies outside git")
     parser.add_argument(
         "--only", nargs="+", default=[""], metavar="TEXT", help="checks with this in their name"
+    )
+    parser.add_argument("--limit_s", type=float, help="seconds in all (default 360, quick 120)")
+    parser.add_argument(
+        "--update", action="store_true", help="keep the stored rows that this run does not measure again"
     )
     options = parser.parse_args()
     if not (options.rehearse or torch.cuda.is_available()):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -184,4 +185,9 @@ def block(path: Path, words: str) -> str:
         f"`{stored['command']}` on {stored['device']} (driver {driver}), commit {commit[:12]}, "
         f"{stored['started_at'][:10]}, {stored['duration_s']:.0f} s; {versions}"
     )
-    return f"{tables(stored['results']).get(words, 'Nothing was measured.')}\n\n{made}\n"
+    part = words.removesuffix("s")
+    earlier = Counter(
+        row["git_commit"] for row in stored["results"] if row["part"] == part and "git_commit" in row
+    )
+    kept = "".join(f"; {count} of the rows at commit {commit[:12]}" for commit, count in earlier.items())
+    return f"{tables(stored['results']).get(words, 'Nothing was measured.')}\n\n{made}{kept}\n"

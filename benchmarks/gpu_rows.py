@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.result_file import PACKAGES, save, versions
+from benchmarks.result_file import PACKAGES, RESULTS, save, versions
 from qat.system.provenance import git_commit
 
 PASSED, MEASURED, FAILED, NOT_RUN = "passed", "measured", "failed", "not run"
@@ -26,6 +27,7 @@ VARIANTS = (
 )  # of training, in the order of measurement
 COMPILED = (f"compiled {FLOAT}", "compiled deterministic", "compiled stochastic")
 LONGEST_NOTE = 2000  # characters
+PATH = RESULTS / "gpu.json"
 Row = dict[str, Any]
 
 
@@ -66,10 +68,20 @@ class Results:
     started: float = field(default_factory=time.time)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
+    def keep(self, path: Path) -> None:
+        """Begin with the rows of an earlier file, each with the commit that it was measured on."""
+        stored = json.loads(path.read_text())
+        self.rows = [{"git_commit": stored["git_commit"], **row} for row in stored["results"]]
+
     def add(self, row: Row) -> None:
-        """Keep a row, write the file, and say so; several threads may call."""
+        """Keep a row, write the file, and say so; several threads may call.
+
+        It takes the place of one of an earlier file, unless it was not run.
+        """
         with self.lock:
-            self.rows.append(row)
+            earlier = [own for own in self.rows if "git_commit" in own and same_case(own, row)]
+            if row["status"] != NOT_RUN or not earlier:
+                self.rows = [own for own in self.rows if own not in earlier] + [row]
             self.write()
         name = row["case"] if row["part"] == "check" else f"{row['model']}, {row['batch']}: {row['variant']}"
         last = row["note"].strip().splitlines()[-1:] if row["status"] in (FAILED, NOT_RUN) else []
@@ -83,6 +95,12 @@ class Results:
     def count(self, status: str, part: str) -> int:
         """Rows of a part with a status."""
         return sum((row["status"], row["part"]) == (status, part) for row in self.rows)
+
+
+def same_case(one: Row, other: Row) -> bool:
+    """Whether two rows are of the same check or measurement."""
+    keys = ("part", "case", "model", "batch", "variant")
+    return all(one.get(key) == other.get(key) for key in keys)
 
 
 def facts(device: str, driver: str | None, commit: str | None) -> dict[str, Any]:

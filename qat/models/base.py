@@ -10,8 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.plugins.precision import MixedPrecision, Precision
+from lightning.pytorch.utilities import GradClipAlgorithmType
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from datamodules.batch import Batch
 from qat.layers.fold import fold_batch_norm_
@@ -149,6 +152,24 @@ class RecipeModule(LightningModule, ABC):
             optimizer, lambda step: warmup_cosine(step, steps, options.warmup_steps, options.final_lr_ratio)
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip as Lightning does, under `bf16-mixed` with a fused optimiser as well.
+
+        Lightning refuses one there, as it would take the scale off gradients after they were clipped; bfloat16 has no
+        scale.
+        """
+        plugin = self.trainer.precision_plugin
+        if isinstance(plugin, MixedPrecision) and plugin.scaler is None:
+            kind = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
+            Precision.clip_gradients(plugin, optimizer, gradient_clip_val or 0.0, kind)
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     # ---------------------------------------------------------------- folding and checkpoints
     def batch_norm_pairs(self) -> Iterator[tuple[str, nn.Module, nn.Module]]:

@@ -76,5 +76,9 @@ def test_the_page_is_filled_from_the_file_and_says_where_there_is_none(tmp_path:
     (tmp_path / "gpu.json").write_text(json.dumps({**facts, "results": related(ROWS)}))
     filled = fill(text, tmp_path)
     assert "| presets | 1 of 2 |" in filled and "on a GPU (driver 1), commit abc" in filled
-    assert filled == fill(filled, tmp_path)
+    assert filled == fill(filled, tmp_path) and "of the rows" not in filled
+    older = [{**row, "git_commit": "0123456789abcdef"} if row["part"] == "check" else row for row in ROWS]
+    (tmp_path / "gpu.json").write_text(json.dumps({**facts, "results": older}))
+    count = sum(row["part"] == "check" for row in ROWS)
+    assert f"; {count} of the rows at commit 0123456789ab" in fill(text, tmp_path)
     assert "step ms" in block(tmp_path / "gpu.json", "steps")

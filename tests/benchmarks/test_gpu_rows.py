@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from benchmarks.gpu_rows import FAILED, LONGEST_NOTE, MEASURED, PASSED, Results, check_row, step_row
+from benchmarks.gpu_rows import FAILED, LONGEST_NOTE, MEASURED, NOT_RUN, PASSED, Results, check_row, step_row
 
 
 def test_the_file_holds_every_row_as_soon_as_it_is_known(tmp_path: Path) -> None:
@@ -28,3 +28,24 @@ def test_the_file_holds_every_row_as_soon_as_it_is_known(tmp_path: Path) -> None
 def test_of_a_long_note_the_end_is_kept() -> None:
     row = check_row("presets", "crdnn off", FAILED, note="x" * LONGEST_NOTE + "the end")
     assert len(row["note"]) == LONGEST_NOTE and row["note"].endswith("the end")
+
+
+def test_an_update_replaces_what_it_measures_again_and_says_of_the_rest_which_commit_it_is_of(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "gpu.json"
+    cases = ("crdnn off", "crdnn compile", "crdnn files")
+    first = Results({"git_commit": "old"}, list, path, say=lambda line: None)
+    for name, status in zip(cases, (PASSED, FAILED, PASSED), strict=True):
+        first.add(check_row("presets", name, status))
+    second = Results({"git_commit": "new"}, list, path, say=lambda line: None)
+    second.keep(path)
+    second.add(check_row("presets", "crdnn compile", PASSED))
+    second.add(check_row("presets", "crdnn files", NOT_RUN))
+    second.add(step_row("crdnn", "16 x 15 s", "float", NOT_RUN))
+    stored = json.loads(path.read_text())["results"]
+    found = [(row.get("case"), row["status"], row.get("git_commit")) for row in stored]
+    assert found == [
+        *(("crdnn off", PASSED, "old"), ("crdnn files", PASSED, "old")),
+        *(("crdnn compile", PASSED, None), (None, NOT_RUN, None)),
+    ]

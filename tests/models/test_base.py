@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 import lightning as L
+import pytest
 import torch
 from torch import nn
+from torch.optim import AdamW
 from torch.utils.data import DataLoader
 
 from datamodules.base import SpeechDataModule
@@ -71,6 +74,41 @@ def test_off_trains_exactly_as_the_plain_model(kind: str, tiny_data: SpeechDataM
         states.append(model.state_dict())
     assert states[0].keys() == states[1].keys()
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+@pytest.mark.parametrize("algorithm", ["norm", "value"])
+def test_a_fused_optimiser_is_clipped_under_bf16_as_any_other(
+    algorithm: str, tiny_data: SpeechDataModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU steps are fused; Lightning refuses to clip gradients before them, though bfloat16 has no scale."""
+    clipped: list[float] = []
+    ends = []
+    for fused in (True, False):
+
+        def optimiser(groups: list[Any], rate: float, _: bool, fused: bool = fused) -> AdamW:
+            return AdamW(groups, lr=rate, fused=fused)
+
+        monkeypatch.setattr("qat.models.base.adamw", optimiser)
+        L.seed_everything(3)
+        model = build("crdnn")
+        monkeypatch.setattr(
+            model,
+            "on_before_zero_grad",
+            lambda optimizer, model=model: clipped.append(largest_gradient(model)),
+        )
+        fit(
+            model, tiny_data, precision="bf16-mixed", gradient_clip_val=1e-3,
+            gradient_clip_algorithm=algorithm,
+        )  # fmt: skip
+        ends.append(model.state_dict())
+    assert clipped and 0 < max(clipped) <= 1e-3 * (1 + 1e-5)
+    for key, value in ends[0].items():
+        torch.testing.assert_close(value, ends[1][key], rtol=1e-3, atol=1e-5)
+
+
+def largest_gradient(model: torch.nn.Module) -> float:
+    """Of one value."""
+    return max((float(p.grad.abs().max()) for p in model.parameters() if p.grad is not None), default=0.0)
 
 
 def test_accumulated_gradients_are_those_of_the_larger_batch(kind: str) -> None:
