@@ -15,8 +15,10 @@ from torch import Tensor
 
 from qat.layers.quantizer import KeyedNoise
 from qat.numerics.fused import straight_through, working_dtype
-from qat.numerics.fused_weights import FusedWeight, Table, WeightMode
+from qat.numerics.fused_weights import Chunk, Table, WeightMode
 from qat.numerics.rounding import NoiseKey
+
+TOGETHER = 16  # weights whose gradients share a launch; more would hold back what processes exchange
 
 
 @dataclass(eq=False)
@@ -28,7 +30,8 @@ class Prepared:
         made_of: what `values` depend on.
         values: fake-quantized.
         mode: how.
-        key: of their noise.
+        chunk: that gives the values their gradient.
+        number: of the weight in the chunk's table.
         read: what compiled code reads instead (`qat.layers.prepare`).
     """
 
@@ -36,7 +39,8 @@ class Prepared:
     made_of: tuple[Any, ...] = ()
     values: Tensor | None = None
     mode: WeightMode | None = None
-    key: NoiseKey = NoiseKey(0)
+    chunk: Chunk | None = None
+    number: int = 0
     read: Tensor | None = None
 
     def __reduce__(self) -> tuple[type[Prepared], tuple[()]]:
@@ -98,7 +102,8 @@ class WeightGroup:
         scale = quantizer.scale
         if not (torch.is_grad_enabled() and (weight.requires_grad or scale.requires_grad)):
             return values
-        return FusedWeight.apply(weight, scale, values, mode, prepared.key)
+        assert prepared.chunk is not None
+        return prepared.chunk.with_gradient(prepared.number)
 
     def expect(self, quantizer: Member, weight: Tensor) -> WeightMode:
         """Note what will be read, and how it is quantized now."""
@@ -129,10 +134,13 @@ class WeightGroup:
             for quantizer, weight in zip(quantizers, weights, strict=True):
                 quantizer.follow_(weight)
         keys = [quantizer.noise.of() for quantizer in quantizers]
-        found = self.table(quantizers, weights, keys).quantize(mode, keys[0])
-        for quantizer, weight, values, key in zip(quantizers, weights, found, keys, strict=True):
+        table = self.table(quantizers, weights, keys)
+        found = table.quantize(mode, keys[0])
+        for number, (quantizer, weight, values) in enumerate(zip(quantizers, weights, found, strict=True)):
+            if number % TOGETHER == 0:
+                chunk = Chunk(table, number, found[number : number + TOGETHER], mode, keys[0])
             prepared = quantizer.prepared
-            prepared.values, prepared.key = values, key
+            prepared.values, prepared.chunk, prepared.number = values, chunk, number
             prepared.made_of = made_of(quantizer, weight, mode)
 
     def table(self, quantizers: list[Member], weights: list[Tensor], keys: list[NoiseKey]) -> Table:

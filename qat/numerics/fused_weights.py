@@ -1,7 +1,7 @@
-"""Fake quantization of many weights in one launch, and the gradient of each.
+"""Fake quantization of many weights in one launch, and their gradients in a few.
 
 Weights do not wait for activations: all of a model's are quantized together, at the start of a step. Where their ranges
-cover them the gradient passes untouched, without a kernel.
+cover them the gradient passes untouched, without a kernel; else a launch takes the gradients of some weights together.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import Tensor
 
-from qat.numerics.fused import ROWS, WIDTH, kernels, seeds
+from qat.numerics.fused import ROWS, WIDTH, kernels
 from qat.numerics.launch import launch
 from qat.numerics.rounding import NoiseKey
 from qat.numerics.scales import lsq_factor
@@ -63,11 +64,6 @@ def least_of(share: float) -> int:
     return round(share * 2**16) - 2**15
 
 
-def programs_of(weight: Tensor) -> int:
-    """Programs for a weight `(C, ...)`."""
-    return -(-len(weight) // ROWS)
-
-
 class Table:
     """Where the rows of some weights lie, in the memory of their device.
 
@@ -78,23 +74,22 @@ class Table:
     """
 
     def __init__(self, weights: Sequence[Tensor], scales: Sequence[Tensor], streams: Sequence[int]) -> None:
-        self.held = (*weights, *scales)  # the kernel reads their memory
+        self.weights, self.scales = weights, scales  # the kernels read their memory
         self.shapes = [weight.shape for weight in weights]
-        self.starts: list[int] = []
-        programs, end, lines = 0, 0, []
+        self.starts, self.rows, self.programs, lines = [0], [0], [0], []  # of each weight, and the ends
         for weight, scale, stream in zip(weights, scales, streams, strict=True):
-            self.starts.append(end)
             inner, step = weight.numel() // len(weight), int(scale.numel() > 1)
-            lines.append(
-                [weight.data_ptr(), scale.data_ptr(), end, programs, inner, step, stream, len(weight)]
-            )
-            programs += programs_of(weight)
-            end += -(-weight.numel() // ALIGNED) * ALIGNED
-        self.programs, self.size = programs, end
+            start, row, program = self.starts[-1], self.rows[-1], self.programs[-1]
+            place = [weight.data_ptr(), scale.data_ptr(), start, program]
+            lines.append([*place, inner, step, stream, len(weight), row])
+            self.starts.append(start + -(-weight.numel() // ALIGNED) * ALIGNED)
+            self.rows.append(row + len(weight))
+            self.programs.append(program + -(-len(weight) // ROWS))
         device = weights[0].device
-        counts = torch.tensor([programs_of(weight) for weight in weights], device="cpu")
+        counts = torch.tensor(self.programs, device="cpu").diff()
         owner = torch.arange(len(lines), dtype=torch.int32, device="cpu").repeat_interleave(counts)
         self.lines, self.owner = torch.tensor(lines, device=device), owner.to(device)
+        self.factors: dict[int, Tensor] = {}
 
     def quantize(self, mode: WeightMode, key: NoiseKey) -> list[Tensor]:
         """Fake-quantized weights, all in one piece of memory; one launch.
@@ -103,61 +98,135 @@ class Table:
             mode: common to all.
             key: of the step; its stream does not count.
         """
-        out = torch.empty(self.size, dtype=mode.dtype, device=self.lines.device)
+        out = torch.empty(self.starts[-1], dtype=mode.dtype, device=self.lines.device)
         launch(
-            kernels().weights_forward, self.programs, out,
+            kernels().weights_forward, self.programs[-1], out,
             self.lines, self.owner, out, float(mode.low), float(mode.high), mode.offset,
             least_of(mode.share),
             *key.halves, FOLLOW=mode.follows, STOCHASTIC=mode.stochastic, HALF=mode.offset != 0,
             SELECT=mode.share < 1, LEARNED=mode.learned, ROWS=ROWS, WIDTH=WIDTH,
         )  # fmt: skip
+        return self.parts(out, 0, len(self.shapes))
+
+    def parts(self, values: Tensor, first: int, end: int) -> list[Tensor]:
+        """What lies in `values` of each of the weights `first` to `end`."""
+        base = self.starts[first]
         return [
-            out[start : start + shape.numel()].view(shape)
-            for start, shape in zip(self.starts, self.shapes, strict=True)
+            values[start - base : start - base + shape.numel()].view(shape)
+            for start, shape in zip(self.starts[first:end], self.shapes[first:end], strict=True)
         ]
 
+    def factors_of(self, high: int) -> Tensor:
+        """LSQ's factor of each weight's scale, float32 `(weights,)`."""
+        if high not in self.factors:
+            pairs = zip(self.weights, self.scales, strict=True)
+            found = [lsq_factor(weight.numel(), scale.numel(), high) for weight, scale in pairs]
+            self.factors[high] = torch.tensor(found, dtype=torch.float32, device=self.lines.device)
+        return self.factors[high]
 
-def weight_gradients(
-    grad: Tensor, weight: Tensor, scale: Tensor, mode: WeightMode, key: NoiseKey
-) -> tuple[Tensor, Tensor | None]:
-    """Gradients of a weight and of its scale (None where it is not learned), computed anew from the weight.
+    def gradients(
+        self, grads: Sequence[Tensor | None], first: int, mode: WeightMode, key: NoiseKey
+    ) -> tuple[list[Tensor | None], list[Tensor | None]]:
+        """Gradients of weights and of their scales (None where they are not learned), computed anew; one launch.
+
+        Args:
+            grads: of the quantized weights from the one numbered `first` on, of one dtype; None where there is none.
+            first: number of the first.
+            mode: how they were quantized.
+            key: of the step.
+        """
+        end, device = first + len(grads), self.lines.device
+        given = [None if grad is None else grad.contiguous() for grad in grads]
+        like = next((grad for grad in given if grad is not None), None)
+        if like is None:
+            return [None] * len(grads), [None] * len(grads)
+        pointers = [0] * len(self.shapes)
+        pointers[first:end] = [0 if grad is None else grad.data_ptr() for grad in given]
+        out = torch.empty(self.starts[end] - self.starts[first], device=device)
+        rows = self.rows[end] - self.rows[first]
+        found = torch.empty(rows if mode.learned else 0, device=device)
+        launch(
+            kernels().weights_backward, self.programs[end] - self.programs[first], out,
+            self.lines, self.owner, self.factors_of(mode.high), addresses(pointers, device), like, out, found,
+            self.programs[first], self.starts[first], self.rows[first],
+            float(mode.low), float(mode.high), mode.offset, least_of(mode.share), *key.halves,
+            STOCHASTIC=mode.stochastic, SELECT=mode.share < 1, LEARNED=mode.learned, ROWS=ROWS, WIDTH=WIDTH,
+        )  # fmt: skip
+        parts = self.parts(out, first, end)
+        of_weights = [None if grad is None else part for grad, part in zip(given, parts, strict=True)]
+        if not mode.learned:
+            return of_weights, [None] * len(given)
+        of_rows = found.split([len(weight) for weight in self.weights[first:end]])
+        of_scales = [
+            None if grad is None else own if scale.numel() > 1 else own.sum().view(scale.shape)
+            for grad, own, scale in zip(given, of_rows, self.scales[first:end], strict=True)
+        ]
+        return of_weights, of_scales
+
+
+def addresses(pointers: Sequence[int], device: torch.device) -> Tensor:
+    """Addresses, int64, in the memory of a device; nothing waits for the copy."""
+    found = torch.tensor(pointers, dtype=torch.int64, device="cpu")
+    return found.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else found
+
+
+class Chunk:
+    """Some weights of a table whose gradients are computed in one launch, when the last of them has come.
 
     Args:
-        grad: of the quantized weight.
-        weight: float32, contiguous.
-        scale: `(C,)` or `(1,)`.
-        mode: how it was quantized.
-        key: of the noise.
+        table: of all.
+        first: number of the first.
+        values: quantized, of each.
+        mode: how.
+        key: of the step.
     """
-    grad, out, rows = grad.contiguous(), torch.empty_like(weight), len(weight)
-    found = torch.empty(rows if mode.learned else 0, dtype=torch.float32, device=weight.device)
-    factor = lsq_factor(weight.numel(), scale.numel(), mode.high)
-    launch(
-        kernels().weight_backward, programs_of(weight), weight,
-        grad, weight, scale, out, found, rows, weight.numel() // rows, int(scale.numel() > 1),
-        float(mode.low), float(mode.high), mode.offset, least_of(mode.share), factor, *seeds(key),
-        STOCHASTIC=mode.stochastic, SELECT=mode.share < 1, LEARNED=mode.learned, ROWS=ROWS, WIDTH=WIDTH,
-    )  # fmt: skip
-    if not mode.learned:
-        return out, None
-    return out, found if scale.numel() > 1 else found.sum().view(scale.shape)
+
+    def __init__(
+        self, table: Table, first: int, values: Sequence[Tensor], mode: WeightMode, key: NoiseKey
+    ) -> None:
+        self.table, self.first, self.values, self.mode, self.key = table, first, values, mode, key
+        self.outputs: tuple[Tensor, ...] | None = None
+
+    def with_gradient(self, number: int) -> Tensor:
+        """Values of a weight of the table, with its gradient; those of one graph until a backward has come through."""
+        if self.outputs is None:
+            end = self.first + len(self.values)
+            leaves = (*self.table.weights[self.first : end], *self.table.scales[self.first : end])
+            self.outputs = FusedWeights.apply(ref(self), self.table, self.first, self.mode, self.key,
+                                              *leaves, *self.values)  # fmt: skip
+        return self.outputs[number - self.first]
 
 
-class FusedWeight(torch.autograd.Function):
-    """Takes the values that were prepared for a weight; gives it and its learned scale their gradients."""
+class FusedWeights(torch.autograd.Function):
+    """Takes the values that were prepared for weights; gives them and their learned scales their gradients."""
 
     @staticmethod
     def forward(
-        ctx: Any, weight: Tensor, scale: Tensor, values: Tensor, mode: WeightMode, key: NoiseKey
-    ) -> Tensor:
-        """`values`, as they are."""
-        ctx.save_for_backward(weight, scale)
-        ctx.mode, ctx.key = mode, key
-        return values.view_as(values)
+        ctx: Any,
+        chunk: ref[Chunk],
+        table: Table,
+        first: int,
+        mode: WeightMode,
+        key: NoiseKey,
+        *tensors: Tensor,
+    ) -> tuple[Tensor, ...]:
+        """The last third of the tensors, as they are.
+
+        Nothing is saved for the backward but the table: a second batch may go backward through the same values.
+        """
+        count = len(tensors) // 3
+        ctx.rest, ctx.versions = (chunk, table, first, mode, key), [item._version for item in tensors[:count]]
+        ctx.set_materialize_grads(False)
+        return tuple(values.view_as(values) for values in tensors[2 * count :])
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         """One launch."""
-        weight, scale = ctx.saved_tensors
-        grad, found = weight_gradients(grads[0], weight, scale, ctx.mode, ctx.key)
-        return grad, found, None, None, None
+        chunk, table, first, mode, key = ctx.rest
+        weights = table.weights[first : first + len(grads)]
+        if [item._version for item in weights] != ctx.versions:
+            raise RuntimeError("a quantized weight has been changed between its forward and its backward")
+        if (own := chunk()) is not None:
+            own.outputs = None
+        of_weights, of_scales = table.gradients(grads, first, mode, key)
+        return None, None, None, None, None, *of_weights, *of_scales, *[None] * len(grads)

@@ -1,8 +1,7 @@
-"""Triton kernels of fake quantization: one launch forward, one backward. `fused.py` launches them.
+"""Triton kernels of fake quantization; `fused.py` and `fused_weights.py` launch them.
 
-They compute what `kernel.py` and `rounding.py` compute, in float32 and in the same order of operations, so that values
-and noise are equal to the last bit; they are launched without fused multiply-adds, which would round differently. They
-read any float dtype and write any other. With `TRITON_INTERPRET=1` they run on CPU tensors.
+They compute what `kernel.py` and `rounding.py` compute, in float32 and in the same order, to the last bit: launched
+without fused multiply-adds, which would round differently. With `TRITON_INTERPRET=1` they run on CPU tensors.
 """
 
 # mypy: ignore-errors
@@ -20,9 +19,10 @@ NOISE_STEP = tl.constexpr(rounding.NOISE_STEP)
 SCALE_FLOOR = tl.constexpr(scales.SCALE_FLOOR)
 TINY = tl.constexpr(2.0**-126)
 LARGE = tl.constexpr(2.0**22)  # far outside of any range of levels
-# adding it leaves a float32 below `LARGE` no fraction: rounds half to even
-WHOLE = tl.constexpr(1.5 * 2.0**23)
-COLUMNS = tl.constexpr(8)  # of the table of weights
+WHOLE = tl.constexpr(
+    1.5 * 2.0**23
+)  # adding it leaves a float32 below `LARGE` no fraction: rounds half to even
+COLUMNS = tl.constexpr(9)  # of the table of weights
 SEEDS = ["seed_low", "seed_high", "stream"]  # numbers that change with every step or tensor
 
 
@@ -163,13 +163,10 @@ def learned_backward(
 @triton.jit(do_not_specialize=["seed_low", "seed_high"])
 def weights_forward(
     table, owner, out, low, high, offset, least, seed_low, seed_high,
-    FOLLOW: tl.constexpr, STOCHASTIC: tl.constexpr, HALF: tl.constexpr, SELECT: tl.constexpr,
-    LEARNED: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
+    FOLLOW: tl.constexpr, STOCHASTIC: tl.constexpr, HALF: tl.constexpr, SELECT: tl.constexpr, LEARNED: tl.constexpr,
+    ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """Rows of many weights, ROWS of one weight a program; see `fused_weights.Table`.
-
-    FOLLOW takes the scale from the row and stores it, HALF shifts levels by `offset`, SELECT quantizes a share.
-    """
+    """Rows of many weights, ROWS of one weight a program; see `fused_weights.Table`. FOLLOW stores each row's scale."""
     entry = table + tl.load(owner + tl.program_id(0)).to(tl.int64) * COLUMNS
     row = (tl.program_id(0).to(tl.int64) - tl.load(entry + 3)) * ROWS + tl.arange(0, ROWS)
     present = row < tl.load(entry + 7)
@@ -210,42 +207,49 @@ def weights_forward(
         tl.store(out + place, result.to(out.dtype.element_ty), mask=valid)
 
 
-@triton.jit(do_not_specialize=SEEDS)
-def weight_backward(
-    grad, weight, scale, out, scale_grad, rows, inner, scale_step, low, high, offset, least, factor,
-    seed_low, seed_high, stream,
-    STOCHASTIC: tl.constexpr, SELECT: tl.constexpr, LEARNED: tl.constexpr,
-    ROWS: tl.constexpr, WIDTH: tl.constexpr,
+@triton.jit(do_not_specialize=["seed_low", "seed_high", "first", "first_value", "first_row"])
+def weights_backward(
+    table, owner, factors, grads, like, out, scale_grad, first, first_value, first_row,
+    low, high, offset, least, seed_low, seed_high,
+    STOCHASTIC: tl.constexpr, SELECT: tl.constexpr, LEARNED: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """Gradient of one weight, ROWS a program, and of each row's scale where it is learned."""
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    present = row < rows
-    raw = tl.load(scale + row * scale_step, mask=present, other=1.0)
-    step = raw
-    if LEARNED:
-        step = positive(raw)
-    step = step[:, None]
-    shift = offset * step
-    total = tl.zeros([ROWS, WIDTH], tl.float32)
-    for start in range(0, inner, WIDTH):
-        column = start + tl.arange(0, WIDTH)
-        place = row[:, None] * inner + column[None, :]
-        valid = present[:, None] & (column < inner)[None, :]
-        value = tl.load(weight + place, mask=valid, other=0.0) - shift
-        up = tl.load(grad + place, mask=valid, other=0.0).to(tl.float32)
-        level = rounded(value, step, place, seed_low, seed_high, stream, STOCHASTIC)
-        clipped = clip(level, low, high)
-        inside = clipped == level
-        down = tl.where(inside, up, 0.0)
-        slope = tl.where(inside, clipped - value * tl.div_rn(1.0, step), clipped + offset)
-        if SELECT:
-            chosen = noise_bits(place, seed_low, seed_high, stream + 1) < least
-            down = tl.where(chosen, down, up)
-            slope = tl.where(chosen, slope, 0.0)
-        tl.store(out + place, down.to(out.dtype.element_ty), mask=valid)
-        total += tl.where(valid, up * slope, 0.0)
-    if LEARNED:
-        tl.store(scale_grad + row, tl.sum(total, axis=1) * factor * slope_of_positive(raw), mask=present)
+    """Gradients of the table's weights from program `first` on, and of each row's scale where it is learned.
+
+    `grads` holds an address for each weight of the table, of values like those of `like`; 0 where there is none.
+    """
+    program = tl.program_id(0).to(tl.int64) + first
+    number = tl.load(owner + program)
+    entry = table + number.to(tl.int64) * COLUMNS
+    address = tl.load(grads + number)
+    if address != 0:
+        grad = address.to(tl.pointer_type(like.dtype.element_ty))
+        row = (program - tl.load(entry + 3)) * ROWS + tl.arange(0, ROWS)
+        present = row < tl.load(entry + 7)
+        inner, stream = tl.load(entry + 4), tl.load(entry + 6)
+        weight = tl.load(entry).to(tl.pointer_type(tl.float32))
+        scale = tl.load(entry + 1).to(tl.pointer_type(tl.float32)) + row * tl.load(entry + 5)
+        out += tl.load(entry + 2) - first_value
+        raw = tl.load(scale, mask=present, other=1.0)
+        step = (positive(raw) if LEARNED else raw)[:, None]
+        shift, total = offset * step, tl.zeros([ROWS, WIDTH], tl.float32)
+        for start in range(0, inner, WIDTH):
+            column = start + tl.arange(0, WIDTH)
+            place = row[:, None] * inner + column[None, :]
+            valid = present[:, None] & (column < inner)[None, :]
+            value = tl.load(weight + place, mask=valid, other=0.0) - shift
+            up = tl.load(grad + place, mask=valid, other=0.0).to(tl.float32)
+            level = rounded(value, step, place, seed_low, seed_high, stream, STOCHASTIC)
+            clipped = clip(level, low, high)
+            inside = clipped == level
+            slope = tl.where(inside, clipped - value * tl.div_rn(1.0, step), clipped + offset)
+            if SELECT:
+                chosen = noise_bits(place, seed_low, seed_high, stream + 1) < least
+                inside, slope = inside | (chosen == 0), tl.where(chosen, slope, 0.0)
+            tl.store(out + place, tl.where(inside, up, 0.0), mask=valid)
+            total += tl.where(valid, up * slope, 0.0)
+        if LEARNED:
+            found = tl.sum(total, axis=1) * tl.load(factors + number) * slope_of_positive(raw)
+            tl.store(scale_grad + tl.load(entry + 8) - first_row + row, found, mask=present)
 
 
 @triton.jit(do_not_specialize=SEEDS)
@@ -283,9 +287,7 @@ def frames_forward(
 
 
 @triton.jit
-def blocks_forward(
-    x, out, count, inner, each, levels, SIZE: tl.constexpr, ROWS: tl.constexpr
-):  # fmt: skip
+def blocks_forward(x, out, count, inner, each, levels, SIZE: tl.constexpr, ROWS: tl.constexpr):
     """Rows of `inner` values in `each` blocks of SIZE, `count` in all, each by its largest magnitude."""
     block = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = ((block % each) * SIZE)[:, None] + tl.arange(0, SIZE)[None, :]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from weakref import ref
+
 import pytest
 import torch
 from torch import Tensor
 
 from qat.numerics.affine import fake_quantize
-from qat.numerics.fused_weights import Table, WeightMode, least_of, weight_gradients
+from qat.numerics.fused_weights import Chunk, Table, WeightMode, least_of
 from qat.numerics.rounding import NoiseKey
 
 pytest.importorskip("triton")
@@ -52,15 +54,71 @@ def test_all_weights_and_their_gradients_equal_the_plain_path(
     found = weights()
     scales = [torch.linspace(0.1, 0.3, len(item)) if each else torch.tensor([0.2]) for item in found]
     keys = [KEY._replace(stream=2 * number) for number in range(len(found))]
-    results = Table(found, scales, [int(key.stream) for key in keys]).quantize(chosen, KEY)
+    table = Table(found, scales, [int(key.stream) for key in keys])
+    results = table.quantize(chosen, KEY)
+    ups, expected = [], []
     for weight, scale, key, result in zip(found, scales, keys, results, strict=True):
         leaf = weight.clone().requires_grad_()
-        expected = plain(leaf, scale, chosen, key)
-        assert torch.equal(result, expected)
-        up = torch.randn(weight.shape, generator=torch.Generator().manual_seed(1))
-        expected.backward(up)
-        grad, none = weight_gradients(up, weight, scale, chosen, key)
-        assert torch.equal(grad, leaf.grad) and none is None
+        values = plain(leaf, scale, chosen, key)
+        assert torch.equal(result, values)
+        ups.append(torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)))
+        values.backward(ups[-1])
+        expected.append(leaf.grad)
+    for first, end in ((0, 4), (0, 1), (1, 3), (3, 4)):
+        grads, none = table.gradients(ups[first:end], first, chosen, KEY)
+        assert none == [None] * (end - first)
+        assert all(torch.equal(one, other) for one, other in zip(grads, expected[first:end], strict=True))  # type: ignore[arg-type]
+
+
+def chunk_of_learned() -> tuple[Chunk, list[Tensor], list[Tensor]]:
+    """With its weights and scales, which want gradients."""
+    found = [weight.requires_grad_() for weight in weights()]
+    scales = [
+        torch.full((len(item) if number else 1,), 0.2).requires_grad_() for number, item in enumerate(found)
+    ]
+    chosen, table = mode(learned=True), Table(found, scales, [0] * len(found))
+    with torch.no_grad():
+        values = table.quantize(chosen, KEY)
+    return Chunk(table, 0, values, chosen, KEY), found, scales
+
+
+def test_a_weight_that_nothing_was_made_of_has_no_gradient() -> None:
+    chunk, found, scales = chunk_of_learned()
+    chunk.with_gradient(2).sum().backward()
+    assert [item.grad is not None for item in found] == [False, False, True, False]
+    assert [item.grad is not None for item in scales] == [False, False, True, False]
+    assert scales[2].grad is not None and scales[2].grad.shape == scales[2].shape
+
+
+def test_two_batches_before_their_backwards_share_values_and_add_up() -> None:
+    chunk, found, scales = chunk_of_learned()
+    first = chunk.with_gradient(0).sum() + chunk.with_gradient(1).sum()
+    second = (3 * chunk.with_gradient(0)).sum()
+    first.backward()
+    once = [found[0].grad.clone(), scales[0].grad.clone()]  # type: ignore[union-attr]
+    second.backward()
+    torch.testing.assert_close(found[0].grad, 4 * once[0])
+    torch.testing.assert_close(scales[0].grad, 4 * once[1])
+    (2 * chunk.with_gradient(0)).sum().backward()  # a graph of its own
+    torch.testing.assert_close(found[0].grad, 6 * once[0])
+    assert scales[0].grad is not None and scales[0].grad.shape == (1,)
+
+
+def test_a_weight_changed_before_its_backward_is_refused() -> None:
+    chunk, found, _ = chunk_of_learned()
+    loss = chunk.with_gradient(0).sum()
+    with torch.no_grad():
+        found[0].add_(1.0)
+    with pytest.raises(RuntimeError, match="changed between its forward and its backward"):
+        loss.backward()
+
+
+def test_a_graph_that_is_given_up_is_freed() -> None:
+    chunk, *_ = chunk_of_learned()
+    chunk.with_gradient(0)
+    gone = ref(chunk)
+    del chunk
+    assert gone() is None
 
 
 def test_a_scale_that_follows_is_the_largest_magnitude_of_its_row_and_is_stored() -> None:

@@ -35,9 +35,10 @@ LAUNCHES: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
         {"table": "*i64", "owner": "*i32", "out": "*bf16", **WEIGHTS, "seed_low": "i32", "seed_high": "i32"},
         {"FOLLOW": True, "STOCHASTIC": True, "HALF": True, "SELECT": True, "LEARNED": False, **ROWS},
     ),
-    "weight_backward": (
-        {"grad": "*bf16", "weight": "*fp32", "scale": "*fp32", "out": "*fp32", "scale_grad": "*fp32",
-         "rows": "i32", "inner": "i32", "scale_step": "i32", "factor": "fp32", **WEIGHTS, **SEEDS},
+    "weights_backward": (
+        {"table": "*i64", "owner": "*i32", "factors": "*fp32", "grads": "*i64", "like": "*bf16", "out": "*fp32",
+         "scale_grad": "*fp32", "first": "i32", "first_value": "i32", "first_row": "i32", **WEIGHTS,
+         "seed_low": "i32", "seed_high": "i32"},
         {"STOCHASTIC": True, "SELECT": True, "LEARNED": True, **ROWS},
     ),
     "frames_forward": (
