@@ -112,7 +112,8 @@ def step_lines(rows: list[Row]) -> Iterator[Row]:
             continue
         line = {"model": row["model"], "batch": row["batch"], "training": row["variant"]}
         if row["status"] != MEASURED:
-            note = (row["note"].strip().splitlines() or [""])[-1]
+            said = row["note"].strip().splitlines() or [""]
+            note = next((text for text in reversed(said) if "Error: " in text), said[-1])
             yield {**line, "step ms": f"{row['status']}: {note}" if note else row["status"]}
             continue
         yield {

@@ -145,6 +145,10 @@ class Pool:
             finally:
                 stop(process)  # what it may have left running
                 self.running.discard(process)
+        if (
+            status != command.status and time.time() >= self.until
+        ):  # somebody has interrupted, and `run` stopped it
+            raise OutOfTime(f"{OUT_OF_TIME}: stopped")
         if status != command.status:
             raise Failed(f"exit status {status} of {' '.join(command.arguments[:4])} ...\n{tail(log)}")
         return values_in(log.read_text(errors="replace"))

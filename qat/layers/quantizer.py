@@ -43,7 +43,7 @@ class StepKey:
     def seed_of(self, of_weight: bool) -> int | Tensor:
         """Seed of this step's noise; for compiled code, the tensor that `write_` filled."""
         if is_compiled():
-            return self.written[of_weight]
+            return self.written[int(of_weight)]
         if self.frame and not of_weight:
             return step_seed(self.seed, self.step, self.rank, self.frame)
         return step_seed(self.seed, self.step, -1 if of_weight else self.rank)

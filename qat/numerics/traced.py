@@ -18,8 +18,11 @@ from qat.numerics.scales import SCALE_FLOOR, both_along, lsq_factor, magnitude, 
 
 
 def is_compiled() -> bool:
-    """Whether `torch.compile` is tracing this code. An export traces as well, but is to see what is inside."""
-    return torch.compiler.is_compiling() and not torch.compiler.is_exporting()
+    """Whether `torch.compile` is tracing this code. An export traces as well, without Dynamo: it is to see inside.
+
+    PyTorch 2.11 calls whatever Dynamo traces an export (`is_exporting`).
+    """
+    return torch.compiler.is_dynamo_compiling()
 
 
 def fake_quantize(

@@ -106,4 +106,4 @@ def test_an_interruption_stops_what_runs(tmp_path: Path, monkeypatch: pytest.Mon
     for thread in set(threading.enumerate()) - before:
         join(thread)
     assert time.time() - started < 10 and not pool.running
-    assert {row["status"] for row in rows} == {FAILED, NOT_RUN}
+    assert [row["status"] for row in rows] == [NOT_RUN] * 2, "what was stopped says nothing of the code"
