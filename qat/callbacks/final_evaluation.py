@@ -6,16 +6,11 @@ from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from datamodules.base import SpeechDataModule
 from qat.callbacks.run_data import data_of
 from qat.evaluation.graphs import exports_in
 from qat.evaluation.options import EvaluationOptions
-from qat.methods.re_estimate import re_estimate_batch_norm_
-from qat.models.checkpoint import read_checkpoint
-from qat.models.ctc import CTCModule
-from qat.models.loading import save_module
 from qat.report.build import report_checkpoint
 from qat.report.row import Row
 from qat.report.utterance_files import load_worst
@@ -25,7 +20,7 @@ from qat.tracking.wandb_report import log_report
 
 
 class FinalEvaluation(Callback):
-    """Keeps the weights of the best epoch as `model.ckpt` and measures its exported file.
+    """Measures the exported file of the model that the run has kept (`KeepModel`, which acts before).
 
     Args:
         run_folder: the run's folder; `config.yaml` lies there.
@@ -37,17 +32,8 @@ class FinalEvaluation(Callback):
         self.options = options
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save, measure (on all ranks), write, log."""
-        assert isinstance(pl_module, CTCModule)
-        best = self.run_folder / "best.ckpt"
-        if best.is_file():
-            pl_module.load_state_dict(read_checkpoint(best)["state_dict"])
+        """Measure (on all ranks), write, log."""
         data = data_of(trainer)
-        if pl_module.recipe.re_estimate_batch_norm:
-            rank_zero_info(re_estimate_batch_norm_(pl_module, data))
-        if trainer.is_global_zero:
-            save_module(pl_module, self.run_folder / MODEL_FILE)
-        trainer.strategy.barrier()
         config = read_config(self.run_folder / CONFIG_FILE)
         rows = report_checkpoint(self.run_folder / MODEL_FILE, self.run_folder, data, config, self.options)
         for logger in trainer.loggers:

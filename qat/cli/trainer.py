@@ -22,6 +22,7 @@ from qat.callbacks.agreement import RanksAgree
 from qat.callbacks.calibrate import Calibrate
 from qat.callbacks.finite import StaysFinite
 from qat.callbacks.fold import FoldBatchNorm
+from qat.callbacks.keep_model import KeepModel
 from qat.callbacks.plain_progress import PlainProgress
 from qat.callbacks.resumable import Resumable
 from qat.cli.options import WandbOptions
@@ -70,6 +71,7 @@ def own_callbacks(
     if config["trainer"]["enable_checkpointing"] is not False:
         callbacks += checkpoint_callbacks(run_folder)
     callbacks += [TQDMProgressBar() if progress_bar else PlainProgress(), LearningRateMonitor("step")]
+    callbacks.append(KeepModel(run_folder))
     if evaluation.enabled:
         from qat.callbacks.final_evaluation import FinalEvaluation
 

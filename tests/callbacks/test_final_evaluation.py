@@ -1,4 +1,4 @@
-"""What the end of a run keeps."""
+"""The report at the end of a run."""
 
 from __future__ import annotations
 
@@ -7,29 +7,27 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 
 from datamodules.base import SpeechDataModule
 from qat.callbacks.final_evaluation import FinalEvaluation
 from qat.evaluation.options import EvaluationOptions
-from qat.methods.calibrate import calibrate_
-from qat.models.loading import load_module
-from qat.recipe import Recipe
 from tests.conftest import build
 
 
-@pytest.mark.parametrize("asked", [False, True])
-def test_the_kept_model_has_re_estimated_statistics_where_the_recipe_asks(
-    asked: bool, tiny_data: SpeechDataModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_is_measured_is_the_model_that_the_run_has_kept(
+    tiny_data: SpeechDataModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("qat.callbacks.final_evaluation.report_checkpoint", lambda *arguments: [])
+    asked: list[Any] = []
+
+    def report_checkpoint(*arguments: Any) -> list[Any]:
+        asked.append(arguments)
+        return []
+
+    monkeypatch.setattr("qat.callbacks.final_evaluation.report_checkpoint", report_checkpoint)
     (tmp_path / "config.yaml").write_text("seed_everything: 1\n")
-    recipe = Recipe(preset="x", calibration_utterances=3, fold_batch_norm=False, re_estimate_batch_norm=asked)
-    model = build("crdnn", recipe)
-    calibrate_(model, tiny_data)
-    before = {key: value.clone() for key, value in model.state_dict().items() if "running" in key}
-    strategy = SimpleNamespace(barrier=lambda: None)
-    trainer: Any = SimpleNamespace(is_global_zero=True, datamodule=tiny_data, loggers=[], strategy=strategy)
-    FinalEvaluation(tmp_path, EvaluationOptions()).on_fit_end(trainer, model)
-    kept = load_module(tmp_path / "model.ckpt").state_dict()
-    assert before and all(torch.equal(kept[key], before[key]) != asked for key in before)
+    trainer: Any = SimpleNamespace(datamodule=tiny_data, loggers=[])
+    options = EvaluationOptions(repeats=7)
+    FinalEvaluation(tmp_path, options).on_fit_end(trainer, build("crdnn"))
+    assert [(*each[:3], each[4]) for each in asked] == [
+        (tmp_path / "model.ckpt", tmp_path, tiny_data, options)
+    ]

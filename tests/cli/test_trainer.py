@@ -32,9 +32,14 @@ def names(folder: Path, checkpointing: bool, evaluated: bool, progress_bar: bool
 
 def test_callbacks_stand_in_the_order_in_which_they_act(tmp_path: Path) -> None:
     first = ["Resumable", "StaysFinite", "FoldBatchNorm", "Calibrate", "AdaRound", "RanksAgree"]
-    kept = ["ModelCheckpoint", "ModelCheckpoint", "PlainProgress", "LearningRateMonitor", "FinalEvaluation"]
-    assert names(tmp_path, True, True) == [*first, *kept]
-    assert names(tmp_path, False, False, True) == [*first, "TQDMProgressBar", "LearningRateMonitor"]
+    kept = ["ModelCheckpoint", "ModelCheckpoint", "PlainProgress", "LearningRateMonitor", "KeepModel"]
+    assert names(tmp_path, True, True) == [*first, *kept, "FinalEvaluation"]
+    assert names(tmp_path, False, False, True) == [
+        *first,
+        "TQDMProgressBar",
+        "LearningRateMonitor",
+        "KeepModel",
+    ]
 
 
 @pytest.mark.parametrize(
