@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 STANDARD_DEVIATIONS = 3.0  # that a normalised channel reaches, where only the norm's weights are known
 
-Affine = nn.LayerNorm | nn.modules.batchnorm._BatchNorm
+Affine = nn.LayerNorm | nn.GroupNorm | nn.modules.batchnorm._BatchNorm
 Weighted = nn.Linear | nn.modules.conv._ConvNd
 
 

@@ -158,7 +158,15 @@ def summary(module: CTCModule) -> str:
     reasons: dict[str, list[str]] = {}
     for item in module.equalized:
         if "reason" in item:
-            reasons.setdefault(item["reason"], []).append(f"`{item['pair']}`")
-    if reasons:
-        line += ", skipped " + "; ".join(f"{', '.join(names)}: {reason}" for reason, names in reasons.items())
-    return line
+            reasons.setdefault(item["reason"], []).append(item["pair"])
+    skipped = [f"{some(pairs)}: {reason}" for reason, pairs in reasons.items()]
+    return line + (f", skipped {'; '.join(skipped)}" if skipped else "")
+
+
+def some(names: Sequence[str]) -> str:
+    """The first name, and how many more there are.
+
+    >>> some(["a -> b", "b -> c"])
+    '`a -> b` and 1 more'
+    """
+    return f"`{names[0]}`" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
