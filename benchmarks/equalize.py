@@ -36,11 +36,11 @@ from qat.runtime.attention_session import open_session
 
 SPLIT = "dev"
 # A Wav2Vec2's extractor loses with one range for all frames, outliers or not: it gets one for each frame.
-EXTRACTOR = [
+EXTRACTOR: list[dict[str, Any]] = [
     {"match": "*conv_layers.0.conv", "activation_bits": 0},
     {"match": "feature_extractor", "activation_granularity": "frame"},
 ]
-RULES: dict[str, list[dict[str, Any]]] = {"crdnn": [], "wav2vec2": EXTRACTOR}
+RULES = {"crdnn": [], "wav2vec2": EXTRACTOR}
 COLUMNS = [
     "model",
     "weights",

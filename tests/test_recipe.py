@@ -153,6 +153,12 @@ def test_a_recipe_survives_its_dictionary_and_yaml() -> None:
     assert all(type(item) is dict for item in values["rules"])
 
 
+def test_a_recipe_of_before_equalization_is_one_without_it() -> None:
+    values = Recipe(preset="mine").to_dict()
+    old = {key: value for key, value in values.items() if key not in ("equalize", "smooth_alpha")}
+    assert Recipe.from_dict(old) == Recipe(preset="mine", equalize="none")
+
+
 @pytest.mark.parametrize("vnni", [True, False])
 def test_reduce_range_auto_follows_the_cpu(vnni: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "cpu_has_vnni", lambda: vnni)

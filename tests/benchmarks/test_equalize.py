@@ -18,12 +18,12 @@ def test_planting_makes_a_few_channels_larger_and_changes_the_float_output_by_ro
 ) -> None:
     model = build(kind).eval()
     batch, place = batch_of(1), "head" if kind == "crdnn" else "hf.lm_head"
-    before, weight = model.posteriors(batch)[0], model.get_submodule(place).weight.clone()
+    before, weight = model.posteriors(batch)[0], model.get_parameter(f"{place}.weight").clone()
     planted = plant_outliers_(model, channels=2, factor=100)
     # 100 is no power of two: each product is rounded once more
     torch.testing.assert_close(model.posteriors(batch)[0], before, atol=1e-5, rtol=0)
     assert planted[-1].endswith(f"-> {place}")
-    shrunk = (weight / model.get_submodule(place).weight).mean(0)
+    shrunk = (weight / model.get_parameter(f"{place}.weight")).mean(0)
     assert sorted(shrunk.round().tolist())[-3:] == [1.0, 100.0, 100.0]
     producer = model.get_submodule(planted[-1].partition(" -> ")[0])
     assert len(output_range(producer)) == len(shrunk)

@@ -66,11 +66,11 @@ def test_powers_of_two_change_no_bit_of_the_output(name: str, quantized: bool) -
 
 def test_values_that_become_one_channel_share_its_scale_and_those_not_read_have_none() -> None:
     model = chain(nn.LayerNorm(5), nn.Linear(2, 1))
-    before = model[0].weight.clone()
+    before = model.get_parameter("0.weight").clone()
     places = torch.tensor([0, 1, 0, 1, -1])
     scale_pair_(model, ScalePair("0", ("1",), places), torch.tensor([2.0, 8.0]))
     torch.testing.assert_close(
-        before / model[0].weight, torch.tensor([2.0, 8.0, 2.0, 8.0, 1.0]), atol=0, rtol=0
+        before / model.get_parameter("0.weight"), torch.tensor([2.0, 8.0, 2.0, 8.0, 1.0]), atol=0, rtol=0
     )
 
 
@@ -81,7 +81,7 @@ def test_ranges_are_those_of_rows_and_columns_and_of_three_deviations_of_a_norm(
     model[1].weight.data, model[1].bias.data = torch.tensor([1.0, -2.0, 9.0]), torch.tensor([0.0, -1.0, 0.0])
     assert output_range(model[1]).tolist() == [3.0, 7.0, 27.0]
     assert output_range(model[1], torch.tensor([0, 0, -1]), 2).tolist() == [7.0, 0.0]
-    both = torch.cat([model[2].weight_ih_l0, model[2].weight_ih_l0_reverse]).detach()
+    both = torch.cat([model.get_parameter(f"2.weight_ih_l0{end}") for end in ("", "_reverse")]).detach()
     assert torch.equal(input_range(model[2]), both.abs().amax(0))
 
 

@@ -63,7 +63,7 @@ def test_a_model_scaled_by_hand_differs_where_only_one_side_is_scaled() -> None:
     model, batch = build("crdnn").eval(), batch_of(1)
     before = model.posteriors(batch)[0]
     pair = next(iter(model.scale_pairs()))
-    model.get_submodule(pair.producer).weight.data.mul_(2)
+    model.get_submodule(pair.producer).get_parameter("weight").data.mul_(2)
     assert not torch.equal(model.posteriors(batch)[0], before)
     scale_pair_(model, pair, torch.full((4,), 2.0))
     assert not torch.equal(model.posteriors(batch)[0], before)

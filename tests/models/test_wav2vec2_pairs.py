@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from qat.layers.equalize import scale_pair_
+from qat.layers.equalize import input_range, scale_pair_
 from qat.models.speechbrain_wav2vec2 import SpeechBrainWav2Vec2Module
 from tests.conftest import TINY_WAV2VEC2, build
 from tests.models.attention_models import batch_of
@@ -34,7 +34,7 @@ def test_scaling_every_pair_of_a_wav2vec2_changes_no_bit_of_its_output(name: str
 @pytest.mark.parametrize("output_norm", [False, True])
 def test_scaling_the_head_of_speechbrains_changes_no_bit(output_norm: bool, folded: bool) -> None:
     torch.manual_seed(0)
-    shape = {"head_neurons": [6, 7], "head_batch_norm": True, "output_norm": output_norm}
+    shape: dict[str, Any] = {"head_neurons": [6, 7], "head_batch_norm": True, "output_norm": output_norm}
     model = SpeechBrainWav2Vec2Module(config=TINY_WAV2VEC2["config"], **shape).eval()
     norms_of_noise_(model)
     if folded:
@@ -54,5 +54,5 @@ def test_pairs_that_are_skipped_would_change_the_output(stable: bool) -> None:
         model = build("wav2vec2", config=config).eval()
         norms_of_noise_(model)
         before = model.posteriors(batch)[0]
-        scale_pair_(model, pair, torch.full((model.get_submodule(pair.consumers[0]).weight.shape[1],), 4.0))
+        scale_pair_(model, pair, torch.full((len(input_range(model.get_submodule(pair.consumers[0]))),), 4.0))
         assert (model.posteriors(batch)[0] - before).abs().max() > 1e-4 * before.abs().max(), pair.name
