@@ -176,7 +176,26 @@ def beam_rows(results: list[Row]) -> Iterator[Row]:
         }
 
 
+def equalize_rows(results: list[Row]) -> Iterator[Row]:
+    """Planted outliers: error rates with and without equalization."""
+    for row in results:
+        low, high = row["ci95"]
+        is_float = row["method"] == "float"
+        yield {
+            "model": row["model"],
+            "weights": row["weights"],
+            "file": row["method"],
+            "`equalize`": row["equalize"],
+            "dev utterances": row["utterances"],
+            "dev WER %": f"{row['wer']:.2f}",
+            "difference to float": "" if is_float else f"{row['delta']:+.2f} [{low:+.2f}, {high:+.2f}]",
+            "p": "" if is_float else f"{row['p_value']:.4f}",
+            "same words": row["same_words"],
+        }
+
+
 SECTIONS = {
+    "equalize": equalize_rows,
     "beams": beam_rows,
     "attention": attention_rows,
     "search_equality": equality_rows,

@@ -22,6 +22,7 @@ from qat.system.nearest import did_you_mean
 
 ReduceRange = bool | Literal["auto", "true", "false"]
 FoldBatchNorm = bool | Literal["after_calibration"]
+Equalize = Literal["none", "cross_layer", "smooth"]
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "rounding": get_args(Rounding),
@@ -30,6 +31,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "weight_granularity": get_args(Granularity),
     "activation_granularity": get_args(ActivationGranularity),
     "four_bit_linear": get_args(FourBitLinear),
+    "equalize": get_args(Equalize),
 }
 BOOLEANS = (
     *("quantize", "activation_signed", "learn_scale", "fine_tune"),
@@ -91,6 +93,11 @@ class Recipe(LayerFields):
         reduce_range: 7-bit weight range at 8 bits; auto where the CPU lacks VNNI (u8s8 products saturate there).
         fold_batch_norm: fold BatchNorm into the layer before it, before calibration; after_calibration is the wrong
             order (ranges are those of other weights), kept to measure what it costs.
+        equalize: scale channels down where they are produced and up where they are read, before calibration, so that a
+            few large ones do not take the levels of all (float output unchanged). cross_layer goes by the weights
+            alone (Nagel 2019, arXiv 1906.04721), smooth by the largest activation of each channel in the calibration
+            utterances as well (SmoothQuant, arXiv 2211.10438).
+        smooth_alpha: share of a channel's range that smooth moves from the activations into the weights, in [0, 1].
         fine_tune: train after calibration; false stops there (post-training quantization).
         ada_round_steps: optimiser steps per layer; 0 leaves coordinate descent alone.
         bias_correction: take the mean error of each output out of the bias (Nagel 2019, arXiv 1906.04721): after
@@ -105,6 +112,8 @@ class Recipe(LayerFields):
     preset: str = "off"
     reduce_range: ReduceRange = "auto"
     fold_batch_norm: FoldBatchNorm = True
+    equalize: Equalize = "none"
+    smooth_alpha: float = 0.5
     fine_tune: bool = True
     ada_round_steps: int = 1000
     bias_correction: bool = False
@@ -220,6 +229,7 @@ def check_fields(item: Rule | Recipe, where: str, optional: bool) -> None:
     for name, low, high, text in (
         ("percentile", 50.0, 100.0, "a number above 50, up to 100"),
         ("quant_noise", -1e-30, 1.0, "a number from 0 to 1"),
+        ("smooth_alpha", -1e-30, 1.0, "a number from 0 to 1"),
     ):
         value = getattr(item, name, None)
         if value is None and optional:

@@ -65,6 +65,7 @@ NEEDS = {  # flags of other classes than those of the default configuration
 VALUES = {  # for flags that a page names alone; 1 for all others
     "--model.lm": "float",
     "--qat": "off",
+    "--qat.equalize": "smooth",
     "--qat.reduce_range": "true",
     "--trainer.precision": "bf16-mixed",
 }

@@ -51,6 +51,9 @@ def test_bits_from_2_to_8_and_float_are_taken(value: int | None) -> None:
         ("reduce_range", "maybe", "auto, true or false"),
         ("learn_scale", "yes", "true or false"),
         ("fold_batch_norm", 1, "true, false or after_calibration"),
+        ("equalize", "off", "none, cross_layer, smooth"),
+        ("smooth_alpha", 1.01, "from 0 to 1"),
+        ("smooth_alpha", None, "from 0 to 1"),
         ("calibration_utterances", 0, "from 1"),
         ("seed", -1, "from 0"),
         ("rules", "cnn", "a list of rules"),
@@ -148,6 +151,12 @@ def test_a_recipe_survives_its_dictionary_and_yaml() -> None:
     assert Recipe.from_dict(values) == recipe
     assert Recipe.from_dict(yaml.safe_load(yaml.safe_dump(values))) == recipe
     assert all(type(item) is dict for item in values["rules"])
+
+
+def test_a_recipe_of_before_equalization_is_one_without_it() -> None:
+    values = Recipe(preset="mine").to_dict()
+    old = {key: value for key, value in values.items() if key not in ("equalize", "smooth_alpha")}
+    assert Recipe.from_dict(old) == Recipe(preset="mine", equalize="none")
 
 
 @pytest.mark.parametrize("vnni", [True, False])

@@ -1,4 +1,4 @@
-"""Post-training calibration of all ranges from training speech."""
+"""Equalization of channels and post-training calibration of all ranges, from training speech."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from qat.callbacks.run_data import data_of
 from qat.methods.calibrate import calibrate_, is_quantized
+from qat.methods.equalize import equalize_and_check
 from qat.methods.fold_batch_norm import fold_and_check
 from qat.models.ctc import CTCModule
 from qat.models.loading import save_module
@@ -17,6 +18,8 @@ from qat.runs import LAST_FILE, PTQ_FILE
 
 class Calibrate(Callback):
     """Measures weight and activation ranges on training utterances, then switches the quantizers on.
+
+    Channels are equalized first, where the recipe says so.
 
     A restored run is already calibrated and is left alone.
 
@@ -34,6 +37,8 @@ class Calibrate(Callback):
         if not pl_module.recipe.active or is_quantized(pl_module):
             return
         rank_zero_info(str(pl_module.swap_report))
+        if pl_module.recipe.equalize != "none" and not pl_module.equalized:
+            rank_zero_info(equalize_and_check(pl_module, data_of(trainer)))
         rank_zero_info(calibrate_(pl_module, data_of(trainer)))
         if pl_module.recipe.fold_batch_norm == "after_calibration":
             pl_module.quantize(False)

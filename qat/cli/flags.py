@@ -24,6 +24,7 @@ HELP = """usage: python train.py [--config FILE] [--qat PRESET] [--run NAME] [--
   --qat.rounding R         nearest, stochastic                     --qat.learn_scale BOOL    learned scales
   --qat.weight_observer O  max, mse, percentile, entropy           --qat.activation_observer O
   --qat.ada_round BOOL     round by the output's error           --qat.bias_correction BOOL  mean error into the bias
+  --qat.equalize E         none, cross_layer, smooth: channels of outliers  --qat.smooth_alpha A  share moved
   --qat.reduce_range R     auto, true, false: 7-bit weights where the CPU lacks VNNI
   --qat.rules LIST         ordered rules for groups or layer names (first match wins)
   --run NAME               run folder checkpoints/NAME (default MODEL-PRESET-TIME)

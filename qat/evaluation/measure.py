@@ -160,6 +160,9 @@ def coverage_of(module: CTCModule) -> dict[str, Any]:
         [name, reasons.get(name) or side_in_float(module.get_submodule(name)) or "the recipe is off"]
         for name in shares["skipped"]
     ]
+    if module.equalized:
+        left = [[item["pair"], item["reason"]] for item in module.equalized if "reason" in item]
+        shares |= {"pairs_equalized": len(module.equalized) - len(left), "pairs_not_equalized": left}
     return shares
 
 

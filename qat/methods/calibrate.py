@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import nn
 
 from datamodules.base import SpeechDataModule
+from datamodules.batch import Batch
+from datamodules.utterance import Utterance
 from qat.layers.base import device_of
 from qat.layers.bypass import check_all_called, watch_calls
 from qat.layers.observer import Observer
@@ -39,8 +42,7 @@ def calibrate_(module: CTCModule, data: SpeechDataModule) -> str:
     module.eval()
     set_observing_(module, True)
     with watch_calls(module) as called:
-        for batch in data.loader(utterances, shard=True):
-            batch = batch.to(device_of(module))
+        for batch in calibration_batches(module, data, utterances):
             module.posteriors(batch)
     set_observing_(module, False)
     check_all_called(module, set().union(*gather_from_all(called)))
@@ -55,6 +57,14 @@ def calibrate_(module: CTCModule, data: SpeechDataModule) -> str:
         f"({seconds / 60:.1f} min) in {time.perf_counter() - started:.1f} s: weights {recipe.weight_observer}, "
         f"activations {recipe.activation_observer}"
     )
+
+
+def calibration_batches(
+    module: CTCModule, data: SpeechDataModule, utterances: Sequence[Utterance]
+) -> Iterator[Batch]:
+    """This rank's part of the utterances, one a batch, on the module's device."""
+    for batch in data.loader(utterances, shard=True):
+        yield batch.to(device_of(module))
 
 
 def is_quantized(module: CTCModule) -> bool:

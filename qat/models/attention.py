@@ -29,7 +29,7 @@ from qat.models.attention_guide import AttentionGuide, guide_loss
 from qat.models.attention_options import AttentionOptions
 from qat.models.attention_parts import Tokenizer, build_decoder, build_language_model, language_model_logits
 from qat.models.attention_start import attention_folder, load_encoder_
-from qat.models.crdnn import batch_norms_of, hidden_of, masked
+from qat.models.crdnn import hidden_of, masked
 from qat.models.distillation import Teacher
 from qat.models.filterbank import FilterbankModule, log_mel_of, normalise_features
 from qat.recipe import Recipe
@@ -56,6 +56,7 @@ class AttentionModule(FilterbankModule):
         "head": ["ctc_lin.*", "seq_lin.*"],
         "lm": ["lm.*"],
     }
+    lobe, hidden_readers = "encoder", ("ctc_lin.w", "decoder.attn.mlp_enc", "decoder.attn.mlp_out")
     readers = (("mlp_enc", "mlp_out"),)
     kept_float = {
         "decoder.attn.conv_loc": "reads attention weights, which begin at 1 / T: about one level of 8 bits",
@@ -293,7 +294,3 @@ class AttentionModule(FilterbankModule):
         with held_weights(self.embedding, self.decoder, self.seq_lin):
             found = best_labels(self.decoder, self.embedding, self.seq_lin, states.projected, *limits)
         return [self.tokenizer.pieces.decode(labels) for labels in found]
-
-    def batch_norm_pairs(self) -> Iterator[tuple[str, nn.Module, nn.Module]]:
-        """Linear -> BatchNorm1d of each DNN block."""
-        yield from batch_norms_of(self.encoder, "encoder")

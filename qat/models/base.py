@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from datamodules.batch import Batch
+from qat.layers.equalize import ScalePair
 from qat.layers.fold import fold_batch_norm_
 from qat.layers.quantizer import StepKey
 from qat.layers.state import set_enabled_
@@ -61,6 +62,7 @@ class RecipeModule(LightningModule, ABC):
         self.init_from = init_from
         self.options = options
         self.folded: list[str] = []
+        self.equalized: list[dict[str, Any]] = []  # what equalization did to each pair of layers
         self.reconstruction: list[dict[str, Any]] = []  # what AdaRound and bias correction did to each layer
         self.swap_report = SwapReport([], [])
         self.step_key = StepKey(seed=self.recipe.seed)
@@ -185,14 +187,20 @@ class RecipeModule(LightningModule, ABC):
             self.folded.append(name)
         return self.folded
 
+    def scale_pairs(self) -> Iterator[ScalePair]:
+        """Yield what equalization may scale, and neighbours that it may not, with the reason."""
+        return iter(())
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what rebuilding needs besides the hyper-parameters."""
         checkpoint["model"] = model_path(self)
         checkpoint["folded"] = list(self.folded)
+        checkpoint["equalized"] = [dict(item) for item in self.equalized]
         checkpoint["reconstruction"] = [dict(item) for item in self.reconstruction]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Bring the structure to the checkpoint's before its weights are loaded."""
         self.reconstruction = [dict(item) for item in checkpoint.get("reconstruction", [])]
+        self.equalized = [dict(item) for item in checkpoint.get("equalized", [])]
         if checkpoint.get("folded") and not self.folded:
             self.fold_batch_norm()

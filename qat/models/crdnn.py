@@ -12,7 +12,6 @@ from speechbrain.augment.freq_domain import SpectrogramDrop
 from speechbrain.lobes.features import Fbank
 from speechbrain.lobes.models.CRDNN import CRDNN
 from speechbrain.nnet.CNN import Conv2d
-from speechbrain.nnet.normalization import BatchNorm1d
 from speechbrain.nnet.RNN import LSTM
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
@@ -148,6 +147,7 @@ class CRDNNModule(FilterbankModule):
     """
 
     groups = {"cnn": ["crdnn.CNN.*"], "rnn": ["crdnn.RNN.*"], "dnn": ["crdnn.DNN.*", "head"]}
+    lobe, hidden_readers = "crdnn", ("head",)
 
     def __init__(
         self,
@@ -180,19 +180,6 @@ class CRDNNModule(FilterbankModule):
     def compiled_parts(self) -> Iterator[nn.Module]:
         """The DNN blocks; for the CNN see `qat.models.compiling`."""
         yield from self.crdnn["DNN"].children() if "DNN" in self.crdnn else ()
-
-    def batch_norm_pairs(self) -> Iterator[tuple[str, nn.Module, nn.Module]]:
-        """Linear -> BatchNorm1d of each DNN block (the CNN blocks use LayerNorm)."""
-        yield from batch_norms_of(self.crdnn, "crdnn")
-
-
-def batch_norms_of(crdnn: CRDNN, name: str) -> Iterator[tuple[str, nn.Module, nn.Module]]:
-    """Yield (name of the norm, producing layer, `nn.BatchNorm1d`) of each DNN block of a lobe called `name`."""
-    if "DNN" not in crdnn:
-        return
-    for block_name, block in crdnn.DNN.items():
-        if isinstance(block["norm"], BatchNorm1d):
-            yield f"{name}.DNN.{block_name}.norm", block["linear"].w, block["norm"].norm
 
 
 @dataclass(frozen=True)

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from speechbrain.lobes.features import Fbank
 from speechbrain.processing.features import spectral_magnitude
-from torch import Tensor
+from torch import Tensor, nn
 
+from qat.layers.equalize import ScalePair
 from qat.layers.masking import at_least_shortest, frame_mask, to_device_of
+from qat.models.crdnn_pairs import batch_norms_of, scale_pairs_of
 from qat.models.ctc import CTCModule
 
 HOP_LENGTH = 160  # samples: 10 ms at 16 kHz
 
 
 class FilterbankModule(CTCModule):
-    """A CTC model whose frames are pooled from those of a filterbank, `options.time_pooling_size` at a time."""
+    """A CTC model whose frames are pooled from those of a filterbank, `options.time_pooling_size` at a time.
 
+    Attributes:
+        lobe: name of its CRDNN.
+        hidden_readers: names of the layers that read what the CRDNN gives.
+    """
+
+    lobe: str
+    hidden_readers: tuple[str, ...]
     options: Any
 
     @property
@@ -28,6 +38,15 @@ class FilterbankModule(CTCModule):
     def emitted_frames(self, samples: int) -> int:
         """See `CTCModule`."""
         return max(1, (samples // HOP_LENGTH + 1) // int(self.options.time_pooling_size))
+
+    def batch_norm_pairs(self) -> Iterator[tuple[str, nn.Module, nn.Module]]:
+        """Linear -> BatchNorm1d of each DNN block (the CNN blocks use LayerNorm)."""
+        yield from batch_norms_of(self.get_submodule(self.lobe), self.lobe)
+
+    def scale_pairs(self) -> Iterator[ScalePair]:
+        """Those of the CRDNN; a guide of the attention reads its output as it is."""
+        guided = "the attention's guide reads it as well" if getattr(self, "guide", None) is not None else ""
+        yield from scale_pairs_of(self.get_submodule(self.lobe), self.lobe, self.hidden_readers, guided)
 
 
 def log_mel_of(fbank: Any, signal: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:

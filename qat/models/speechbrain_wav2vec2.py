@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Wav2Vec2Model
 
+from qat.layers.equalize import ScalePair
 from qat.layers.masking import frame_mask, to_device_of
 from qat.layers.ragged_lstm import pack, unpack
 from qat.models.ctc import BLANK, VOCABULARY
@@ -22,6 +23,7 @@ from qat.recipe import Recipe
 from qat.system.errors import UserError
 
 OUTPUT_EPS = 1e-5  # that PyTorch's layer_norm adds to a variance
+JOINT_NORM = "the norm over time and width after it mixes its channels"
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,18 @@ class SpeechBrainWav2Vec2Module(Wav2Vec2Encoder):
             norm = getattr(layers, "norm", None)
             if isinstance(norm, nn.BatchNorm1d):
                 yield f"head.{name}.norm", layers.get_submodule("linear"), norm
+
+    def head_pairs(self) -> tuple[Sequence[str], str, Iterator[ScalePair]]:
+        """See `Wav2Vec2Encoder`; the blocks of the head, through LeakyReLU."""
+        return ("head.0.linear",), JOINT_NORM if self.options.output_norm else "", self.block_pairs()
+
+    def block_pairs(self) -> Iterator[ScalePair]:
+        """Linear or BatchNorm of each block -> the next linear layer."""
+        names = [*(f"head.{index}.linear" for index in range(len(self.head))), "ctc_lin"]
+        for name, after in zip(names, names[1:], strict=False):
+            norm = name.replace("linear", "norm")
+            folded = not isinstance(dict(self.named_modules()).get(norm), nn.BatchNorm1d)
+            yield ScalePair(name if folded else norm, (after,))
 
 
 class FrameBatchNorm(nn.BatchNorm1d):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
+from qat.layers.equalize import ScalePair
 from qat.models.hugging_face import HuggingFaceOptions, build_model
 from qat.models.hugging_face_config import plain_config
 from qat.models.options import TrainingOptions
@@ -70,3 +72,7 @@ class Wav2Vec2Module(Wav2Vec2Encoder):
     def emit(self, hidden: Tensor, frames: Tensor) -> Tensor:
         """See `Wav2Vec2Encoder`: one linear layer."""
         return self.hf.lm_head(self.hf.dropout(hidden))
+
+    def head_pairs(self) -> tuple[Sequence[str], str, Iterator[ScalePair]]:
+        """See `Wav2Vec2Encoder`."""
+        return ("hf.lm_head",), "", iter(())

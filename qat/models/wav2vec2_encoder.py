@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import torch
@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from transformers.models.wav2vec2.modeling_wav2vec2 import _compute_mask_indices
 
 from qat.layers.base import QuantLayer
+from qat.layers.equalize import ScalePair
 from qat.layers.masking import at_least_shortest, frame_mask, to_device_of, valid_lengths
 from qat.layers.weight_norm import remove_weight_norm_
 from qat.models.ctc import CTCModule
+from qat.models.wav2vec2_pairs import encoder_pairs, extractor_pairs
 
 GELU_FLOOR = -3.0  # |gelu(x)| <= 0.0041 below: a range that reaches further down wastes levels
 
@@ -133,6 +135,18 @@ class Wav2Vec2Encoder(CTCModule):
     def masked_layer(layer: Any, hidden: Tensor, frames: Tensor) -> Tensor:
         """The first layer of a feature extractor with GroupNorm: `(B, C, T)` -> `(B, C', T')`, `frames (B,)` valid."""
         return layer.activation(masked_group_norm(layer.conv(hidden), frames, layer.layer_norm))
+
+    def head_pairs(self) -> tuple[Sequence[str], str, Iterator[ScalePair]]:
+        """Which layers read the encoder's output, why it cannot be scaled (or empty), and the pairs within the head."""
+        raise NotImplementedError
+
+    def scale_pairs(self) -> Iterator[ScalePair]:
+        """See `RecipeModule`."""
+        name = next(name for name, module in self.named_modules() if module is self.backbone)
+        readers, reason, further = self.head_pairs()
+        yield from extractor_pairs(self.backbone, name)
+        yield from encoder_pairs(self.backbone, name, readers, reason)
+        yield from further
 
     def compiled_parts(self) -> Iterator[nn.Module]:
         """The first convolution, the projection after the last, and the transformer's layers."""

@@ -47,13 +47,18 @@ class WerDifference:
 
 @dataclass(frozen=True)
 class CoverageShares:
-    """What is quantized: shares in [0, 1], numbers of layers, and [name, why] of each layer that is not."""
+    """What is quantized: shares in [0, 1], numbers of layers, and [name, why] of each layer that is not.
+
+    Where channels were equalized, also the number of pairs of layers, and [name, why] of each pair that was not.
+    """
 
     weights: float | None = limited(low=0, high=1)
     macs: float | None = limited(low=0, high=1)
     layers_quantized: int | None = limited(low=0)
     layers_total: int | None = limited(low=0)
     skipped: list[list[str]] | None = limited()
+    pairs_equalized: int | None = limited(low=0, optional=True)
+    pairs_not_equalized: list[list[str]] | None = limited(optional=True)
 
 
 @dataclass(frozen=True)

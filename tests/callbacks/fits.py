@@ -13,7 +13,13 @@ from qat.callbacks.fold import FoldBatchNorm
 from qat.models.ctc import CTCModule
 
 
-def fit(model: CTCModule, data: SpeechDataModule, folder: Path | None = None, **arguments: Any) -> L.Trainer:
+def fit(
+    model: CTCModule,
+    data: SpeechDataModule,
+    folder: Path | None = None,
+    ckpt_path: str | None = None,
+    **arguments: Any,
+) -> L.Trainer:
     trainer = L.Trainer(
         **{"max_steps": 3, "accelerator": "cpu", **arguments},
         callbacks=[FoldBatchNorm(), Calibrate(folder)],
@@ -25,5 +31,5 @@ def fit(model: CTCModule, data: SpeechDataModule, folder: Path | None = None, **
         num_sanity_val_steps=0,
         limit_val_batches=0,
     )
-    trainer.fit(model, datamodule=data)
+    trainer.fit(model, datamodule=data, ckpt_path=ckpt_path)
     return trainer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -50,3 +51,17 @@ def test_defaults_are_those_of_the_classes() -> None:
     assert EvaluationOptions(**vars(options.evaluation)) == EvaluationOptions()
     assert DecodingOptions(**vars(options.decoding)) == DecodingOptions()
     assert WandbOptions(**vars(options.wandb)) == WandbOptions()
+
+
+def test_equalization_is_a_flag_and_a_line_of_a_preset(tmp_path: Path) -> None:
+    """The word `none` stays a word, in YAML too."""
+    preset = tmp_path / "mine.yaml"
+    preset.write_text("preset: mine\nequalize: none\n")
+    quick = OwnParser()
+    add_own_arguments(quick)
+    read = quick.parse_args(["--qat", str(preset)]).qat
+    assert (read.equalize, read.smooth_alpha) == ("none", 0.5)
+    changed = quick.parse_args(
+        ["--qat", str(preset), "--qat.equalize", "smooth", "--qat.smooth_alpha", "0.6"]
+    ).qat
+    assert (changed.equalize, changed.smooth_alpha) == ("smooth", 0.6)

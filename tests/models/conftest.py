@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from qat.layers.equalize import input_range, scale_pair_, unfit_reason
+from qat.models.ctc import CTCModule
 from tests.conftest import noise
 
 
@@ -35,6 +37,21 @@ def norms_of_noise_(model: torch.nn.Module) -> None:
         if isinstance(module, torch.nn.LayerNorm | torch.nn.GroupNorm | torch.nn.BatchNorm1d):
             torch.nn.init.normal_(module.weight, 1.0, 0.2)
             torch.nn.init.normal_(module.bias, 0.0, 0.5)
+
+
+@torch.no_grad()
+def scaled_by_powers_of_two(model: CTCModule) -> int:
+    """Scale each pair that can be scaled by random powers of two; no bit of the output may change. Their number."""
+    from tests.models.attention_models import batch_of
+
+    pairs = [pair for pair in model.scale_pairs() if not unfit_reason(model, pair)]
+    batch = batch_of(1)
+    before = model.posteriors(batch)[0]
+    for pair in pairs:
+        width = len(input_range(model.get_submodule(pair.consumers[0])))
+        scale_pair_(model, pair, torch.exp2(torch.randint(-6, 7, (width,)).float()))
+        assert torch.equal(model.posteriors(batch)[0], before), pair.name
+    return len(pairs)
 
 
 @pytest.fixture(scope="session")

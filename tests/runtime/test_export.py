@@ -10,12 +10,16 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.equalize import plant_outliers_
+from datamodules.base import SpeechDataModule
+from qat.methods.calibrate import calibrate_
+from qat.methods.equalize import equalize_and_check
 from qat.recipe import Recipe
 from qat.runtime.export import export_onnx
 from qat.runtime.session import Session
 from qat.system.errors import UserError
 from tests.conftest import build, noise
-from tests.runtime.conftest import Exported
+from tests.runtime.conftest import SAFE, Exported
 
 
 def test_integer_file_agrees_with_the_module(exported: Exported) -> None:
@@ -28,6 +32,25 @@ def test_integer_file_agrees_with_the_module(exported: Exported) -> None:
         assert actual.shape == (int(frames), logits.shape[-1])
         # A few 8-bit roundings differ by a level on the way; the largest logit is about 0.4.
         assert np.abs(actual - logits[0].numpy()).max() < 0.02
+
+
+def test_the_file_of_an_equalized_model_agrees_with_the_module(
+    kind: str, tiny_data: SpeechDataModule, tmp_path: Path
+) -> None:
+    """Planted channels a hundred times larger, scaled back before calibration."""
+    model = build(kind, Recipe(preset="x", equalize="smooth", calibration_utterances=4, **SAFE)).eval()
+    plant_outliers_(model, channels=1)
+    model.fold_batch_norm()
+    equalize_and_check(model, tiny_data)
+    calibrate_(model, tiny_data)
+    session, signal = (
+        Session(export_onnx(model, tmp_path / "model.onnx", "integer").path),
+        noise(1, 1.2, seed=5),
+    )
+    with torch.no_grad():
+        logits, _ = model(signal, torch.tensor([signal.shape[1]]))
+    # as of any model: a few roundings differ by a level on the way
+    assert np.abs(session.logits(signal[0].numpy()) - logits[0].numpy()).max() < 0.02
 
 
 def test_float_file_equals_the_module_switched_off(crdnn: Exported) -> None:
