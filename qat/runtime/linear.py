@@ -88,37 +88,28 @@ class FrameLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """float32 `(..., I)` -> `(..., O)`."""
-        rows = x.flatten(0, -2)
-        low, high = extremes(rows)
-        scale, zero_point = self.range_of(torch.relu(-low), torch.relu(high))
-        levels = self.quantize(rows, scale, zero_point)
-        return self.product(levels, scale, zero_point).unflatten(0, x.shape[:-1])
+        scale, zero_point = self.range_of(torch.relu(-x.amin(-1)), torch.relu(x.amax(-1)))
+        scale, zero_point = scale.unsqueeze(-1), zero_point.unsqueeze(-1)
+        return self.product(self.quantize(x, scale, zero_point), scale, zero_point)
 
     def range_of(self, below: Tensor, above: Tensor) -> tuple[Tensor, Tensor]:
         """`dynamic_range` of rows that reach `below` and `above` zero, in fewer nodes: scale and zero point, as both.
 
         Args:
-            below: magnitude of the smallest value, at least 0, any shape; nodes are fast if its last axis is long.
+            below: magnitude of the smallest value, at least 0, any shape; a last axis of one would be slow.
             above: the largest value, likewise.
         """
         scale = (above + below) / self.quant_max
         scale = torch.where(scale == 0, self.one, scale)
-        return scale, (below / scale).round()
+        return scale, (below / scale).round().clamp(max=self.quant_max)
 
     def quantize(self, x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
-        """Rows `(..., I)` on levels, uint8; their scale and zero point `(...)`."""
-        zero_point = zero_point.to(torch.uint8).unsqueeze(-1)
-        return operators.quantize(x, scale.unsqueeze(-1), zero_point, quant_max=self.quant_max)
+        """Rows `(..., I)` on levels, uint8; their scale and zero point `(..., 1)` float32."""
+        return operators.quantize(x, scale, zero_point.to(torch.uint8), quant_max=self.quant_max)
 
     def product(self, levels: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
-        """`FrameQuantizer.linear`, node by node: levels `(N, I)`, scale and zero point `(N,)` -> `(N, O)`."""
-        scale, zero_point = scale.unsqueeze(1), zero_point.unsqueeze(1)
+        """`FrameQuantizer.linear`, node by node: levels `(..., I)`, scale and zero point `(..., 1)` -> `(..., O)`."""
         out = operators.linear(levels, self.one, self.zero, self.weight, self.weight_scale, None)
         rest = (zero_point * scale) * self.zero_weight
         rest = rest if self.bias is None else rest + self.bias
         return out * scale + rest
-
-
-def extremes(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Smallest and largest value of each row, `(N, I)` -> `(N,)`."""
-    return rows.amin(-1), rows.amax(-1)

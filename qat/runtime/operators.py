@@ -112,6 +112,22 @@ def packed_linear(
     )
 
 
+def reshape(x: Tensor, axes: Sequence[int], shape: Sequence[Any]) -> Tensor:
+    """One node, where the exporter would work the lengths of free axes out.
+
+    Args:
+        x: float32.
+        axes: of the result: a length, 0 for that of the same axis of `x`, -1 for the rest.
+        shape: of the result.
+    """
+    return symbolic("Reshape", (x, torch.tensor(axes)), dtype=torch.float32, shape=shape)
+
+
+def windows(frames: Any, count: int, dilation: int, stride: int) -> Any:
+    """Windows of a convolution along time: `(T - dilation (count - 1) - 1) // stride + 1`."""
+    return (frames - (count - 1) * dilation - 1) // stride + 1
+
+
 def taps(x: Tensor, count: int, dilation: int, stride: int) -> list[Tensor]:
     """What the taps of a convolution along time multiply: `count` of `(B, T', C)` from `(B, T, C)`.
 
@@ -122,7 +138,7 @@ def taps(x: Tensor, count: int, dilation: int, stride: int) -> list[Tensor]:
         stride: frames between two windows.
     """
     rest = (count - 1) * dilation
-    shape = (x.shape[0], (x.shape[1] - rest - 1) // stride + 1, x.shape[2])
+    shape = (x.shape[0], windows(x.shape[1], count, dilation, stride), x.shape[2])
 
     def tap(number: int) -> Tensor:
         begin = number * dilation
@@ -131,6 +147,17 @@ def taps(x: Tensor, count: int, dilation: int, stride: int) -> list[Tensor]:
         return symbolic("Slice", (x, *bounds), dtype=torch.float32, shape=shape)
 
     return [tap(number) for number in range(count)]
+
+
+def max_pool(x: Tensor, count: int, dilation: int, stride: int) -> Tensor:
+    """The largest value of each window, `(B, C, T)` -> `(B, C, T')`; arguments as those of `taps`."""
+    return symbolic(
+        "MaxPool",
+        (x,),
+        {"kernel_shape": [count], "dilations": [dilation], "strides": [stride]},
+        dtype=torch.float32,
+        shape=(*x.shape[:2], windows(x.shape[2], count, dilation, stride)),
+    )
 
 
 def conv(
