@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from torch import nn
@@ -118,6 +118,7 @@ def swap_(
     for name, layer in found:
         chosen = recipe.for_layer(name, groups)
         if not isinstance(chosen, str):
+            chosen = dynamic_recipe(layer, chosen)
             kept = kept_reason(name, names, recipe, groups, kept_float or {})
             chosen = kept or uncalled.get(layer) or float_reason(model, name, layer, chosen) or chosen
         if isinstance(chosen, str):
@@ -179,16 +180,37 @@ def share_input_quantizers_(model: nn.Module, readers: Sequence[Sequence[str]]) 
                 found[0].input_quantizer.shared = Shared(len(found))
 
 
+def dynamic_recipe(layer: nn.Module, recipe: LayerRecipe) -> LayerRecipe:
+    """The recipe with `activation_granularity: dynamic` settled to what this layer can have without calibration."""
+    if recipe.activation_granularity != "dynamic":
+        return recipe
+    if isinstance(layer, nn.LSTM):  # its kernel takes 8-bit ranges itself
+        return replace(recipe, activation_granularity="tensor")
+    by_frame = replace(recipe, activation_granularity="frame")
+    return by_frame if can_have_frames(layer, recipe) else replace(by_frame, activation_bits=None)
+
+
+def can_have_frames(layer: nn.Module, recipe: LayerRecipe) -> bool:
+    """Whether each frame of a layer's input can have a range of its own."""
+    grouped = getattr(layer, "groups", 1) > 1
+    return type(layer) in FRAME_LAYERS and not grouped and bool(recipe.weight_bits)
+
+
 def quantize_layer(layer: nn.Module, recipe: LayerRecipe, name: str = "layer") -> QuantLayer:
     """The quantized layer that takes over a float one; its quantizers are off.
+
+    Args:
+        layer: of a class in `QUANT_LAYERS`.
+        recipe: of this layer (`dynamic_recipe`).
+        name: to say in an error.
 
     Raises:
         UserError: the recipe asks for a range for each frame, which the layer cannot have; says `name`.
     """
     if not recipe.by_frame:
         return QUANT_LAYERS[type(layer)].from_float(layer, recipe)
-    grouped = getattr(layer, "groups", 1) > 1
-    if type(layer) not in FRAME_LAYERS or grouped or not recipe.weight_bits:
+    if not can_have_frames(layer, recipe):
+        grouped = getattr(layer, "groups", 1) > 1
         kind = f"{type(layer).__name__}{' of groups' if grouped else ''}"
         raise UserError(
             f"{name}: activation_granularity frame must be given to linear layers, cells and convolutions along time "
@@ -210,6 +232,8 @@ def float_reason(model: nn.Module, name: str, layer: nn.Module, recipe: LayerRec
     kind = type(layer).__name__
     if isinstance(layer, QuantLayer):
         return "is quantized already"
+    if not recipe.weight_bits and not recipe.activation_bits:
+        return "the recipe gives it no weight bits, and it has no range without calibration"
     if parametrize.is_parametrized(layer):
         return "its weight is parametrized"
     if type(layer) not in QUANT_LAYERS:
