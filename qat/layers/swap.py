@@ -184,10 +184,14 @@ def dynamic_recipe(layer: nn.Module, recipe: LayerRecipe) -> LayerRecipe:
     """The recipe with `activation_granularity: dynamic` settled to what this layer can have without calibration."""
     if recipe.activation_granularity != "dynamic":
         return recipe
-    if isinstance(layer, nn.LSTM):  # its kernel takes 8-bit ranges itself
-        return replace(recipe, activation_granularity="tensor")
-    by_frame = replace(recipe, activation_granularity="frame")
-    return by_frame if can_have_frames(layer, recipe) else replace(by_frame, activation_bits=None)
+    if can_have_frames(layer, recipe):
+        return replace(recipe, activation_granularity="frame")
+    takes_its_own = type(layer) is nn.LSTM and recipe.weight_bits  # its kernel does, on 8 bits
+    return replace(
+        recipe,
+        activation_granularity="tensor",
+        activation_bits=recipe.activation_bits if takes_its_own else None,
+    )
 
 
 def can_have_frames(layer: nn.Module, recipe: LayerRecipe) -> bool:
@@ -201,12 +205,13 @@ def quantize_layer(layer: nn.Module, recipe: LayerRecipe, name: str = "layer") -
 
     Args:
         layer: of a class in `QUANT_LAYERS`.
-        recipe: of this layer (`dynamic_recipe`).
+        recipe: of this layer.
         name: to say in an error.
 
     Raises:
         UserError: the recipe asks for a range for each frame, which the layer cannot have; says `name`.
     """
+    recipe = dynamic_recipe(layer, recipe)
     if not recipe.by_frame:
         return QUANT_LAYERS[type(layer)].from_float(layer, recipe)
     if not can_have_frames(layer, recipe):
