@@ -118,7 +118,6 @@ def swap_(
     for name, layer in found:
         chosen = recipe.for_layer(name, groups)
         if not isinstance(chosen, str):
-            chosen = dynamic_recipe(layer, chosen)
             kept = kept_reason(name, names, recipe, groups, kept_float or {})
             chosen = kept or uncalled.get(layer) or float_reason(model, name, layer, chosen) or chosen
         if isinstance(chosen, str):
@@ -237,7 +236,8 @@ def float_reason(model: nn.Module, name: str, layer: nn.Module, recipe: LayerRec
     kind = type(layer).__name__
     if isinstance(layer, QuantLayer):
         return "is quantized already"
-    if not recipe.weight_bits and not recipe.activation_bits:
+    settled = dynamic_recipe(layer, recipe)
+    if not settled.weight_bits and not settled.activation_bits:
         return "the recipe gives it no weight bits, and it has no range without calibration"
     if parametrize.is_parametrized(layer):
         return "its weight is parametrized"
