@@ -123,7 +123,8 @@ def test_dynamic_gives_each_layer_what_it_can_have_without_calibration(layer_kin
     plain = model(x)
     swap_(model, recipe(activation_granularity="dynamic"))
     expected = DYNAMIC.get(layer_kind, "frame")
-    chosen = model.layer.layer_recipe
+    layer: Any = model.layer
+    chosen = layer.layer_recipe
     assert (chosen.activation_granularity if chosen.activation_bits else None) == expected
     assert not any(isinstance(module, Observer) for module in model.modules())
     calibrate_weights_(model)
@@ -151,7 +152,7 @@ def test_a_dynamic_layer_is_the_layer_of_the_recipe_that_it_is_settled_to(layer_
 
 
 def test_dynamic_without_weight_bits_leaves_a_layer_float_with_the_reason() -> None:
-    fields = {"activation_granularity": "dynamic", "weight_bits": None}
+    fields: dict[str, Any] = {"activation_granularity": "dynamic", "weight_bits": None}
     report = swap_(nn.Sequential(nn.Conv2d(2, 4, 3)), recipe(**fields))
     assert report.skipped == [
         ("0", "the recipe gives it no weight bits, and it has no range without calibration")

@@ -132,6 +132,7 @@ def by_window(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 def window_by_window(form: FrameConv, x: NDArray[np.float32]) -> NDArray[np.float32]:
     """The formula in NumPy: each window cut out, its range, its levels, their product; `(B, C, T)` -> `(B, O, T')`."""
     (width,), (step,), (stride,) = form.kernel_size, form.dilation, form.stride
+    assert form.bias is not None
     weight, unit, bias = form.weight.numpy().astype(np.int64), form.weight_scale.numpy(), form.bias.numpy()
     rows = []
     for begin in range(0, x.shape[2] - (width - 1) * step, stride):
