@@ -8,7 +8,7 @@ from typing import Literal
 Rounding = Literal["nearest", "stochastic"]
 Observer = Literal["max", "mse", "percentile", "entropy"]
 Granularity = Literal["channel", "tensor"]
-ActivationGranularity = Literal["tensor", "frame"]
+ActivationGranularity = Literal["tensor", "frame", "dynamic"]
 FourBitLinear = Literal["matmul_nbits", "integer"]
 
 MID_RISE_BITS = (
@@ -30,7 +30,8 @@ class LayerFields:
         weight_granularity: one weight scale per output channel, or one per tensor.
         activation_granularity: one activation range for the whole tensor, from calibration; or one for each frame (of a
             convolution: each window), taken when it is computed: for linear layers and convolutions along time whose
-            frames differ in loudness and are normalised later.
+            frames differ in loudness and are normalised later. dynamic calibrates nothing: frame where a layer can
+            have it, LSTMs as their kernel does, and float activations in convolutions in 2D or of groups.
         activation_signed: symmetric signed activations in place of unsigned ones with a zero point.
         mid_rise: levels of 2 and 3-bit weights lie half a step beside zero, so that all 4 or 8 of them are used (a
             third, a fifth less noise at 2, 3 bits); false: 3 or 7 levels, one of them zero.

@@ -53,7 +53,7 @@ class Rule:
         activation_observer: max, mse, percentile or entropy.
         percentile: share of values inside the range of the percentile observer, in (50, 100].
         weight_granularity: one scale per output channel, or one per tensor.
-        activation_granularity: one range for the whole tensor, or one for each frame.
+        activation_granularity: one range for the whole tensor, one for each frame, or dynamic (nothing calibrated).
         activation_signed: symmetric signed activations in place of unsigned ones with a zero point.
     """
 

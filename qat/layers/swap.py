@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from torch import nn
@@ -179,16 +179,42 @@ def share_input_quantizers_(model: nn.Module, readers: Sequence[Sequence[str]]) 
                 found[0].input_quantizer.shared = Shared(len(found))
 
 
+def dynamic_recipe(layer: nn.Module, recipe: LayerRecipe) -> LayerRecipe:
+    """The recipe with `activation_granularity: dynamic` settled to what this layer can have without calibration."""
+    if recipe.activation_granularity != "dynamic":
+        return recipe
+    if can_have_frames(layer, recipe):
+        return replace(recipe, activation_granularity="frame")
+    takes_its_own = type(layer) is nn.LSTM and recipe.weight_bits  # its kernel does, on 8 bits
+    return replace(
+        recipe,
+        activation_granularity="tensor",
+        activation_bits=recipe.activation_bits if takes_its_own else None,
+    )
+
+
+def can_have_frames(layer: nn.Module, recipe: LayerRecipe) -> bool:
+    """Whether each frame of a layer's input can have a range of its own."""
+    grouped = getattr(layer, "groups", 1) > 1
+    return type(layer) in FRAME_LAYERS and not grouped and bool(recipe.weight_bits)
+
+
 def quantize_layer(layer: nn.Module, recipe: LayerRecipe, name: str = "layer") -> QuantLayer:
     """The quantized layer that takes over a float one; its quantizers are off.
+
+    Args:
+        layer: of a class in `QUANT_LAYERS`.
+        recipe: of this layer.
+        name: to say in an error.
 
     Raises:
         UserError: the recipe asks for a range for each frame, which the layer cannot have; says `name`.
     """
+    recipe = dynamic_recipe(layer, recipe)
     if not recipe.by_frame:
         return QUANT_LAYERS[type(layer)].from_float(layer, recipe)
-    grouped = getattr(layer, "groups", 1) > 1
-    if type(layer) not in FRAME_LAYERS or grouped or not recipe.weight_bits:
+    if not can_have_frames(layer, recipe):
+        grouped = getattr(layer, "groups", 1) > 1
         kind = f"{type(layer).__name__}{' of groups' if grouped else ''}"
         raise UserError(
             f"{name}: activation_granularity frame must be given to linear layers, cells and convolutions along time "
@@ -210,6 +236,9 @@ def float_reason(model: nn.Module, name: str, layer: nn.Module, recipe: LayerRec
     kind = type(layer).__name__
     if isinstance(layer, QuantLayer):
         return "is quantized already"
+    settled = dynamic_recipe(layer, recipe)
+    if not settled.weight_bits and not settled.activation_bits:
+        return "the recipe gives it no weight bits, and it has no range without calibration"
     if parametrize.is_parametrized(layer):
         return "its weight is parametrized"
     if type(layer) not in QUANT_LAYERS:

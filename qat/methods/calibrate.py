@@ -28,6 +28,7 @@ def calibrate_(module: CTCModule, data: SpeechDataModule) -> str:
     """Calibrate in eval mode, one utterance at a time so that no padding and no batch mix can shift a range.
 
     Ranks share the utterances and merge what they saw, so that all get the bit-identical scales of a single process.
+    Where no activation has a range to choose, one utterance shows that the model calls every quantized layer.
 
     Returns:
         The line to print.
@@ -37,7 +38,9 @@ def calibrate_(module: CTCModule, data: SpeechDataModule) -> str:
     """
     started = time.perf_counter()
     recipe = module.recipe
-    utterances = data.calibration_utterances(recipe.calibration_utterances, recipe.seed)
+    has_ranges = any(isinstance(item, Observer) for item in module.modules())
+    count = recipe.calibration_utterances if has_ranges else 1
+    utterances = data.calibration_utterances(count, recipe.seed)
     was_training = module.training
     module.eval()
     set_observing_(module, True)
@@ -52,6 +55,8 @@ def calibrate_(module: CTCModule, data: SpeechDataModule) -> str:
     module.quantize()
     module.train(was_training)
     seconds = sum(utterance.duration_s for utterance in utterances)
+    if not has_ranges:
+        return f"chose the ranges of all weights ({recipe.weight_observer}); activations take theirs when they run"
     return (
         f"calibrated {sum(1 for _ in quantizers(module))} quantizers on {len(utterances)} training utterances "
         f"({seconds / 60:.1f} min) in {time.perf_counter() - started:.1f} s: weights {recipe.weight_observer}, "

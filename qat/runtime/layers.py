@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from speechbrain.lobes.features import Fbank
 from torch import Tensor, nn
@@ -28,7 +29,7 @@ from qat.runtime.cells import ExportedGRUCell, ExportedLSTMCell, ExportedStepLST
 from qat.runtime.embedding import IntegerEmbedding
 from qat.runtime.frontend import OnnxFbank
 from qat.runtime.gru import ExportedGRU
-from qat.runtime.linear import FrameLinear, IntegerLinear, PackedLinear, extremes
+from qat.runtime.linear import FrameLinear, IntegerLinear, PackedLinear
 from qat.runtime.lstm import FloatLSTM, QuantizedLSTM
 from qat.runtime.weights import ActivationRange, StoredWeight, integer_bias, integer_weight
 
@@ -89,13 +90,28 @@ class FrameConv(FrameLinear):
         """float32 `(B, C, T)` -> `(B, O, T')`."""
         x = F.pad(x, self.sides, mode=self.padding_mode) if any(self.sides) else x
         x = x.transpose(1, 2)
-        low, high = extremes(x)
-        low, high = self.windows(low).amin(-1, keepdim=True), self.windows(high).amax(-1, keepdim=True)
-        return self.product(self.windows(x), low, high).transpose(1, 2)
+        taps = operators.taps(x, self.kernel_size[0], self.dilation[0], self.stride[0])
+        scale, zero_point = self.ranges_of_windows(x)
+        # joined as bytes: a quarter of what the floats would take
+        levels = torch.cat([self.quantize(tap, scale, zero_point) for tap in taps], dim=2)
+        return self.product(levels, scale, zero_point).transpose(1, 2)
 
-    def windows(self, x: Tensor) -> Tensor:
-        """`windows_of`, exported: `(B, T, C)` -> `(B, T', K C)`."""
-        return operators.windows(x, self.kernel_size[0], self.dilation[0], self.stride[0])
+    def ranges_of_windows(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Scale and zero point `(B, T', 1)` float32 of the windows of `(B, T, C)`: the reach of their frames.
+
+        Each value is read once, however many windows share its frame.
+        """
+        batch, frames, channels = x.shape
+        # after a reshape the runtime leaves the frames contiguous: reduced in a tenth of the time
+        rows = operators.reshape(x, (0, 0, 1, -1), (batch, frames, 1, channels))
+        ends = (-rows.amin(-1), rows.amax(-1))
+        ends_in_time = [operators.reshape(end, (0, 1, -1), (batch, 1, frames)) for end in ends]
+        reach = operators.max_pool(
+            torch.cat(ends_in_time, dim=1), self.kernel_size[0], self.dilation[0], self.stride[0]
+        )
+        scale, zero_point = self.range_of(*torch.relu(reach).chunk(2, dim=1))
+        shape = (batch, scale.shape[2], 1)
+        return operators.reshape(scale, (0, -1, 1), shape), operators.reshape(zero_point, (0, -1, 1), shape)
 
 
 class PartlyQuantized(nn.Module):

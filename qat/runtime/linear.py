@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from qat.layers.blocks import blocks_of
 from qat.layers.linear import QuantLinear
 from qat.layers.windows import matrix_of
-from qat.numerics.affine import dynamic_range
 from qat.runtime import operators
 from qat.runtime.weights import ActivationRange, float_bias, integer_weight
 
@@ -89,23 +88,28 @@ class FrameLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """float32 `(..., I)` -> `(..., O)`."""
-        return self.product(x, *extremes(x))
+        scale, zero_point = self.range_of(torch.relu(-x.amin(-1)), torch.relu(x.amax(-1)))
+        scale, zero_point = scale.unsqueeze(-1), zero_point.unsqueeze(-1)
+        return self.product(self.quantize(x, scale, zero_point), scale, zero_point)
 
-    def product(self, x: Tensor, low: Tensor, high: Tensor) -> Tensor:
-        """`FrameQuantizer.linear`, node by node; rows `(..., I)` from `low` to `high`, `(..., 1)` each."""
-        scale, zero_point = (item.flatten(0, -2) for item in dynamic_range(low, high, self.quant_max))
-        levels = operators.quantize(
-            x.flatten(0, -2), scale.flatten(), zero_point.to(torch.uint8).flatten(), quant_max=self.quant_max
-        )
+    def range_of(self, below: Tensor, above: Tensor) -> tuple[Tensor, Tensor]:
+        """`dynamic_range` of rows that reach `below` and `above` zero, in fewer nodes: scale and zero point, as both.
+
+        Args:
+            below: magnitude of the smallest value, at least 0, any shape; a last axis of one would be slow.
+            above: the largest value, likewise.
+        """
+        scale = (above + below) / self.quant_max
+        scale = torch.where(scale == 0, self.one, scale)
+        return scale, (below / scale).round().clamp(max=self.quant_max)
+
+    def quantize(self, x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+        """Rows `(..., I)` on levels, uint8; their scale and zero point `(..., 1)` float32."""
+        return operators.quantize(x, scale, zero_point.to(torch.uint8), quant_max=self.quant_max)
+
+    def product(self, levels: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+        """`FrameQuantizer.linear`, node by node: levels `(..., I)`, scale and zero point `(..., 1)` -> `(..., O)`."""
         out = operators.linear(levels, self.one, self.zero, self.weight, self.weight_scale, None)
         rest = (zero_point * scale) * self.zero_weight
         rest = rest if self.bias is None else rest + self.bias
-        return (out * scale + rest).unflatten(0, x.shape[:-1])
-
-
-def extremes(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Smallest and largest value of each row, `(..., I)` -> `(..., 1)`."""
-    # after a reshape the runtime leaves the frames contiguous: reduced in a tenth of the time
-    frames = x.flatten(0, -2)
-    low, high = (end.unflatten(0, x.shape[:-1]) for end in (frames.amin(-1, True), frames.amax(-1, True)))
-    return low, high
+        return out * scale + rest

@@ -30,12 +30,13 @@ def quantize(
 
     Args:
         x: float32, any shape.
-        scale: `()` float32, or one per item of the first axis.
+        scale: `()` float32, or `(..., 1)` with one for each row of `x (..., I)`.
         zero_point: as `scale`, uint8.
         quant_min: at least 0.
         quant_max: at most 255.
     """
-    attributes: dict[str, Any] = {"axis": 0} if scale.ndim else {}
+    # a row as one block: with a scale per item of an axis the runtime starts a task for each
+    attributes: dict[str, Any] = {"axis": x.ndim - 1, "block_size": x.shape[-1]} if scale.ndim else {}
     y = symbolic("QuantizeLinear", (x, scale, zero_point), attributes, dtype=torch.uint8, shape=x.shape)
     return y if (quant_min, quant_max) == (0, 255) else clip(y, quant_min, quant_max)
 
@@ -111,17 +112,33 @@ def packed_linear(
     )
 
 
-def windows(x: Tensor, taps: int, dilation: int, stride: int) -> Tensor:
-    """What each output position of a convolution along time multiplies: `(B, T, C)` -> `(B, T', taps C)`.
+def reshape(x: Tensor, axes: Sequence[int], shape: Sequence[Any]) -> Tensor:
+    """One node, where the exporter would work the lengths of free axes out.
+
+    Args:
+        x: float32.
+        axes: of the result: a length, 0 for that of the same axis of `x`, -1 for the rest.
+        shape: of the result.
+    """
+    return symbolic("Reshape", (x, torch.tensor(axes)), dtype=torch.float32, shape=shape)
+
+
+def windows(frames: Any, count: int, dilation: int, stride: int) -> Any:
+    """Windows of a convolution along time: `(T - dilation (count - 1) - 1) // stride + 1`."""
+    return (frames - (count - 1) * dilation - 1) // stride + 1
+
+
+def taps(x: Tensor, count: int, dilation: int, stride: int) -> list[Tensor]:
+    """What the taps of a convolution along time multiply: `count` of `(B, T', C)` from `(B, T, C)`.
 
     Args:
         x: float32, padded.
-        taps: width of the kernel.
+        count: width of the kernel.
         dilation: frames between two taps.
         stride: frames between two windows.
     """
-    rest = (taps - 1) * dilation
-    shape = (x.shape[0], (x.shape[1] - rest - 1) // stride + 1, x.shape[2])
+    rest = (count - 1) * dilation
+    shape = (x.shape[0], windows(x.shape[1], count, dilation, stride), x.shape[2])
 
     def tap(number: int) -> Tensor:
         begin = number * dilation
@@ -129,7 +146,18 @@ def windows(x: Tensor, taps: int, dilation: int, stride: int) -> Tensor:
         bounds = [torch.tensor([value]) for value in (begin, end, 1, stride)]
         return symbolic("Slice", (x, *bounds), dtype=torch.float32, shape=shape)
 
-    return torch.cat([tap(number) for number in range(taps)], dim=2)
+    return [tap(number) for number in range(count)]
+
+
+def max_pool(x: Tensor, count: int, dilation: int, stride: int) -> Tensor:
+    """The largest value of each window, `(B, C, T)` -> `(B, C, T')`; arguments as those of `taps`."""
+    return symbolic(
+        "MaxPool",
+        (x,),
+        {"kernel_shape": [count], "dilations": [dilation], "strides": [stride]},
+        dtype=torch.float32,
+        shape=(*x.shape[:2], windows(x.shape[2], count, dilation, stride)),
+    )
 
 
 def conv(

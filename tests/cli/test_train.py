@@ -37,7 +37,7 @@ def parse(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_there_are_configurations_and_presets() -> None:
-    assert len(CONFIGS) == 18 and len(PRESETS) == 10
+    assert len(CONFIGS) == 18 and len(PRESETS) == 11
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -52,7 +52,7 @@ def test_every_preset_is_named_as_its_file(path: Path, parse: Any) -> None:
     config = parse("--qat", path.stem, "--run", "x/y")
     assert config.qat.preset == path.stem
     assert config.model.init_args.recipe["preset"] == path.stem
-    assert (config.trainer.max_epochs == 0) == path.stem.startswith(("ptq", "adaround"))
+    assert (config.trainer.max_epochs == 0) == path.stem.startswith(("ptq", "adaround", "dynamic"))
 
 
 def test_later_flags_win(parse: Any) -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+import torch
 from torch import nn
 
 from qat.layers.conv import QuantConv1d
 from qat.layers.coverage import coverage
+from qat.layers.observer import Observer
+from qat.layers.state import calibrate_weights_, finish_calibration_, set_enabled_
 from qat.layers.swap import swap_
 from qat.recipe import Recipe, Rule
 from qat.system.errors import UserError
@@ -106,3 +111,49 @@ def test_layers_that_a_model_keeps_float_stay_so_unless_a_rule_speaks_of_none_bu
 def test_a_recipes_own_reason_comes_before_a_models() -> None:
     report = swap_(Decoder(), recipe(rules=[Rule("location", quantize=False)]), kept_float=KEPT)
     assert dict(report.skipped)["location"] == "excluded by the recipe"
+
+
+DYNAMIC = {"linear": "frame", "conv1d": "frame", "lstm": "tensor", "grouped": None, "conv2d": None}
+
+
+@kinds
+@torch.no_grad()
+def test_dynamic_gives_each_layer_what_it_can_have_without_calibration(layer_kind: str) -> None:
+    model, x = host(layer_kind)
+    plain = model(x)
+    swap_(model, recipe(activation_granularity="dynamic"))
+    expected = DYNAMIC.get(layer_kind, "frame")
+    layer: Any = model.layer
+    chosen = layer.layer_recipe
+    assert (chosen.activation_granularity if chosen.activation_bits else None) == expected
+    assert not any(isinstance(module, Observer) for module in model.modules())
+    calibrate_weights_(model)
+    finish_calibration_(model)  # nothing was seen, and nothing is missed
+    set_enabled_(model, True)
+    out = model(x)
+    assert not torch.equal(out, plain)
+    torch.testing.assert_close(out, plain, rtol=0, atol=0.05)
+
+
+@kinds
+@torch.no_grad()
+def test_a_dynamic_layer_is_the_layer_of_the_recipe_that_it_is_settled_to(layer_kind: str) -> None:
+    expected = DYNAMIC.get(layer_kind, "frame")
+    by_hand: dict[str, Any] = {"activation_granularity": expected} if expected else {"activation_bits": None}
+    outs = []
+    for fields in ({"activation_granularity": "dynamic"}, by_hand):
+        model, x = host(layer_kind)
+        swap_(model, recipe(**fields))
+        calibrate_weights_(model)
+        finish_calibration_(model)
+        set_enabled_(model, True)
+        outs.append(model(x))
+    assert torch.equal(*outs)
+
+
+def test_dynamic_without_weight_bits_leaves_a_layer_float_with_the_reason() -> None:
+    fields: dict[str, Any] = {"activation_granularity": "dynamic", "weight_bits": None}
+    report = swap_(nn.Sequential(nn.Conv2d(2, 4, 3)), recipe(**fields))
+    assert report.skipped == [
+        ("0", "the recipe gives it no weight bits, and it has no range without calibration")
+    ]

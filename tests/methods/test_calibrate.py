@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 import torch.nn.functional as F
+import yaml
 
 from datamodules.base import SpeechDataModule
 from qat.layers.state import state_hash
-from qat.methods.calibrate import calibrate_
+from qat.methods.calibrate import calibrate_, is_quantized
 from qat.recipe import Recipe
 from qat.system.errors import UserError
-from tests.conftest import build
+from tests.conftest import ROOT, build
 
 
 def test_calibration_is_repeatable_and_sees_training_speech_only(
@@ -35,6 +36,28 @@ def test_calibration_is_repeatable_and_sees_training_speech_only(
         hashes.append(state_hash(model))
     assert hashes[0] == hashes[1]
     assert len(set(seen)) == 5 and all(name.startswith("train-") for name in seen)
+
+
+def test_where_no_activation_has_a_range_to_choose_the_speech_does_not_matter(
+    kind: str, tiny_data: SpeechDataModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = yaml.safe_load((ROOT / "configs" / "qat" / "dynamic.yaml").read_text())
+    loaded: list[int] = []
+    original = SpeechDataModule.loader
+
+    def spy(self: SpeechDataModule, utterances: Any, **arguments: Any) -> Any:
+        loaded.append(len(utterances))
+        return original(self, utterances, **arguments)
+
+    monkeypatch.setattr(SpeechDataModule, "loader", spy)
+    hashes = []
+    for seed in range(2):
+        model = build(kind, Recipe.from_dict({**values, "seed": seed, "calibration_utterances": 5}))
+        line = calibrate_(model, tiny_data)
+        assert line == "chose the ranges of all weights (mse); activations take theirs when they run"
+        assert is_quantized(model)
+        hashes.append(state_hash(model))
+    assert hashes[0] == hashes[1] and loaded == [1, 1]
 
 
 @pytest.mark.parametrize("observer", ["max", "mse", "percentile", "entropy"])

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 import onnx
+import onnx_ir as ir
+import onnxruntime as ort
 import pytest
 import torch
+from numpy.typing import NDArray
 from onnx import TensorProto
+from torch import nn
 
+from qat.layer_recipe import LayerRecipe
 from qat.layers.activation import ActivationQuantizer
+from qat.layers.conv import QuantFrameConv1d
+from qat.layers.state import calibrate_weights_, finish_calibration_, set_enabled_
+from qat.layers.swap import quantize_layer
+from qat.runtime.export import trace
 from qat.runtime.graph import INTEGER
+from qat.runtime.layers import FrameConv
 from tests.runtime.conftest import ExportedZoo, layer_zoo
 
 NAMES = list(layer_zoo())
@@ -82,3 +96,80 @@ def test_optimised_graph_computes_on_integers(zoo: ExportedZoo, name: str) -> No
     nodes = [node for node in zoo.optimised.graph.node if node.name.startswith(inside)]
     assert any(node.op_type in INTEGER for node in nodes)
     assert not any(node.op_type in ("Conv", "MatMul", "Gemm", "LSTM", "FusedConv") for node in nodes)
+
+
+@dataclass
+class ByWindow:
+    """A convolution whose windows have a range each: the layer, its exported form, and the file."""
+
+    layer: QuantFrameConv1d
+    form: FrameConv
+    stored: onnx.ModelProto
+    engine: ort.InferenceSession
+
+
+@pytest.fixture(scope="module", params=[(3, 2, 1), (2, 2, 1), (3, 1, 2)], ids=str)
+def by_window(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ByWindow:
+    """One of width, stride and dilation."""
+    width, stride, dilation = request.param
+    torch.manual_seed(0)
+    recipe = LayerRecipe(reduce_range=True, activation_granularity="frame")
+    layer: Any = quantize_layer(nn.Conv1d(4, 6, width, stride, dilation=dilation), recipe)
+    layer.eval()
+    calibrate_weights_(layer)
+    finish_calibration_(layer)
+    set_enabled_(layer, True)
+    with torch.no_grad():
+        form = FrameConv(layer)
+    inputs = {"x": torch.randn(2, 20, 4)}
+    model = trace(form, inputs, ["y"], run=lambda module, x: module(x.transpose(1, 2)))
+    path = tmp_path_factory.mktemp("by_window") / "conv.onnx"
+    ir.save(model, path)
+    engine = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return ByWindow(layer, form, onnx.load(str(path)), engine)
+
+
+def window_by_window(form: FrameConv, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The formula in NumPy: each window cut out, its range, its levels, their product; `(B, C, T)` -> `(B, O, T')`."""
+    (width,), (step,), (stride,) = form.kernel_size, form.dilation, form.stride
+    assert form.bias is not None
+    weight, unit, bias = form.weight.numpy().astype(np.int64), form.weight_scale.numpy(), form.bias.numpy()
+    rows = []
+    for begin in range(0, x.shape[2] - (width - 1) * step, stride):
+        window = x[:, :, begin : begin + (width - 1) * step + 1 : step].transpose(0, 2, 1).reshape(len(x), -1)
+        low, high = np.minimum(window.min(1), 0)[:, None], np.maximum(window.max(1), 0)[:, None]
+        scale = (high - low) / np.float32(255)
+        scale = np.where(scale == 0, np.float32(1), scale)
+        zero_point = np.clip(np.rint(-(low / scale)), 0, 255)
+        levels = np.clip(np.rint(window / scale) + zero_point, 0, 255)
+        sums = (levels.astype(np.int64) @ weight).astype(np.float32)
+        rest = (zero_point * scale) * -(weight.sum(0).astype(np.float32) * unit) + bias
+        rows.append((sums * unit) * scale + rest)
+    return np.stack(rows, axis=2)
+
+
+@pytest.mark.parametrize("frames", [5, 6, 18, 19])
+def test_ranges_taken_by_frame_are_those_of_the_windows_to_the_last_bit(
+    by_window: ByWindow, frames: int
+) -> None:
+    x = np.random.default_rng(frames).standard_normal((3, 4, frames)).astype(np.float32)
+    x *= np.logspace(-20, 4, frames, dtype=np.float32)
+    x[1, :, : frames // 2] = 0  # silence
+    x[2] = np.abs(x[2])  # zero lies at the end of the range
+    (actual,) = by_window.engine.run(None, {"x": x.transpose(0, 2, 1)})
+    expected = window_by_window(by_window.form, x)
+    assert actual.dtype == expected.dtype == np.float32
+    np.testing.assert_array_equal(actual, expected)
+    with torch.no_grad():
+        np.testing.assert_array_equal(by_window.layer(torch.from_numpy(x)).numpy(), expected)
+
+
+def test_each_value_is_reduced_once_and_windows_are_joined_as_bytes(by_window: ByWindow) -> None:
+    graph = by_window.stored.graph
+    kinds = [node.op_type for node in graph.node]
+    assert [kinds.count(kind) for kind in ("ReduceMin", "ReduceMax", "MaxPool")] == [1, 1, 1]
+    makers = {name: node for node in graph.node for name in node.output}
+    (product,) = (node for node in graph.node if node.op_type == "MatMulIntegerToFloat")
+    joined = makers[product.input[0]]
+    assert joined.op_type == "Concat" and len(joined.input) == by_window.layer.kernel_size[0]
+    assert {makers[name].op_type for name in joined.input} == {"QuantizeLinear"}

@@ -12,7 +12,8 @@ from qat.layers.blocks import BlockQuantizer
 from qat.layers.frames import FrameQuantizer
 from qat.layers.state import calibrate_weights_, finish_calibration_, set_enabled_, set_observing_
 from qat.layers.swap import swap_
-from qat.runtime.linear import FrameLinear, IntegerLinear, PackedLinear, extremes
+from qat.numerics.affine import dynamic_range
+from qat.runtime.linear import FrameLinear, IntegerLinear, PackedLinear
 from tests.layers.hosts import recipe
 
 
@@ -60,7 +61,13 @@ def test_two_levels_lie_in_a_byte_the_lower_first() -> None:
     torch.testing.assert_close(levels * scale, layer.weight_quantizer(layer.weight), rtol=1e-6, atol=1e-7)
 
 
-def test_extremes_are_those_of_each_row() -> None:
-    x = torch.randn(2, 3, 7)
-    low, high = extremes(x)
-    assert torch.equal(low, x.amin(-1, keepdim=True)) and torch.equal(high, x.amax(-1, keepdim=True))
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_the_range_of_the_file_is_the_dynamic_range_to_the_last_bit(bits: int) -> None:
+    form = FrameLinear(quantized(activation_granularity="frame", activation_bits=bits))
+    magnitudes = torch.logspace(-45, 38, 300)
+    ends = torch.cat([magnitudes, -magnitudes, torch.zeros(2)])
+    first, second = ends[torch.randint(len(ends), (2, 20_000), generator=torch.Generator().manual_seed(0))]
+    low, high = torch.minimum(first, second), torch.maximum(first, second)
+    found = form.range_of(torch.relu(-low), torch.relu(high))
+    for ours, expected in zip(found, dynamic_range(low, high, 2**bits - 1), strict=True):
+        assert torch.equal(ours, expected)

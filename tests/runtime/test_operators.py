@@ -20,6 +20,13 @@ def test_quantized_tensors_keep_their_shape() -> None:
     assert (back.shape, back.dtype) == (x.shape, torch.float32)
 
 
+def test_rows_may_have_a_scale_each_and_other_axes() -> None:
+    x, scale = torch.zeros(2, 5, 8), torch.ones(2, 5, 1)
+    levels = operators.quantize(x, scale, torch.zeros(2, 5, 1, dtype=torch.uint8))
+    assert (levels.shape, levels.dtype) == (x.shape, torch.uint8)
+    assert operators.reshape(x, (0, 0, 1, -1), (2, 5, 1, 8)).shape == (2, 5, 1, 8)
+
+
 def test_linear_layers_have_the_shape_of_pytorchs() -> None:
     levels, weight = torch.zeros(2, 5, 8, dtype=torch.uint8), torch.zeros(8, 3, dtype=torch.int8)
     expected = F.linear(levels.float(), weight.t().float())
@@ -42,8 +49,9 @@ def test_convolutions_have_the_shape_of_pytorchs(stride: int, dilation: int, pad
     )
     assert (out.shape, out.dtype) == (expected.shape, torch.uint8)
     frames = F.conv1d(x.float(), torch.zeros(6, 4, 3), None, stride, 0, dilation).shape[2]
-    windows = operators.windows(x.float().transpose(1, 2), 3, dilation, stride)
-    assert windows.shape == (2, frames, 3 * 4)
+    taps = operators.taps(x.float().transpose(1, 2), 3, dilation, stride)
+    assert [tap.shape for tap in taps] == [(2, frames, 4)] * 3
+    assert operators.max_pool(x.float(), 3, dilation, stride).shape == (2, 4, frames)
 
 
 @pytest.mark.parametrize("directions", [1, 2])
