@@ -212,7 +212,8 @@ def attempt(setup: Setup, folder: Path, number: int, draw: random.Random) -> lis
         kills.append(Kill(number, setup.name, round(moment, 2), phase, how))
     if not kills:
         return [Kill(number, setup.name, round(moment, 2), phase)]
-    log.rename(folder / "killed.log")
+    if log.is_file():  # none where it was killed before it could write
+        log.replace(folder / "killed.log")
     statuses = finish(start(arguments, log, processes_of(program, setup), program))
     kills[-1].wrong = [f"exit status {statuses}"] if any(statuses) else differences(run, folder / "whole")
     if kills[-1].wrong:

@@ -111,6 +111,32 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
             shutil.rmtree(left, ignore_errors=True)
 
 
+def remove_torn(folder: Path) -> None:
+    """Remove what killed processes have left half written in a folder that no other process writes into.
+
+    Where one died between the two renames of `replacing_folder`, the old folder is put back.
+
+    Raises:
+        OSError: it cannot be removed.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> for name in (".note.txt.7.part", ".model.7.old"):
+    ...     (folder / name).mkdir()
+    >>> remove_torn(folder)
+    >>> [item.name for item in folder.iterdir()]
+    ['model']
+    """
+    for old in folder.glob(".*.old"):
+        place = folder / old.name[1:].rsplit(".", 2)[0]
+        if place.exists():
+            shutil.rmtree(old)
+        else:
+            old.replace(place)
+    for torn in folder.glob(".*.part"):
+        shutil.rmtree(torn) if torn.is_dir() else torn.unlink()
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all (`replacing`)."""
     with replacing(path) as part:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from qat.system.errors import UserError
+from qat.system.files import remove_torn
 
 LOCK_FILE = ".lock"
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)  # of some file systems
@@ -85,12 +86,16 @@ def release(folder: Path | None = None) -> None:
 def using(folder: Path, what: str) -> Iterator[None]:
     """Hold a folder, which is made, while a command writes into it; where the file system has no locks, only make it.
 
+    What a killed process has left half written in it is removed first.
+
     Raises:
         UserError: it cannot be written, or another process uses it.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         held = try_hold(folder)
+        if held:
+            remove_torn(folder)
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise UserError(f"{what}: {folder} must be writable ({error.strerror})") from None
