@@ -43,10 +43,9 @@ SHAPES: dict[str, dict[str, Any]] = {  # smaller yet than those of the tests: ex
     "wav2vec2": {"config": {**TINY_WAV2VEC2["config"], "num_hidden_layers": 1}},
 }
 LOW_BIT = ("--qat.ada_round_steps", "30", "--qat.reconstruction_utterances", "4", "--qat.weight_bits", "4")
-PRESETS = {"deterministic": (), "stochastic": (), "low_bit": LOW_BIT}
-REPORTED = (
-    "stochastic"  # only its runs end with a report, as an export takes far longer than all else of such runs
-)
+PRESETS = {"deterministic": (), "stochastic": (), "low_bit": LOW_BIT, "ptq_max": ()}
+REPORTED = "ptq_max"  # only its runs end with a report: an export takes far longer than all else of such runs
+LONGEST_S = 900.0  # a run that takes longer hangs
 SLOW_IMPORTS = ("qat.report.build", "qat.runtime.export", "onnxscript", "matplotlib.pyplot", "onnxruntime")
 SECOND_KILLS = 0.5  # share of the runs
 ALONE = 0.5  # share of the kills that hit one of two processes; the other is told to end, as torchrun does
@@ -132,7 +131,7 @@ def run_whole(setup: Setup, folder: Path) -> tuple[list[str], float]:
         flags = write_run(setup, folder)
         finish(start(["-h"], folder / "whole.log"))  # the server imports all that runs need
         start_s = time.monotonic()
-        statuses = finish(start(flags, folder / "whole.log", setup.processes))
+        statuses = finish(start(flags, folder / "whole.log", setup.processes), LONGEST_S)
         seconds = time.monotonic() - start_s
         if any(statuses):
             sys.exit(f"{folder}/whole.log: an uninterrupted run ended with {statuses}")
@@ -204,7 +203,7 @@ def attempt(setup: Setup, folder: Path, number: int, draw: random.Random) -> lis
         multiprocessing.connection.wait([process.sentinel for process in started], moment)
         phase = phase_of(run, log) if all(process.is_alive() for process in started) else "ended"
         if phase == "ended":
-            finish(started)
+            finish(started, LONGEST_S)
             break
         kill(started, [rank] if one and rank < len(started) else range(len(started)))
         program, arguments = how_to_resume(flags, run, by_report)
@@ -214,7 +213,7 @@ def attempt(setup: Setup, folder: Path, number: int, draw: random.Random) -> lis
         return [Kill(number, setup.name, round(moment, 2), phase)]
     if log.is_file():  # none where it was killed before it could write
         log.replace(folder / "killed.log")
-    statuses = finish(start(arguments, log, processes_of(program, setup), program))
+    statuses = finish(start(arguments, log, processes_of(program, setup), program), LONGEST_S)
     kills[-1].wrong = [f"exit status {statuses}"] if any(statuses) else differences(run, folder / "whole")
     if kills[-1].wrong:
         keep(folder, number)
