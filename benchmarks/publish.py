@@ -1,4 +1,4 @@
-"""Write the tables of docs/benchmarks.md, gpu.md and reliability.md from stored results: `python -m benchmarks.publish`.
+"""Write the tables of benchmarks.md, gpu.md and reliability.md in docs/ from results: `python -m benchmarks.publish`.
 
 Everything between `<!-- table: FILE -->` and `<!-- end -->` is rewritten from that result file; between
 `<!-- gpu: FILE checks -->` (or `steps`) and `<!-- end -->` stand tables of `benchmarks.gpu`, where its file is stored.
@@ -180,7 +180,11 @@ def beam_rows(results: list[Row]) -> Iterator[Row]:
 def fuzz_rows(results: list[Row]) -> Iterator[Row]:
     """Mutated inputs that ended in the right answer or one line, and those that did not."""
     for row in results:
-        yield {"mutations of": row["kind"].replace("_", " "), "inputs": row["inputs"], "went wrong": row["wrong"]}
+        yield {
+            "mutations of": row["kind"].replace("_", " "),
+            "inputs": row["inputs"],
+            "went wrong": row["wrong"],
+        }
 
 
 def soak_rows(results: list[Row]) -> Iterator[Row]:

@@ -38,6 +38,8 @@ def test_runs_that_differ_in_times_and_pictures_alone_are_equal(folders: tuple[P
     later = {**ROW, "latency_ms": {"p50": 2.0}, "started_at": "later"}
     (run / "report.json").write_text(json.dumps([later, {**ROW, "split": "other"}]))
     (run / "wer.png").write_bytes(b"another")
+    for folder, seconds in ((run, 1.0), (whole, 2.0)):
+        torch.save({"reconstruction": [{"layer": "head", "seconds": seconds}]}, folder / "ptq.ckpt")
     assert differences(run, whole) == []
 
 
