@@ -73,6 +73,10 @@ SETUPS = [  # each model with each preset, and each of both in one process and i
     for column, preset in enumerate(PRESETS)
 ]
 
+ORDER = [setup for setup in SETUPS if setup.preset != REPORTED] * 2 + [
+    setup for setup in SETUPS if setup.preset == REPORTED
+]
+
 
 @dataclass
 class Kill:
@@ -241,7 +245,7 @@ def soak(out: Path, seed: int, count: int) -> list[Kill]:
     kills = [Kill(**json.loads(line)) for line in known.read_text().splitlines()] if known.is_file() else []
     number = 1 + max((kill.number for kill in kills), default=-1)
     while sum(kill.phase != "ended" for kill in kills) < count:
-        setup = SETUPS[number % len(SETUPS)]
+        setup = ORDER[number % len(ORDER)]
         new = attempt(setup, out / setup.name, number, random.Random(f"{seed}-{number}"))
         with known.open("a") as file:
             file.writelines(f"{json.dumps(asdict(kill))}\n" for kill in new)
