@@ -20,7 +20,9 @@ MEASURED = frozenset(  # fields of a row that differ from one run of a command t
 DRAWN = (".png", ".md")  # from the rows, times and all
 SAID = ("config.yaml",)  # holds the flags, of which one says that the run resumes
 TIMED = ("utterances.json",)  # hold seconds beside the texts
-SECONDS = re.compile(r"\.reconstruction\.\d+\.seconds")  # of AdaRound in a checkpoint
+UNREAD = re.compile(  # seconds of AdaRound; what Lightning keeps and neither restores nor decides by
+    r"\.reconstruction\.\d+\.seconds|\.callbacks\.ModelCheckpoint\{.*\}\.current_score"
+)
 SHOWN = 3  # differences of a file that are named
 
 
@@ -59,7 +61,7 @@ def file_differences(one: Path, two: Path) -> Iterator[str]:
 def checkpoint_differences(one: Path, two: Path) -> Iterator[str]:
     """Leaves of two checkpoints that differ in a bit: weights, quantizers, optimiser, log, state of callbacks."""
     contents = (torch.load(path, "cpu", weights_only=True) for path in (one, two))
-    different = [name for name, same in compared("", *contents) if not same and not SECONDS.fullmatch(name)]
+    different = [name for name, same in compared("", *contents) if not same and not UNREAD.fullmatch(name)]
     yield from different[:SHOWN]
     if len(different) > SHOWN:
         yield f"and {len(different) - SHOWN} more"
