@@ -40,6 +40,8 @@ def test_runs_that_differ_in_times_and_pictures_alone_are_equal(folders: tuple[P
     (run / "wer.png").write_bytes(b"another")
     for folder, seconds in ((run, 1.0), (whole, 2.0)):
         torch.save({"reconstruction": [{"layer": "head", "seconds": seconds}]}, folder / "ptq.ckpt")
+        saver = {"best_model_score": torch.tensor(5.0), "current_score": torch.tensor(seconds)}
+        torch.save({"callbacks": {"ModelCheckpoint{'mode': 'min'}": saver}}, folder / "best.ckpt")
     assert differences(run, whole) == []
 
 
