@@ -108,6 +108,8 @@ def write_run(setup: Setup, folder: Path) -> list[str]:
     save_module(build(setup.model, **SHAPES[setup.model]), Path(arguments["init_from"]))
     for key, value in MASKED[setup.model].items():
         arguments[key] = {**arguments[key], **value} if isinstance(value, dict) else value
+    if setup.processes > 1 and setup.model == "wav2vec2":
+        arguments["config"] = {**arguments["config"], "layerdrop": 0.0}  # DDP needs a gradient of every layer
     arguments["learning_rate"] = 0.01
     content["data"]["init_args"] |= {"max_batch_s": 3.0, "augment": True}
     content["trainer"] |= {"max_epochs": 2, "num_sanity_val_steps": 0}
