@@ -255,6 +255,7 @@ def soak(out: Path, seed: int, count: int) -> list[Kill]:
             print(line_of(kill), flush=True)
         kills += new
         number += 1
+        store(kills, out / "soak.json")
     return kills
 
 
@@ -291,7 +292,7 @@ def main() -> None:
     out = options.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     kills = soak(out, options.seed, options.count)
-    store(kills, out / "soak.json")
+    store(kills, out / "soak.json")  # also where there were enough already
     sys.exit(1 if any(kill.wrong for kill in kills) else 0)
 
 
