@@ -1,4 +1,4 @@
-"""Write the tables of docs/benchmarks.md and docs/gpu.md from the stored results: `python -m benchmarks.publish`.
+"""Write the tables of benchmarks.md, gpu.md and reliability.md in docs/ from results: `python -m benchmarks.publish`.
 
 Everything between `<!-- table: FILE -->` and `<!-- end -->` is rewritten from that result file; between
 `<!-- gpu: FILE checks -->` (or `steps`) and `<!-- end -->` stand tables of `benchmarks.gpu`, where its file is stored.
@@ -16,7 +16,8 @@ from benchmarks.result_file import ROOT, table
 from qat.report.readme import fill_blocks
 from qat.system.files import write_text
 
-PAGES = (ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "gpu.md")
+PAGES = tuple(ROOT / "docs" / f"{name}.md" for name in ("benchmarks", "gpu", "reliability"))
+MODULES = {"soak": "tests.soak", "fuzz": "tests.fuzz_inputs"}  # the others are `benchmarks.NAME`
 Row = dict[str, Any]
 
 
@@ -194,8 +195,27 @@ def equalize_rows(results: list[Row]) -> Iterator[Row]:
         }
 
 
+def fuzz_rows(results: list[Row]) -> Iterator[Row]:
+    """Mutated inputs that ended in the right answer or one line, and those that did not."""
+    for row in results:
+        yield {
+            "mutations of": row["kind"].replace("_", " "),
+            "inputs": row["inputs"],
+            "went wrong": row["wrong"],
+        }
+
+
+def soak_rows(results: list[Row]) -> Iterator[Row]:
+    """Kills by what was under way; the file counts them by kind of run as well."""
+    for row in results:
+        if row["by"] == "phase":
+            yield {"killed while": row["value"], "kills": row["kills"], "ended otherwise": row["wrong"]}
+
+
 SECTIONS = {
     "equalize": equalize_rows,
+    "fuzz": fuzz_rows,
+    "soak": soak_rows,
     "beams": beam_rows,
     "attention": attention_rows,
     "search_equality": equality_rows,
@@ -215,7 +235,7 @@ def published(path: Path, words: str = "") -> str:
     """The table of one result file, with the command and the processor that gave it; a line where there is none yet."""
     section = SECTIONS[path.stem]
     if not path.is_file():
-        return f"Not measured yet: `python -m benchmarks.{path.stem}`\n"
+        return f"Not measured yet: `python -m {MODULES.get(path.stem, f'benchmarks.{path.stem}')}`\n"
     stored = json.loads(path.read_text())
     rows = list(section(stored["results"]))
     vnni = " with VNNI" if stored["cpu_vnni"] and stored["instructions"] != "AVX2" else ""

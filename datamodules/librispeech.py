@@ -13,6 +13,7 @@ from datamodules.base import SpeechDataModule
 from datamodules.text import check_text, normalise
 from datamodules.utterance import Utterance
 from qat.system.errors import UserError
+from qat.system.lock import waiting_for
 
 FOLDER = "LibriSpeech"
 TRAIN_SUBSETS = ("train-clean-100", "train-clean-360", "train-other-500")
@@ -102,7 +103,8 @@ def read_subset(folder: Path) -> list[Utterance]:
 def download_subset(home: Path, subset: str) -> Path:
     """Downloads and unpacks a subset next to its final folder, then renames it, so that the folder is always whole.
 
-    An interrupted call keeps the checked archive and unpacks it anew the next time.
+    An interrupted call keeps the checked archive and unpacks it anew the next time. Of several processes that ask at
+    once one downloads, and the others wait for it.
 
     Returns:
         The subset's folder.
@@ -110,9 +112,21 @@ def download_subset(home: Path, subset: str) -> Path:
     Raises:
         UserError: the download, its checksum or unpacking failed.
     """
-    part = home / f"{subset}.part"
+    part, target = home / f"{subset}.part", home / subset
+    with waiting_for(part, f"download of {subset}"):
+        if not target.is_dir():
+            _download(part, subset).rename(target)
+        shutil.rmtree(part)
+    return target
+
+
+def _download(part: Path, subset: str) -> Path:
+    """The unpacked subset below a working folder.
+
+    Raises:
+        UserError: see `download_subset`.
+    """
     shutil.rmtree(part / FOLDER, ignore_errors=True)
-    part.mkdir(parents=True, exist_ok=True)
     try:
         torchaudio.datasets.LIBRISPEECH(part, url=subset, download=True)
     except (OSError, RuntimeError, EOFError) as error:
@@ -120,9 +134,7 @@ def download_subset(home: Path, subset: str) -> Path:
         raise UserError(
             f"download of {subset} to {part} failed ({reason}); must end with the right checksum; try again"
         ) from error
-    target = (part / FOLDER / subset).rename(home / subset)
-    shutil.rmtree(part)
-    return target
+    return part / FOLDER / subset
 
 
 def _read_transcript(path: Path) -> list[tuple[Path, str]]:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import time
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 from qat.system.errors import UserError, first_line
-from qat.system.files import sha256_file
+from qat.system.files import remove_torn, sha256_file
 from qat.system.lock import LOCK_FILE, NO_LOCKS, holder_of, release, try_hold
 from qat.system.nearest import did_you_mean
 from qat.system.ranks import launched_rank
@@ -212,8 +211,7 @@ def clear(folder: Path, resumes: bool) -> None:
     Raises:
         OSError: it cannot be removed.
     """
-    for torn in folder.glob(".*.part"):
-        shutil.rmtree(torn) if torn.is_dir() else torn.unlink()
+    remove_torn(folder)
     left = [] if resumes else [item for item in folder.iterdir() if item.name != LOCK_FILE]
     if left:
         print(f"{folder}: holds no checkpoint; this run takes it over", flush=True)

@@ -102,10 +102,8 @@ def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(scope="session")
-def tiny_manifests(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def write_corpus(folder: Path) -> dict[str, Path]:
     """A user's own corpus: 12 train, 4 dev, 4 + 4 test utterances of half a second to 1.2 s, as JSONL manifests."""
-    folder = tmp_path_factory.mktemp("corpus")
     rng = np.random.default_rng(0)
     words = ["turn", "on", "the", "light", "call", "home", "one", "two"]
     manifests: dict[str, Path] = {}
@@ -123,6 +121,12 @@ def tiny_manifests(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
+def tiny_manifests(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The manifests of `write_corpus`."""
+    return write_corpus(tmp_path_factory.mktemp("corpus"))
+
+
+@pytest.fixture(scope="session")
 def attention(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The tiny attention model and both of its folders (`tests.runtime.attention.ExportedAttention`)."""
     from tests.runtime.attention import export_attention
@@ -137,28 +141,27 @@ def tiny_data(tiny_manifests: dict[str, Path]) -> SpeechDataModule:
     return ManifestDataModule(**paths, test=str(tiny_manifests["test_a"]), max_batch_s=6.0)
 
 
-@pytest.fixture
-def tiny(kind: str, tmp_path: Path, tiny_manifests: dict[str, Path]) -> Path:
+def write_config(kind: str, folder: Path, manifests: dict[str, Path]) -> Path:
     """A configuration of a tiny model on the tiny corpus."""
     from tests.models.attention_models import SHAPE, attention_model
 
     torch.manual_seed(0)
-    model = attention_model(tmp_path) if kind == "attention" else build(kind)
-    save_module(model, tmp_path / "start.ckpt")
+    model = attention_model(folder) if kind == "attention" else build(kind)
+    save_module(model, folder / "start.ckpt")
     shape = {"crdnn": TINY_CRDNN, "wav2vec2": TINY_WAV2VEC2, "attention": SHAPE}[kind]
     name = type(model).__name__
     config = {
         "seed_everything": 1,
         "model": {
             "class_path": f"qat.models.{name}",
-            "init_args": {**shape, "init_from": str(tmp_path / "start.ckpt")},
+            "init_args": {**shape, "init_from": str(folder / "start.ckpt")},
         },
         "data": {
             "class_path": "datamodules.ManifestDataModule",
             "init_args": {
-                "train": str(tiny_manifests["train"]),
-                "dev": str(tiny_manifests["dev"]),
-                "test": {"test_a": str(tiny_manifests["test_a"]), "test_b": str(tiny_manifests["test_b"])},
+                "train": str(manifests["train"]),
+                "dev": str(manifests["dev"]),
+                "test": {"test_a": str(manifests["test_a"]), "test_b": str(manifests["test_b"])},
                 "max_batch_s": 5.0,
                 "max_unalignable": 1.0,  # texts of many an "x" in little audio
             },
@@ -166,6 +169,12 @@ def tiny(kind: str, tmp_path: Path, tiny_manifests: dict[str, Path]) -> Path:
         "trainer": {"max_epochs": 1, "accelerator": "cpu", "log_every_n_steps": 1},
         "qat": {"calibration_utterances": 4},
     }
-    path = tmp_path / "tiny.yaml"
+    path = folder / "tiny.yaml"
     path.write_text(yaml.safe_dump(config))
     return path
+
+
+@pytest.fixture
+def tiny(kind: str, tmp_path: Path, tiny_manifests: dict[str, Path]) -> Path:
+    """A configuration of a tiny model on the tiny corpus."""
+    return write_config(kind, tmp_path, tiny_manifests)

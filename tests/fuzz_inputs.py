@@ -1,6 +1,7 @@
 """Kinds of input, of which each mutation must end with the right answer, or be refused in one line.
 
-`python -m tests.fuzz_inputs [--count 1000] [--seed 0] [--kinds NAME ...]` runs many, and writes those that went wrong.
+`python -m tests.fuzz_inputs [--count 1000] [--seed 0] [--kinds NAME ...]` runs many, and writes those that went wrong;
+`--out FILE` keeps the counts.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import sys
 import tempfile
 from collections import Counter
@@ -18,11 +20,13 @@ import soundfile
 import torch
 import yaml
 
+from benchmarks.result_file import save
 from datamodules.audio_file import SAMPLE_RATE, load_samples, read_duration
 from datamodules.manifest import read_manifest
 from qat.cli.train import build_cli
 from qat.models.loading import load_module, save_module
 from qat.models.wav2vec2 import Wav2Vec2Module
+from qat.system.provenance import git_commit
 from tests.conftest import build, write_hugging_face
 from tests.fuzz import ODD, Kind, Random, attempt, damage, replaced
 
@@ -251,8 +255,10 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=1000, help="inputs of all kinds together")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
+    parser.add_argument("--out", type=Path, help="file of the counts, written after each kind")
     options = parser.parse_args()
     wrong: Counter[str] = Counter()
+    counts: list[dict[str, object]] = []
     each = -(-options.count // len(options.kinds))
     with tempfile.TemporaryDirectory() as temporary:
         for name in options.kinds:
@@ -263,6 +269,10 @@ def main() -> None:
                     wrong[name] += 1
                     print(f"--- {name}, seed {seed}: {what}", flush=True)
             print(f"{name}: {each} inputs, {wrong[name]} wrong", flush=True)
+            counts.append({"kind": name, "inputs": each, "wrong": wrong[name]})
+            if options.out:
+                command = shlex.join(["python", "-m", "tests.fuzz_inputs", *sys.argv[1:]])
+                save("fuzz", counts, options.out, command=command, git_commit=git_commit())
     sys.exit(1 if wrong.total() else 0)
 
 

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,19 @@ from typing import Any
 from lightning.fabric.plugins.environments.lightning import find_free_network_port
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(
-    ["tests.processes", "qat.cli.train", "speechbrain.lobes.models.CRDNN", "transformers"]
-)
+PRELOADED = ["tests.processes", "qat.cli.train", "speechbrain.lobes.models.CRDNN", "transformers"]
+CONTEXT.set_forkserver_preload(PRELOADED)
 
 
-def start(args: Sequence[str], log: Path, processes: int = 1) -> list[BaseProcess]:
-    """Start `train.py`, on several ranks as `torchrun` does; output goes to `log` (of rank 1 to `log.1`)."""
+def start(args: Sequence[str], log: Path, processes: int = 1, program: str = "train") -> list[BaseProcess]:
+    """Start `train.py`, on several ranks as `torchrun` does; output goes to `log` (of rank 1 to `log.1`).
+
+    Args:
+        args: of the command line.
+        log: file.
+        processes: ranks.
+        program: `train`, or `evaluate` for evaluate.py.
+    """
     environment = {"WANDB_MODE": "offline"}
     started: list[BaseProcess] = []
     port = find_free_network_port()
@@ -38,7 +45,7 @@ def start(args: Sequence[str], log: Path, processes: int = 1) -> list[BaseProces
             }
             args = [*args, "--trainer.devices", str(processes), "--trainer.strategy", "ddp"]
         own = log if rank == 0 else log.with_suffix(f".{rank}")
-        process: Any = CONTEXT.Process(target=run, args=(list(args), dict(environment), str(own)))
+        process: Any = CONTEXT.Process(target=run, args=(list(args), dict(environment), str(own), program))
         process.start()
         started.append(process)
     return started
@@ -57,7 +64,7 @@ def finish(started: Sequence[BaseProcess], timeout_s: float = 120.0) -> list[int
     return [process.exitcode for process in started]
 
 
-def run(args: list[str], environment: dict[str, str], log: str) -> None:
+def run(args: list[str], environment: dict[str, str], log: str, program: str = "train") -> None:
     """In the child: one rank."""
     os.environ.update(environment)
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -67,12 +74,12 @@ def run(args: list[str], environment: dict[str, str], log: str) -> None:
     from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
     from qat.system.errors import UserError
-    from train import train
 
     rank_zero_only.rank = int(environment.get("RANK", 0))  # was read when the server started
     torch.set_num_threads(1)
     try:
-        train(args)
+        command = getattr(import_module(program), program)
+        command(args)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         os._exit(2)

@@ -41,6 +41,8 @@ def test_a_mutated_input_is_read_rightly_or_refused_in_one_line(name: str, tmp_p
         ("manifest", 41),
         ("checkpoint", 49),
         ("checkpoint", 108),
+        ("hugging_face", 1099),
+        ("hugging_face", 1160),
     ],
 )
 def test_what_once_went_wrong_is_refused_in_one_line(name: str, seed: int, tmp_path: Path) -> None:

@@ -25,8 +25,8 @@ def run_command(command: Callable[[list[str]], None], args: list[str]) -> None:
     """
     try:
         command(args)
-    except KeyboardInterrupt:
-        print("stopped by Ctrl-C", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(str(error) or "stopped by Ctrl-C", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except Exception as error:
         line = plain_line(error)

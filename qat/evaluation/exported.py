@@ -84,15 +84,15 @@ def write_file(candidate: Candidate, place: Path, cache: str | None) -> tuple[Pa
             copy_export(kept, file := place.with_name(place.name + kept.suffix))
             return file, 0
     info = export(candidate.module, place, "float", digest)
-    copy_export(info.path, Path(cache) / f"{name}{info.path.suffix}")
+    copy_export(info.path, Path(cache) / f"{name}{info.path.suffix}", keeps=True)
     return info.path, info.packed
 
 
-def copy_export(source: Path, target: Path) -> None:
-    """Copy an exported file or folder, whole or not at all."""
+def copy_export(source: Path, target: Path, keeps: bool = False) -> None:
+    """Copy an exported file or folder, whole or not at all; with `keeps` a folder that is there by then stays."""
     if source.is_file():
         with replacing(target) as part:
             shutil.copyfile(source, part)
         return
-    with replacing_folder(target) as folder:
+    with replacing_folder(target, keeps) as folder:
         shutil.copytree(source, folder, dirs_exist_ok=True)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from transformers import Wav2Vec2CTCTokenizer, Wav2Vec2ForCTC
 from transformers.utils import cached_file, logging
 
-from qat.models.checkpoint import refuse_damaged
+from qat.models.checkpoint import first_not_finite, refuse_damaged
 from qat.models.hugging_face_config import check_fields, known_fields
 from qat.system.errors import UserError, first_line
 
@@ -69,6 +69,11 @@ def read_model(pretrained: str) -> Wav2Vec2ForCTC:
         raise UserError(f"{pretrained}: must hold a Wav2Vec2's weights ({first_line(error)})") from None
     model, found = loaded
     check_weights(pretrained, found)
+    if name := first_not_finite(model):
+        raise UserError(
+            f"{pretrained}: weights: {name!r} holds NaN or infinity, must be finite; the file may be damaged: fetch it "
+            "again"
+        )
     check_language(pretrained, model)
     model.config.layerdrop = 0.0
     return model

@@ -37,7 +37,11 @@ class Runner:
         self.stopping = False
 
     def run(self, jobs: Sequence[Job]) -> int:
-        """Run what is missing; the number of failures. A signal stops the children and ends the suite."""
+        """Run what is missing; the number of failures. A signal stops the children and ends the suite.
+
+        Raises:
+            KeyboardInterrupt: it was a signal, after all children have ended.
+        """
         missing = [job for job in jobs if not self.results.done(job)]
         print(f"suite: {len(jobs)} runs, {len(jobs) - len(missing)} done already", flush=True)
         if threading.current_thread() is threading.main_thread():
@@ -56,7 +60,7 @@ class Runner:
                         print(f"[{finished}/{len(missing)}] {line}; about {left:.0f} min left", flush=True)
             except KeyboardInterrupt:
                 self.stop(waiting)
-                raise UserError("suite: stopped; run it again to resume") from None
+                raise KeyboardInterrupt("suite: stopped; run it again to resume") from None
         return failures
 
     def stop(self, waiting: Iterable[Future[str]]) -> None:

@@ -7,11 +7,12 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from qat.system.errors import UserError
 
+TAKEN = (errno.ENOTEMPTY, errno.EEXIST)
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # disk, quota, or limit on a file's size
 
 
@@ -73,11 +74,15 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def replacing_folder(folder: Path) -> Iterator[Path]:
+def replacing_folder(folder: Path, keeps: bool = False) -> Iterator[Path]:
     """An empty folder to fill, which takes the place of `folder` when the block ends without an error.
 
     No system call swaps two folders everywhere: for a moment between two renames there is none of that name, never
     half of one.
+
+    Args:
+        folder: to write.
+        keeps: one that is there by then, as another process has written the same, stays, and may be read meanwhile.
 
     Raises:
         UserError: the disk is full.
@@ -101,14 +106,62 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
                 if path.is_file():
                     with path.open("rb+") as file:
                         os.fsync(file.fileno())
-            if folder.exists():
-                folder.replace(old)
-            part.replace(folder)
+            put_in_place(part, folder, old, keeps)
     finally:
         if old.exists() and not folder.exists():
             old.replace(folder)
         for left in (part, old):
             shutil.rmtree(left, ignore_errors=True)
+
+
+def put_in_place(part: Path, folder: Path, old: Path, keeps: bool) -> None:
+    """Give a filled folder its name, whatever other processes put there meanwhile.
+
+    Args:
+        part: the filled folder.
+        folder: its name.
+        old: where one that is there is put aside.
+        keeps: one that is there stays.
+
+    Raises:
+        OSError: it cannot be renamed.
+    """
+    while not (keeps and folder.exists()):
+        shutil.rmtree(old, ignore_errors=True)
+        with suppress(FileNotFoundError):  # there was none, or another process has put it aside
+            folder.replace(old)
+        try:
+            part.replace(folder)
+            return
+        except OSError as error:
+            if error.errno not in TAKEN:
+                raise
+
+
+def remove_torn(folder: Path) -> None:
+    """Remove what killed processes have left half written in a folder that no other process writes into.
+
+    Where one died between the two renames of `replacing_folder`, the old folder is put back.
+
+    Raises:
+        OSError: it cannot be removed.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> for name in (".note.txt.7.part", ".model.7.old"):
+    ...     (folder / name).mkdir()
+    >>> remove_torn(folder)
+    >>> [item.name for item in folder.iterdir()]
+    ['model']
+    """
+    for old in folder.glob(".*.old"):
+        place = folder / old.name[1:].rsplit(".", 2)[0]
+        if place.exists():
+            shutil.rmtree(old)
+        else:
+            old.replace(place)
+    for torn in folder.glob(".*.part"):
+        shutil.rmtree(torn) if torn.is_dir() else torn.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -7,14 +7,17 @@ import errno
 import fcntl
 import os
 import platform
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 from qat.system.errors import UserError
+from qat.system.files import remove_torn
 
 LOCK_FILE = ".lock"
+WAIT_S = 1.0  # between two looks whether a folder is free
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)  # of some file systems
 
 _held: dict[Path, tuple[int, IO[str]]] = {}  # lock file -> process that took it, open file
@@ -85,12 +88,16 @@ def release(folder: Path | None = None) -> None:
 def using(folder: Path, what: str) -> Iterator[None]:
     """Hold a folder, which is made, while a command writes into it; where the file system has no locks, only make it.
 
+    What a killed process has left half written in it is removed first.
+
     Raises:
         UserError: it cannot be written, or another process uses it.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         held = try_hold(folder)
+        if held:
+            remove_torn(folder)
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise UserError(f"{what}: {folder} must be writable ({error.strerror})") from None
@@ -99,6 +106,35 @@ def using(folder: Path, what: str) -> Iterator[None]:
         raise UserError(
             f"{what}: {folder} is in use by {holder_of(folder)}; must be used by one; wait for its end"
         )
+    try:
+        yield
+    finally:
+        release(folder)
+
+
+@contextmanager
+def waiting_for(folder: Path, what: str) -> Iterator[None]:
+    """Hold a folder, which is made, and wait where another living process holds it; without locks, only make it.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    said = False
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            if try_hold(folder):
+                break
+        except FileNotFoundError:  # its holder has removed it meanwhile
+            continue
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            break
+        if not said:
+            print(f"{what}: waiting for {holder_of(folder)}, which uses {folder}", flush=True)
+            said = True
+        time.sleep(WAIT_S)
     try:
         yield
     finally:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
+from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 
 from qat.callbacks import agreement
@@ -12,6 +14,7 @@ from qat.callbacks.agreement import RanksAgree, check_ranks_agree
 from qat.layers.swap import swap_
 from qat.recipe import Recipe
 from qat.system.errors import UserError
+from tests.conftest import TINY_WAV2VEC2, build
 
 
 @pytest.fixture
@@ -44,3 +47,23 @@ def test_they_are_compared_before_training_and_after_each_epoch(monkeypatch: pyt
     callback.on_train_start(trainer, module)  # type: ignore[arg-type]
     callback.on_train_epoch_end(trainer, module)  # type: ignore[arg-type]
     assert said == ["before training", "after epoch 5"]
+
+
+@pytest.mark.parametrize(
+    ("layerdrop", "processes", "options", "refused"),
+    [
+        (0.1, 2, {}, True),
+        (0.1, 1, {}, False),
+        (0.0, 2, {}, False),
+        (0.1, 2, {"find_unused_parameters": True}, False),
+        (0.1, 2, {"find_unused_parameters": False}, True),
+    ],
+)
+def test_ranks_that_would_wait_for_each_others_dropped_layers_are_refused(
+    layerdrop: float, processes: int, options: dict[str, bool], refused: bool
+) -> None:
+    module = build("wav2vec2", config={**TINY_WAV2VEC2["config"], "layerdrop": layerdrop})
+    trainer: Any = type("Trainer", (), {"world_size": processes, "strategy": DDPStrategy(**options)})
+    message = "layerdrop: 0.1, must be 0 in 2 processes, .*--trainer.strategy ddp_find_unused_parameters_true"
+    with pytest.raises(UserError, match=message) if refused else nullcontext():
+        RanksAgree().setup(trainer, module, "fit")  # type: ignore[arg-type]

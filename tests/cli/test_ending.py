@@ -51,10 +51,13 @@ def test_what_a_user_can_mend_is_one_line(
     assert ended.value.code == 2 and written.startswith(line) and len(written.splitlines()) == 1
 
 
-def test_ctrl_c_ends_with_130(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("words", "line"), [((), "stopped by Ctrl-C\n"), (("suite: stopped",), "suite: stopped\n")]
+)
+def test_ctrl_c_ends_with_130(words: tuple[str, ...], line: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        run_command(raising(KeyboardInterrupt()), [])
-    assert ended.value.code == 130 and capsys.readouterr().err == "stopped by Ctrl-C\n"
+        run_command(raising(KeyboardInterrupt(*words)), [])
+    assert ended.value.code == 130 and capsys.readouterr().err == line
 
 
 def test_a_fault_of_our_own_keeps_its_traceback() -> None:

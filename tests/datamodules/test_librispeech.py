@@ -133,6 +133,21 @@ def test_failed_download_is_one_line_and_leaves_nothing_that_looks_whole(tmp_pat
     assert not (tmp_path / "data" / "dev-clean").exists()
 
 
+def test_of_processes_that_ask_at_once_one_downloads(tmp_path, server, monkeypatch, capsys):
+    home, answers = tmp_path / "data", [False, False, True]
+
+    def held_by_another(folder):
+        if not answers[0]:
+            (home / "dev-clean").mkdir(parents=True, exist_ok=True)
+        return answers.pop(0)
+
+    monkeypatch.setattr("qat.system.lock.WAIT_S", 0)
+    monkeypatch.setattr("qat.system.lock.try_hold", held_by_another)
+    assert download_subset(home, "dev-clean") == home / "dev-clean"
+    assert server.calls == 0 and [item.name for item in home.iterdir()] == ["dev-clean"]
+    assert capsys.readouterr().out.count("download of dev-clean: waiting for another process") == 1
+
+
 def test_interrupted_unpacking_starts_over_from_the_checked_archive(tmp_path, server, monkeypatch):
     def interrupted(archive):
         (tmp_path / "data" / "dev-clean.part" / "LibriSpeech" / "dev-clean").mkdir(parents=True)

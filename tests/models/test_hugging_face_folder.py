@@ -128,6 +128,12 @@ def test_weights_are_all_there_and_no_others(folder: Path, written: Path) -> Non
     refused(folder, "adapter_config.json: must not be there")
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(value: float, folder: Path) -> None:
+    change_weights(folder, lambda weights: weights["lm_head.weight"][1, 2].fill_(value))
+    refused(folder, r"weights: 'lm_head\.weight' holds NaN or infinity, must be finite")
+
+
 def test_names_of_older_weights_and_an_absent_mask_are_no_fault(folder: Path) -> None:
     expected = load_float(folder).state_dict()
 

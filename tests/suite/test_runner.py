@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -141,6 +144,32 @@ def test_bad_arguments_are_one_line(
     monkeypatch.chdir(ROOT)
     with pytest.raises(UserError, match=message):
         commands.run(["suite", *arguments])
+
+
+@pytest.mark.parametrize("kind", ["crdnn"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_children_and_then_the_suite_as_ctrl_c_does(
+    kind: str, number: int, suite_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = jobs_of(load_suite(str(suite_file)), tmp_path / "runs", False)
+    runner = Runner(Results(tmp_path, "mine"), 1)
+
+    def sleep(self: Runner, job: Any, flags: Sequence[str], log: Path) -> int:
+        child = subprocess.Popen(["sleep", "60"], text=True)
+        self.children.add(child)
+        os.kill(os.getpid(), number)
+        return child.wait()
+
+    monkeypatch.setattr(Runner, "run_child", sleep)
+    handlers = {item: signal.getsignal(item) for item in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt, match="suite: stopped; run it again to resume"):
+            runner.run(jobs)
+    finally:
+        for item, handler in handlers.items():
+            signal.signal(item, handler)
+    assert [child.returncode for child in runner.children] == [-signal.SIGTERM]
 
 
 @pytest.mark.parametrize("kind", ["crdnn"])

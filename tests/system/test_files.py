@@ -11,7 +11,15 @@ from pathlib import Path
 import pytest
 
 from qat.system.errors import UserError
-from qat.system.files import replacing, replacing_folder, sha256_file, sha256_folder, sha256_path, write_text
+from qat.system.files import (
+    remove_torn,
+    replacing,
+    replacing_folder,
+    sha256_file,
+    sha256_folder,
+    sha256_path,
+    write_text,
+)
 
 
 def test_file_hash_is_that_of_its_bytes(tmp_path: Path) -> None:
@@ -85,6 +93,35 @@ def test_a_folder_that_cannot_be_put_in_place_leaves_the_old_one(
     with pytest.raises(OSError, match="full"), replacing_folder(folder):
         pass
     assert [item.name for item in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize(("keeps", "left"), [(False, "mine"), (True, "theirs")])
+def test_a_folder_that_another_process_writes_meanwhile_is_replaced_or_kept_whole(
+    tmp_path: Path, keeps: bool, left: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, replace, taken = tmp_path / "model", Path.replace, []
+
+    def late(path: Path, target: Path) -> Path:
+        if path.name.endswith(".part") and not taken:  # between the look and the rename
+            taken.append(target)
+            folder.mkdir()
+            (folder / "theirs").touch()
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", late)
+    with replacing_folder(folder, keeps) as part:
+        (part / "mine").touch()
+    assert [item.name for item in tmp_path.iterdir()] == ["model"]
+    assert [item.name for item in folder.iterdir()] == [left]
+
+
+def test_a_kill_between_two_renames_of_a_folder_costs_nothing(tmp_path: Path) -> None:
+    for name in (".model.7.old", ".model.7.part", ".ptq.7.old", "ptq", ".last.ckpt.8.part"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"of {name}").touch()
+    remove_torn(tmp_path)
+    left = sorted(str(item.relative_to(tmp_path)) for item in tmp_path.rglob("*"))
+    assert left == ["model", "model/of .model.7.old", "ptq", "ptq/of ptq"]
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EFBIG, errno.EDQUOT])

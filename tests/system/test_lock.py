@@ -98,6 +98,14 @@ def test_a_command_that_writes_into_a_folder_holds_it(tmp_path: Path) -> None:
         pass
 
 
+def test_a_command_removes_what_a_killed_one_has_half_written(tmp_path: Path) -> None:
+    (tmp_path / ".model.onnx.7.part").touch()
+    (tmp_path / ".model.7.part").mkdir()
+    (tmp_path / "model.ckpt").touch()
+    with using(tmp_path, "report"):
+        assert sorted(item.name for item in tmp_path.iterdir()) == [LOCK_FILE, "model.ckpt"]
+
+
 def test_a_command_writes_where_the_file_system_has_no_locks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -107,6 +115,9 @@ def test_a_command_writes_where_the_file_system_has_no_locks(
     monkeypatch.setattr("fcntl.lockf", no_locks)
     with using(tmp_path / "new", "report"):
         assert (tmp_path / "new").is_dir()
+    (half := tmp_path / "new" / ".report.json.7.part").touch()  # perhaps of a process that lives
+    with using(tmp_path / "new", "report"):
+        assert half.is_file()
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"report: .*file/new must be writable \(Not a directory\)"):
         using(tmp_path / "file" / "new", "report").__enter__()
