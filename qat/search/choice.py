@@ -69,11 +69,16 @@ def solve(prices: Prices, minimised: str, limits: Mapping[str, float]) -> Soluti
     goal = sum(weights[field] * columns[field] / scales[field] for field in UNITS)
     one_each = np.array([[float(unit == key[0]) for key in keys] for unit in prices])
     rows = [LinearConstraint(one_each, 1, 1)]
-    rows += [LinearConstraint(columns[field] / scales[field], ub=top / scales[field]) for field, top in limits.items()]
+    rows += [
+        LinearConstraint(columns[field] / scales[field], ub=top / scales[field])
+        for field, top in limits.items()
+    ]
     found = milp(goal, integrality=np.ones(len(keys)), bounds=Bounds(0, 1), constraints=rows)
     if found.x is None:
         raise UserError(out_of_reach(prices, limits))
-    return sum_of(prices, {unit: name for (unit, name), taken in zip(keys, found.x, strict=True) if taken > 0.5})
+    return sum_of(
+        prices, {unit: name for (unit, name), taken in zip(keys, found.x, strict=True) if taken > 0.5}
+    )
 
 
 def sum_of(prices: Prices, choice: Mapping[str, str]) -> Solution:
@@ -119,5 +124,7 @@ def pareto(prices: Prices, points: int = 16) -> list[Solution]:
     least = solve(prices, "loss", {})
     low = max(least.loss, fastest.loss * 1e-3, 1e-9)
     budgets: Sequence[float] = [least.loss, *np.geomspace(low, max(fastest.loss, low), points)]
-    found = {tuple(item.choice.items()): item for item in (solve(prices, "ms", {"loss": top}) for top in budgets)}
+    found = {
+        tuple(item.choice.items()): item for item in (solve(prices, "ms", {"loss": top}) for top in budgets)
+    }
     return sorted(found.values(), key=lambda item: item.loss)

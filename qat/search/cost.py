@@ -151,6 +151,7 @@ def least_times(runs: Sequence[Mapping[str, float]], signals: int) -> dict[str, 
     kept = runs[signals:] or runs  # the first turn warms up
     names = list(dict.fromkeys(name for run in kept for name in run))
     return {
-        name: sum(min(run.get(name, 0.0) for run in kept[place::signals]) for place in range(signals)) / signals
+        name: sum(min(run.get(name, 0.0) for run in kept[place::signals]) for place in range(signals))
+        / signals
         for name in names
     }

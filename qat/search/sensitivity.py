@@ -34,9 +34,7 @@ class Reference:
 
 
 @torch.no_grad()
-def reference_of(
-    module: CTCModule, data: SpeechDataModule, utterances: Sequence[Utterance]
-) -> Reference:
+def reference_of(module: CTCModule, data: SpeechDataModule, utterances: Sequence[Utterance]) -> Reference:
     """What the float model makes of utterances."""
     by_length = sorted(utterances, key=lambda item: item.duration_s)
     batches, posteriors, count = list(data.loader(by_length, BATCH)), [], 0
