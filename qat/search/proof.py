@@ -21,6 +21,7 @@ from qat.system.errors import UserError
 FIRST_BUDGET = 0.01  # nats per frame, where dev is to decide
 TIGHTER = 0.5  # what is left of a budget with which dev shows a loss
 ROUNDS = 8  # of budgets
+AIM = 0.95  # of a budget, for the next correction
 CORRECTIONS = 4  # of one budget, for what layers do together
 SHOWN = 0.05  # p value from which on dev shows nothing
 
@@ -116,7 +117,7 @@ def within_loss(work: Workbench, budget: float) -> Verified | None:
     """The fastest choice whose loss as a whole is within a budget; None where that is the float model.
 
     The sum of the parts' losses is not the loss of the whole: after each measurement of the whole the budget of the sum
-    is scaled by their ratio.
+    is scaled by their ratio, up as well as down.
     """
     inner, best = budget, None
     tried = set[tuple[str, ...]]()
@@ -133,7 +134,7 @@ def within_loss(work: Workbench, budget: float) -> Verified | None:
         )
         if found.loss <= budget and (best is None or solution.ms < best.solution.ms):
             best = found
-        inner *= budget / max(found.loss, 1e-3 * budget)
+        inner = AIM * budget * solution.loss / max(found.loss, 1e-3 * budget)
     return best
 
 
