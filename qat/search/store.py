@@ -8,8 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from qat.search.cost import Costs
-from qat.system.files import write_text
+from qat.system.files import replacing, write_text
 
 FILE = "search.json"
 
@@ -62,3 +65,20 @@ class Store:
             "result": self.result,
         }
         write_text(self.path, json.dumps(found, indent=1) + "\n")
+
+
+def read_tensors(path: Path, made_of: Mapping[str, Any]) -> dict[str, Tensor] | None:
+    """The tensors that `write_tensors` left; None where there are none, or of something else."""
+    try:
+        found = torch.load(path, weights_only=True)
+        if found["made_of"] == json.dumps(made_of):
+            return dict(found["tensors"])
+    except Exception:  # a damaged file may fail in any way: measured again
+        pass
+    return None
+
+
+def write_tensors(tensors: Mapping[str, Tensor], path: Path, made_of: Mapping[str, Any]) -> None:
+    """Keep tensors in a file, whole or not at all."""
+    with replacing(path) as part:
+        torch.save({"made_of": json.dumps(made_of), "tensors": dict(tensors)}, part)

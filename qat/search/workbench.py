@@ -22,7 +22,7 @@ from qat.search.cost import REST
 from qat.search.models import Choice, calibrate_from_, draw, observed, recipe_of, uniform, with_recipe
 from qat.search.options import SearchOptions
 from qat.search.sensitivity import Reference, reference_of
-from qat.search.store import Store
+from qat.search.store import Store, read_tensors, write_tensors
 from qat.system.errors import UserError
 
 PROFILED = 8  # utterances that are timed
@@ -59,9 +59,14 @@ class Workbench:
 
     @cached_property
     def histograms(self) -> Mapping[str, Tensor]:
-        """What static ranges are chosen from."""
-        static = next(item for item in all_candidates(KERNEL_BITS) if item.kernel == "static 8")
-        return observed(with_recipe(self.module, self.recipe(uniform(self.units, static))), self.data)
+        """What static ranges are chosen from; kept beside the measurements."""
+        path = self.store.path.with_suffix(".pt")
+        kept = read_tensors(path, self.store.made_of)
+        if kept is None:
+            static = next(item for item in all_candidates(KERNEL_BITS) if item.kernel == "static 8")
+            kept = observed(with_recipe(self.module, self.recipe(uniform(self.units, static))), self.data)
+            write_tensors(kept, path, self.store.made_of)
+        return kept
 
     @cached_property
     def signals(self) -> Sequence[Any]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from qat.search.cost import Costs
-from qat.search.store import Store
+from qat.search.store import Store, read_tensors, write_tensors
 
 
 def filled(path: Path) -> Store:
@@ -32,3 +34,14 @@ def test_measurements_of_something_else_are_not(tmp_path: Path) -> None:
 def test_a_damaged_file_is_an_empty_store(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text("{")
     assert not Store.open(tmp_path / "x.json", {}).losses
+
+
+def test_tensors_are_read_again_where_they_are_of_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "x.pt"
+    assert read_tensors(path, {"model": "a"}) is None
+    write_tensors({"counts": torch.arange(3)}, path, {"model": "a"})
+    kept = read_tensors(path, {"model": "a"})
+    assert kept is not None and kept["counts"].tolist() == [0, 1, 2]
+    assert read_tensors(path, {"model": "b"}) is None
+    path.write_bytes(b"PK")
+    assert read_tensors(path, {"model": "a"}) is None
