@@ -14,7 +14,7 @@ from qat.cli.check import flags_of
 from qat.cli.flags import expand_presets
 from qat.cli.messages import refuse_option
 from qat.cli.search import FOLDER
-from qat.runs import START_KEYS, folder_of, read_config, start_of
+from qat.runs import START_KEYS, folder_of, read_config, start_of, started_outside
 from qat.search.options import SearchOptions
 from qat.system.errors import UserError, first_line
 from qat.system.lock import using
@@ -91,6 +91,10 @@ def searched(args: Sequence[str]) -> list[str]:
     own = folder_of(str(flags["run"])) / FOLDER / RECIPE_FILE if flags.get("run") else None
     if own is not None and flags.get("ckpt_path") is not None and own.is_file():
         return with_recipe(rest, own)
+    if started_outside():
+        raise UserError(
+            "--qat auto: must be searched by one process; run evaluate.py search first, and give its recipe with --qat"
+        )
     config = settings(rest)
     start, place = start_and_folder(config)
     if launched_rank() == 0:

@@ -88,3 +88,12 @@ def test_the_search_is_kept_with_the_run(tmp_path: Path) -> None:
     kept = list(keep(["--qat", str(tmp_path / "search" / "recipe.yaml")], tmp_path / "run"))
     assert [path.name for path in kept] == ["pareto.png", "recipe.yaml", "search.json"]
     assert not list(keep(["--qat", "configs/qat/off.yaml"], tmp_path / "run"))
+
+
+def test_processes_that_a_launcher_starts_do_not_search(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="run evaluate.py search first"):
+        searched(["--config", str(config), "--qat", "auto"])
