@@ -101,23 +101,6 @@ def out_of_reach(prices: Prices, limits: Mapping[str, float]) -> str:
     return f"search: no recipe is within {' and '.join(parts)}; give a larger budget"
 
 
-def without_worse(prices: Prices) -> dict[str, dict[str, Price]]:
-    """Prices without the candidates that lose more than another, and are neither faster nor smaller than it."""
-
-    def is_worse(one: Price, other: Price) -> bool:
-        pairs = [(one.loss, other.loss), (one.ms, other.ms), (one.bytes, other.bytes)]
-        return all(mine >= theirs for mine, theirs in pairs) and any(mine > theirs for mine, theirs in pairs)
-
-    return {
-        unit: {
-            name: price
-            for name, price in candidates.items()
-            if not any(is_worse(price, other) for other in candidates.values())
-        }
-        for unit, candidates in prices.items()
-    }
-
-
 def pareto(prices: Prices, points: int = 16) -> list[Solution]:
     """The fastest choices by loss: from nothing lost to whatever is fastest of all."""
     fastest = solve(prices, "ms", {})

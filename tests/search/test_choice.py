@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from qat.search.choice import Price, pareto, solve, sum_of, without_worse
+from qat.search.choice import Price, pareto, solve, sum_of
 from qat.system.errors import UserError
 
 PRICES = {
@@ -51,11 +51,6 @@ def test_least_loss_within_time_and_within_bytes() -> None:
 def test_a_budget_out_of_reach_says_the_least_there_is() -> None:
     with pytest.raises(UserError, match=r"no recipe is within 3 ms \(the least of all choices is 4\)"):
         solve(PRICES, "loss", {"ms": 3.0})
-
-
-def test_what_another_beats_in_everything_is_left_out() -> None:
-    prices = {"a": {**PRICES["a"], "bad": Price(0.2, 1.0, 100)}}
-    assert list(without_worse(prices)["a"]) == ["float", "static", "frame"]
 
 
 def test_the_curve_falls() -> None:
