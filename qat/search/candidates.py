@@ -60,13 +60,17 @@ class Candidate:
 
         >>> Candidate(3, "frame").kernel, Candidate(4, "static").kernel, Candidate(3, "static").kernel
         ('frame 8', 'static 4', 'static 8')
-        >>> Candidate(4).kernel
-        'float'
+        >>> Candidate(4).kernel, FLOAT.kernel
+        ('alone 8', 'float')
         """
-        if self.is_float or self.activations == "float":
+        if self.is_float:
             return "float"
         own = self.activations == "static" and self.weight_bits in KERNEL_BITS
-        return f"{self.activations} {self.weight_bits if own else KERNEL_BITS[0]}"
+        return self.file_of(self.weight_bits if own else KERNEL_BITS[0])
+
+    def file_of(self, bits: int | None) -> str:
+        """Name of an exported file with these activations, and weights of so many bits."""
+        return f"{'alone' if self.activations == 'float' else self.activations} {bits}"
 
     def fields(self) -> dict[str, Any]:
         """Of a recipe's rule."""

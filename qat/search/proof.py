@@ -18,7 +18,7 @@ from qat.search.sensitivity import loss_of
 from qat.search.workbench import Workbench
 from qat.system.errors import UserError
 
-FIRST_BUDGET = 0.01  # nats per frame, where dev is to decide
+FIRST_BUDGET = 0.001  # nats per frame, where dev is to decide
 TIGHTER = 0.5  # what is left of a budget with which dev shows a loss
 ROUNDS = 8  # of budgets
 AIM = 0.95  # of a budget, for the next correction

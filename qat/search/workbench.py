@@ -13,11 +13,12 @@ from datamodules.base import SpeechDataModule
 from qat.evaluation.measure import length_mix
 from qat.evaluation.parity import signal_of
 from qat.evaluation.transcripts import Split
+from qat.layers.coverage import weight_count
 from qat.layers.swap import weighted_layers
 from qat.models.ctc import CTCModule
 from qat.recipe import Recipe
 from qat.search.candidates import FLOAT, KERNEL_BITS, Candidate, Unit, all_candidates, units_of
-from qat.search.choice import Price, Prices
+from qat.search.choice import SIZE_WORTH, Price, Prices
 from qat.search.cost import REST
 from qat.search.models import Choice, calibrate_from_, draw, observed, recipe_of, uniform, with_recipe
 from qat.search.options import SearchOptions
@@ -85,13 +86,9 @@ class Workbench:
         return module
 
     @cached_property
-    def weights(self) -> dict[str, tuple[int, int]]:
-        """Layer -> how many elements its weights have, and how many output channels."""
-        found = {}
-        for name, layer in weighted_layers(self.module):
-            shapes = [item.shape for item in layer.parameters(recurse=False) if item.ndim > 1]
-            found[name] = (sum(shape.numel() for shape in shapes), sum(shape[0] for shape in shapes))
-        return found
+    def weights(self) -> dict[str, int]:
+        """Layer -> how many elements its weights have."""
+        return {name: weight_count(layer) for name, layer in weighted_layers(self.module)}
 
     # ---------------------------------------------------------------- prices
     def ms(self, unit: Unit, candidate: Candidate) -> float:
@@ -103,17 +100,16 @@ class Workbench:
         return sum(self.layer_bytes(layer, candidate) for layer in unit.layers)
 
     def layer_bytes(self, layer: str, candidate: Candidate) -> int:
-        """From the files; of bits that no file has, from the file of 8 bits, or of float, and the count of weights."""
+        """From the files; of bits that no file has, from the file of 8 bits and the count of weights."""
         costs, bits = self.store.costs, candidate.weight_bits
         if bits is None:
             return costs["float"].bytes.get(layer, 0)
-        elements, channels = self.weights[layer]
-        packed = -(-elements * bits // 8)
-        if candidate.activations == "float":
-            return costs["float"].bytes.get(layer, 0) - 4 * elements + packed + 4 * channels
-        if (kernel := f"{candidate.activations} {bits}") in costs:
-            return costs[kernel].bytes.get(layer, 0)
-        return costs[f"{candidate.activations} 8"].bytes.get(layer, 0) - elements + packed
+        if (own := candidate.file_of(bits)) in costs:
+            return costs[own].bytes.get(layer, 0)
+        elements = self.weights[layer]
+        return (
+            costs[candidate.file_of(KERNEL_BITS[0])].bytes.get(layer, 0) - elements + -(-elements * bits // 8)
+        )
 
     @property
     def rest(self) -> tuple[float, int]:
@@ -138,11 +134,17 @@ class Workbench:
         known = {item.name: item for unit in self.units for item in unit.candidates}
         return {unit: known[name] for unit, name in names.items()}
 
+    def worth(self, unit: Unit, candidate: Candidate) -> float:
+        """What a candidate costs as the integer program weighs it: milliseconds, and bytes beside them."""
+        costs = self.store.costs["float"]
+        ms, size = (max(sum(part.values()), 1e-12) for part in (costs.ms, costs.bytes))
+        return self.ms(unit, candidate) / ms + SIZE_WORTH * self.bytes(unit, candidate) / size
+
     def worth_trying(self, unit: Unit) -> list[Candidate]:
         """The candidates that can be part of the best choice, float aside.
 
-        For a size those smaller than float; else those faster than it, and of fewer bits those that are faster than
-        the same with more bits, as they lose more.
+        For a size those smaller than float; else those that are worth more than float, than the same with more bits,
+        and than the same weights alone: all of these lose less.
         """
         found: list[Candidate] = []
         for item in unit.candidates:
@@ -151,11 +153,13 @@ class Workbench:
             if self.options.budget == "max_size_mb":
                 useful = self.bytes(unit, item) < self.bytes(unit, FLOAT)
             else:
-                same = [
+                better = [
                     o
                     for o in found
                     if o.activations == item.activations and o.weight_bits != item.weight_bits
                 ]
-                useful = all(self.ms(unit, item) < self.ms(unit, other) for other in [FLOAT, *same])
+                alone = Candidate(item.weight_bits)
+                better += [alone] if alone in unit.candidates and alone != item else []
+                useful = all(self.worth(unit, item) < self.worth(unit, other) for other in [FLOAT, *better])
             found += [item] if useful else []
         return found

@@ -33,11 +33,15 @@ def bench(tmp_path: Path, tiny_data: SpeechDataModule) -> Callable[..., Workbenc
     def make(options: SearchOptions | None = None) -> Workbench:
         store = Store(tmp_path / "search.json", {})
         work = Workbench(decided("wav2vec2"), tiny_data, options or SearchOptions(), store, tmp_path)
-        for kernel, ms in {"float": 3.0, "frame 8": 2.0, "static 8": 1.0, "static 4": 1.5}.items():
+        for kernel, ms in {
+            "float": 3.0,
+            "frame 8": 2.0,
+            "static 8": 1.0,
+            "static 4": 1.5,
+            "alone 8": 3.0,
+        }.items():
             times = {**dict.fromkeys(work.layers, ms), REST: 5.0}
-            sizes = {
-                name: 4 * count if kernel == "float" else count for name, (count, _) in work.weights.items()
-            }
+            sizes = {name: 4 * count if kernel == "float" else count for name, count in work.weights.items()}
             store.costs[kernel] = Costs(times, {**sizes, REST: 1000})
         return work
 

@@ -20,8 +20,7 @@ def test_it_is_the_best_of_all_choices() -> None:
     rng = np.random.default_rng(0)
     for _ in range(20):
         prices = {
-            f"u{unit}": {f"c{item}": Price(*rng.random(2), int(rng.integers(1, 99))) for item in range(3)}
-            for unit in range(4)
+            f"u{unit}": {f"c{item}": Price(*rng.random(2), 9) for item in range(3)} for unit in range(4)
         }
         every = [
             sum_of(prices, dict(zip(prices, names, strict=True)))
@@ -32,6 +31,13 @@ def test_it_is_the_best_of_all_choices() -> None:
         found = solve(prices, "ms", {"loss": budget})
         assert found.loss <= budget + 1e-9
         assert found.ms == pytest.approx(least, rel=2e-2)  # of equals, nearly, the smaller one
+
+
+def test_a_little_time_is_given_for_many_bytes() -> None:
+    prices = {
+        "a": {"float": Price(0.0, 10.0, 400), "alone": Price(0.0, 10.2, 100), "slow": Price(0.0, 12.0, 90)}
+    }
+    assert solve(prices, "ms", {}).choice == {"a": "alone"}
 
 
 def test_nothing_may_be_lost_without_a_budget_of_loss() -> None:

@@ -26,10 +26,10 @@ def saying(*answers: Proof) -> Any:
 
 @pytest.fixture
 def work(bench: Callable[..., Workbench], monkeypatch: pytest.MonkeyPatch) -> Workbench:
-    """A bench whose units lose 0.001 each by frame and 0.1 static, and twice their sum together."""
+    """A bench whose units lose 0.00005 each by frame and 0.1 static, and twice their sum together."""
     work = bench()
     for unit in work.units:
-        work.store.losses[unit.name] = {"W8A8 static 99.99": 0.1, "W8A8 frame": 0.001}
+        work.store.losses[unit.name] = {"W8A8 static 99.99": 0.1, "W8A8 frame": 0.00005}
 
     def whole(work: Workbench, solution: Solution) -> Verified:
         return Verified(solution, work.module, 2 * solution.loss)
@@ -39,10 +39,10 @@ def work(bench: Callable[..., Workbench], monkeypatch: pytest.MonkeyPatch) -> Wo
 
 
 def test_the_whole_is_within_the_budget_not_the_sum(work: Workbench) -> None:
-    found = within_loss(work, 0.02)
+    found = within_loss(work, 0.001)
     assert found is not None
-    assert 0.0 < found.solution.loss <= 0.01
-    assert found.loss <= 0.02
+    assert 0.0 < found.solution.loss <= 0.0005
+    assert found.loss <= 0.001
 
 
 def test_no_budget_leaves_float(work: Workbench) -> None:
@@ -52,8 +52,8 @@ def test_no_budget_leaves_float(work: Workbench) -> None:
 def test_the_budget_tightens_until_dev_shows_nothing(work: Workbench) -> None:
     found, said, rounds = prove(work, saying(BAD, BAD, GOOD), work.folder / "x.onnx")
     assert said == GOOD
-    assert [item["budget"] for item in rounds] == [0.01, 0.005, 0.0025]
-    assert found.loss <= 0.0025
+    assert [item["budget"] for item in rounds] == [0.001, 0.0005, 0.00025]
+    assert found.loss <= 0.00025
 
 
 def test_a_loss_at_every_budget_is_said(work: Workbench) -> None:

@@ -28,7 +28,7 @@ def test_the_price_of_a_unit_is_that_of_its_layers(bench: Callable[..., Workbenc
     [
         (Candidate(4, "frame"), 29 * 16 // 2),
         (Candidate(3, "static"), 29 * 16 * 3 // 8),
-        (Candidate(4), 29 * 16 // 2 + 4 * 29),
+        (Candidate(4), 29 * 16 // 2),
     ],
 )
 def test_bytes_that_no_file_has_follow_from_the_bits(
@@ -38,13 +38,19 @@ def test_bytes_that_no_file_has_follow_from_the_bits(
     assert work.layer_bytes("hf.lm_head", candidate) == expected
 
 
-def test_for_speed_only_what_is_faster_is_tried(bench: Callable[..., Workbench]) -> None:
+def test_for_speed_only_what_is_worth_more_than_what_loses_less_is_tried(
+    bench: Callable[..., Workbench],
+) -> None:
     work = bench()
-    tried = work.worth_trying(unit_of(work, "hf.lm_head"))
-    assert [item.name for item in tried] == ["W8A8 static 99.99", "W8A8 static 99.6", "W8A8 frame"]
+    head = unit_of(work, "hf.lm_head")
+    eight = ["W8A8 static 99.99", "W8A8 static 99.6", "W8A8 frame", "W8 weights alone"]
+    assert [item.name for item in work.worth_trying(head)] == [*eight, "W4A8 frame", "W4 weights alone"]
     for costs in work.store.costs.values():
         costs.ms["hf.lm_head"] = 1.0
-    assert not work.worth_trying(unit_of(work, "hf.lm_head"))
+    assert [item.name for item in work.worth_trying(head)] == ["W8 weights alone", "W4 weights alone"]
+    work.store.costs["alone 8"].bytes["hf.lm_head"] = 10_000
+    work.store.costs["alone 8"].ms["hf.lm_head"] = 2.0
+    assert not [item for item in work.worth_trying(head) if item.activations == "float"]
 
 
 def test_for_size_all_that_is_smaller_is_tried(bench: Callable[..., Workbench]) -> None:
