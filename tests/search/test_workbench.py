@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from qat.search.candidates import FLOAT, Candidate
+from qat.search.cost import REST
 from qat.search.options import SearchOptions
 from qat.search.workbench import Workbench
 
@@ -21,6 +22,14 @@ def test_the_price_of_a_unit_is_that_of_its_layers(bench: Callable[..., Workbenc
     assert work.ms(unit, Candidate(8, "static")) == 3 * 1.0
     assert work.bytes(unit, FLOAT) == 3 * 4 * 16 * 16
     assert work.bytes(unit, Candidate(8, "frame")) == 3 * 16 * 16
+
+
+def test_what_belongs_to_no_layer_is_charged_to_all_by_their_share(bench: Callable[..., Workbench]) -> None:
+    work = bench()
+    work.store.costs["static 8"].ms[REST] += len(work.layers)
+    unit = unit_of(work, "hf.wav2vec2.encoder.layers.0.attention")
+    assert work.ms(unit, Candidate(8, "static")) == pytest.approx(3 * (1.0 + 1.0))
+    assert work.ms(unit, FLOAT) == 3 * 3.0
 
 
 @pytest.mark.parametrize(
