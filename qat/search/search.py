@@ -26,7 +26,7 @@ from qat.search.store import FILE, Store
 from qat.search.workbench import Workbench
 from qat.system.errors import UserError
 from qat.system.hardware import processor
-from qat.system.provenance import command, versions
+from qat.system.provenance import command, sources_sha256, versions
 
 RECIPE_FILE = "recipe.yaml"
 PARETO_FILE = "pareto.png"
@@ -114,6 +114,7 @@ def made_of(source: Path, data: SpeechDataModule, options: SearchOptions) -> dic
         "options": options.measured_by(),
         "device": processor(),
         "versions": versions(),
+        "sources_sha256": sources_sha256(),
     }
 
 
