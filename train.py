@@ -17,15 +17,19 @@ def train(args: list[str]) -> None:
     if not {"-h", "--help"}.isdisjoint(args):
         print(help_text())
         return
+    from qat.cli.auto import keep, searched, split
     from qat.cli.check import check_arguments
 
-    check_arguments(args)
+    check_arguments(split(args)[0])
+    args = searched(args)
     from qat.cli.train import build_cli
     from qat.system.lock import release
 
     try:
         run = build_cli(["--help" if item == "--help_all" else item for item in args])
         run.save_config()
+        for path in keep(args, run.run_folder):
+            print(f"search: {path}", flush=True)
         print(f"run folder: {run.run_folder}", flush=True)
         run.trainer.fit(run.model, datamodule=run.datamodule, ckpt_path=run.checkpoint)
     finally:

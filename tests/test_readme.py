@@ -18,6 +18,7 @@ from torch.distributed.run import get_args_parser
 
 from benchmarks import publish
 from qat.cli import train as cli
+from qat.cli.auto import split
 from qat.cli.evaluate import parser
 from qat.models.loading import load_module
 from qat.report.readme import fill, pages
@@ -82,7 +83,7 @@ class ParseOnly(cli.SpeechCLI):
 def parse(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(cli, "SpeechCLI", ParseOnly)
     monkeypatch.chdir(ROOT)
-    return lambda args: cli.build_cli([*args, "--run", "x/y"]).config
+    return lambda args: cli.build_cli([*split(args)[0], "--run", "x/y"]).config
 
 
 @pytest.mark.parametrize("page", DOCS, ids=lambda page: page.name)

@@ -27,6 +27,7 @@ ROOMS = (
     "qat.runtime",
     "qat.evaluation",
     "qat.report",
+    "qat.search",
     "qat.tracking",
     "qat.suite",
     "qat.callbacks",

@@ -14,6 +14,7 @@ from qat.decoding.options import DecodingOptions
 from qat.decoding.windows import WINDOW_S
 from qat.evaluation.options import EvaluationOptions
 from qat.report.compare import LOWER_IS_BETTER
+from qat.search.options import BITS, SearchOptions
 from qat.system.errors import UserError
 from qat.system.nearest import did_you_mean
 
@@ -50,6 +51,7 @@ def parsers() -> tuple[OneLineArguments, dict[str, OneLineArguments]]:
     add_transcribe(commands.add_parser("transcribe", help="text from audio, with the integer file"))
     add_suite(commands.add_parser("suite", help="every row of a set of tables, restartable"))
     add_compare(commands.add_parser("compare", help="runs side by side, differences paired to the first"))
+    add_search(commands.add_parser("search", help="find the recipe that loses nothing and is the fastest"))
     return root, dict(commands.choices)
 
 
@@ -173,6 +175,34 @@ def add_compare(command: OneLineArguments) -> None:
     )
 
 
+def add_search(command: OneLineArguments) -> None:
+    """Arguments of `search`."""
+    command.add_argument("target", metavar="RUN|CKPT", help="run name, run folder or checkpoint file")
+    command.add_argument("--config", type=Path, help="configuration with the data (default: the run's own)")
+    command.add_argument(
+        "--out", type=Path, help="folder of the files (default: search/ beside the checkpoint)"
+    )
+    budgets = {
+        "max_loss": "divergence of the posteriors, nats per frame: the fastest recipe within it",
+        "max_latency": "milliseconds of an utterance: the recipe that loses least within it",
+        "max_size_mb": "megabytes of the file: the recipe that loses least within it",
+    }
+    for name, text in budgets.items():
+        command.add_argument(f"--{name}", type=float, help=text)
+    default = SearchOptions()
+    command.add_argument(
+        "--bits", nargs="+", type=int, choices=BITS, default=default.bits, help="of weights that are tried"
+    )
+    for name, text in {
+        "utterances": "of training, on which divergences are measured",
+        "calibration_utterances": "of training, which calibrate the activations",
+        "seed": "of the draw of utterances and of the bootstrap",
+        "threads": "of the engine that is timed",
+    }.items():
+        value = getattr(default, name)
+        command.add_argument(f"--{name}", type=int, default=value, help=f"{text} (default {value})")
+
+
 def parse(args: Sequence[str]) -> argparse.Namespace:
     """The parsed command.
 
@@ -216,6 +246,10 @@ def run(args: Sequence[str]) -> None:
         from qat.cli.compare import side_by_side
 
         side_by_side(options)
+    elif options.command == "search":
+        from qat.cli.search import search
+
+        search(options)
     else:
         from qat.cli.transcribe import transcribe
 

@@ -19,7 +19,8 @@ HELP = """usage: python train.py [--config FILE] [--qat PRESET] [--run NAME] [--
 
   --config FILE            what to train on what (default configs/mini_crdnn.yaml; see configs/)
   --qat PRESET             {presets}
-                           or a YAML file of your own; later flags win:
+                           auto: search the fastest recipe that loses nothing on dev; or a YAML file of your own
+  --auto.max_loss X        of auto: nats per frame; or --auto.max_latency MS, --auto.max_size_mb MB. Later flags win:
   --qat.weight_bits N      2 to 8, null keeps weights float        --qat.activation_bits N   likewise
   --qat.rounding R         nearest, stochastic                     --qat.learn_scale BOOL    learned scales
   --qat.weight_observer O  max, mse, percentile, entropy           --qat.activation_observer O

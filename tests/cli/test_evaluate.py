@@ -17,7 +17,7 @@ from qat.system.errors import UserError
     ("args", "message"),
     [
         (["repot", "x"], "command 'repot' must be one of report, .*; did you mean 'report'?"),
-        (["frob"], "command 'frob' must be one of report, transcribe, suite, compare$"),
+        (["frob"], "command 'frob' must be one of report, transcribe, suite, compare, search$"),
         (["compare", "x", "--sort", "we"], "--sort 'we' must be one of wer, .*; did you mean 'wer'?"),
         (["suite", "x", "--rendr"], "suite: --rendr: must be a known option; did you mean --render?"),
         (["report", "x", "--wamrup=3"], "report: --wamrup: must be a known option; did you mean --warmup?"),

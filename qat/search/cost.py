@@ -1,0 +1,157 @@
+"""What layers cost on this machine: milliseconds from ONNX Runtime's profiler, bytes from the stored constants."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from qat.runtime.session import PROVIDER, session_options
+
+REST = ""  # what belongs to no layer
+NODE_SUFFIX = "_kernel_time"
+
+
+@dataclass
+class Costs:
+    """What each layer of an exported file costs; what belongs to no layer stands under `REST`.
+
+    Args:
+        ms: layer -> milliseconds of an utterance, on average over the signals.
+        bytes: layer -> of its constants.
+    """
+
+    ms: dict[str, float] = field(default_factory=dict)
+    bytes: dict[str, int] = field(default_factory=dict)
+
+
+def owner_of(name: str, layers: Iterable[str]) -> str:
+    """The layer that a node or constant is named after; `REST` if none.
+
+    >>> owner_of("fused net.1.conv/Conv_2", ["net.1", "net.1.conv"])
+    'net.1.conv'
+    >>> owner_of("net.10/MatMul", ["net.1"])
+    ''
+    """
+    name = name.removeprefix("fused ")
+    fitting = [layer for layer in layers if name == layer or name.startswith((f"{layer}/", f"{layer}."))]
+    return max(fitting, key=len, default=REST)
+
+
+def constant_bytes(path: Path, layers: Sequence[str]) -> dict[str, int]:
+    """Layer -> bytes of its constants in a file; one without a layer's name belongs to the node that reads it."""
+    graph = onnx.load(str(path)).graph
+    readers: dict[str, str] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers[name] = readers.get(name) or owner_of(node.name, layers)
+    found: dict[str, int] = {}
+    for item in graph.initializer:
+        size = len(item.raw_data) or numpy_helper.to_array(item).nbytes
+        owner = owner_of(item.name, layers) or readers.get(item.name, REST)
+        found[owner] = found.get(owner, 0) + size
+    return found
+
+
+def node_times(events: Sequence[Mapping[str, Any]], layers: Sequence[str]) -> dict[str, float]:
+    """Layer -> milliseconds of its nodes, from the events of ONNX Runtime's profiler for one run."""
+    found: dict[str, float] = {}
+    for event in events:
+        name = str(event.get("name", ""))
+        if event.get("cat") == "Node" and name.endswith(NODE_SUFFIX):
+            owner = owner_of(name.removesuffix(NODE_SUFFIX), layers)
+            found[owner] = found.get(owner, 0.0) + float(event["dur"]) / 1000
+    return found
+
+
+class Profiled:
+    """An exported file whose nodes are timed.
+
+    Args:
+        path: of the file.
+        folder: for what the profiler writes.
+        threads: of the engine.
+    """
+
+    def __init__(self, path: Path, folder: Path, threads: int) -> None:
+        options = session_options(threads)
+        options.enable_profiling, options.profile_file_prefix = True, str(folder / path.stem)
+        self.engine = ort.InferenceSession(str(path), options, providers=[PROVIDER])
+
+    def run(self, signal: NDArray[Any]) -> None:
+        """Read one signal `(S,)`."""
+        inputs = {"signal": signal[None], "lengths": np.array([signal.size], dtype=np.int64)}
+        self.engine.run(None, inputs)
+
+    def runs(self) -> list[list[dict[str, Any]]]:
+        """The events of each run, in order; ends the profile."""
+        path = Path(self.engine.end_profiling())
+        events = json.loads(path.read_text())
+        path.unlink()
+        return split_runs(events)
+
+
+def split_runs(events: Sequence[Mapping[str, Any]]) -> list[list[dict[str, Any]]]:
+    """The node events of each run: the profiler reports a run once its nodes are done."""
+    found: list[list[dict[str, Any]]] = [[]]
+    for event in sorted(events, key=lambda item: float(item["ts"]) + float(item.get("dur", 0))):
+        if event.get("cat") == "Node":
+            found[-1].append(dict(event))
+        elif event.get("name") == "model_run":
+            found.append([])
+    return found[:-1]
+
+
+def profile(
+    paths: Mapping[str, Path],
+    signals: Sequence[NDArray[Any]],
+    layers: Sequence[str],
+    threads: int = 1,
+    repeats: int = 5,
+) -> dict[str, dict[str, float]]:
+    """Time the nodes of exported files, which take turns; of each layer's times for a signal the least counts.
+
+    Args:
+        paths: kernel -> file.
+        signals: samples `(S,)` each.
+        layers: dotted names.
+        threads: of the engine.
+        repeats: of each signal, besides one that warms up.
+
+    Returns:
+        kernel -> layer -> milliseconds, on average over the signals.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        engines = {name: Profiled(path, Path(folder), threads) for name, path in paths.items()}
+        for _ in range(repeats + 1):
+            for signal in signals:
+                for engine in engines.values():
+                    engine.run(signal)
+        return {
+            name: least_times([node_times(run, layers) for run in engine.runs()], len(signals))
+            for name, engine in engines.items()
+        }
+
+
+def least_times(runs: Sequence[Mapping[str, float]], signals: int) -> dict[str, float]:
+    """Layer -> mean over the signals of the least of its times; runs go through all signals in turns.
+
+    >>> least_times([{"a": 9.0}, {"a": 9.0}, {"a": 1.0}, {"a": 4.0}, {"a": 2.0}, {"a": 3.0}], 2)
+    {'a': 2.0}
+    """
+    kept = runs[signals:] or runs  # the first turn warms up
+    names = list(dict.fromkeys(name for run in kept for name in run))
+    return {
+        name: sum(min(run.get(name, 0.0) for run in kept[place::signals]) for place in range(signals))
+        / signals
+        for name in names
+    }

@@ -1,0 +1,191 @@
+"""From budgets to a recipe that holds: the choice as a whole, and what dev says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qat.decoding.windows import WINDOW_S, WindowedRecogniser
+from qat.evaluation.error_rates import UtteranceErrors, count_utterances, error_fields
+from qat.evaluation.parity import signal_of
+from qat.models.ctc import CTCModule
+from qat.runtime.export import export_onnx
+from qat.runtime.session import Session
+from qat.search.choice import Solution, solve
+from qat.search.sensitivity import loss_of
+from qat.search.workbench import Workbench
+from qat.system.errors import UserError
+
+FIRST_BUDGET = 0.001  # nats per frame, where dev is to decide
+TIGHTER = 0.5  # what is left of a budget with which dev shows a loss
+ROUNDS = 8  # of budgets
+AIM = 0.95  # of a budget, for the next correction
+CORRECTIONS = 4  # of one budget, for what layers do together
+SHOWN = 0.05  # p value from which on dev shows nothing
+
+
+@dataclass(frozen=True)
+class Verified:
+    """A choice as a whole.
+
+    Args:
+        solution: with the sums of its parts.
+        module: quantized.
+        loss: of the whole, nats per frame.
+    """
+
+    solution: Solution
+    module: CTCModule
+    loss: float
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What dev says of a quantized file.
+
+    Args:
+        wer: percent.
+        float_wer: percent.
+        difference: mean, ci95 and p_value (paired bootstrap over utterances), in points; None for a single utterance.
+    """
+
+    wer: float | None
+    float_wer: float | None
+    difference: Mapping[str, Any] | None
+
+    @property
+    def shows_loss(self) -> bool:
+        """Whether the quantized file is worse beyond chance."""
+        found = self.difference
+        return found is not None and found["mean"] > 0 and found["p_value"] < SHOWN
+
+    def __str__(self) -> str:
+        """In a few words."""
+        found = self.difference
+        if found is None or self.wer is None or self.float_wer is None:
+            return "dev has too few words to compare"
+        against = f"float {self.float_wer:.2f} %: {found['mean']:+.2f}, p {found['p_value']:.2f}"
+        return f"dev WER {self.wer:.2f} % ({against})"
+
+
+class Prover:
+    """Compares files with the float file on dev.
+
+    Args:
+        work: with dev, and the float model.
+        float_file: exported from it.
+    """
+
+    def __init__(self, work: Workbench, float_file: Path) -> None:
+        self.work = work
+        self.baseline = self.transcribe(float_file)
+
+    def transcribe(self, path: Path) -> list[UtteranceErrors]:
+        """What a file makes of dev."""
+        data, utterances = self.work.data, self.work.data.utterances("dev")
+        recogniser = WindowedRecogniser(Session(path, self.work.options.threads), WINDOW_S)
+        texts = [recogniser.transcribe(signal_of(batch)) for batch in data.loader(utterances)]
+        return count_utterances(
+            [item.id for item in utterances],
+            [item.text for item in utterances],
+            texts,
+            [item.duration_s for item in utterances],
+        )
+
+    def __call__(self, module: CTCModule, path: Path) -> Proof:
+        """Export a quantized model to `path` and compare it."""
+        export_onnx(module, path, "integer")
+        seed = self.work.options.seed
+        found = error_fields(self.transcribe(path), seed, self.baseline)
+        return Proof(found["wer"], error_fields(self.baseline, seed)["wer"], found["delta_wer_vs_float"])
+
+
+def verified(work: Workbench, solution: Solution) -> Verified:
+    """Measure a choice as a whole."""
+    module = work.quantized(work.choice_of(solution.choice))
+    return Verified(solution, module, loss_of(module, work.reference))
+
+
+def is_float(solution: Solution) -> bool:
+    """Whether a choice quantizes nothing."""
+    return set(solution.choice.values()) == {"float"}
+
+
+def within_loss(work: Workbench, budget: float) -> Verified | None:
+    """The fastest choice whose loss as a whole is within a budget; None where that is the float model.
+
+    The sum of the parts' losses is not the loss of the whole: after each measurement of the whole the budget of the sum
+    is scaled by their ratio, up as well as down.
+    """
+    inner, best = budget, None
+    tried = set[tuple[str, ...]]()
+    for _ in range(CORRECTIONS):
+        solution = solve(work.prices(), "ms", {"loss": inner})
+        if is_float(solution) or tuple(solution.choice.values()) in tried:
+            break
+        tried.add(tuple(solution.choice.values()))
+        found = verified(work, solution)
+        print(
+            f"search: {quantized_units(solution)} of {len(work.units)} units, loss {solution.loss:.2g} summed, "
+            f"{found.loss:.2g} together, budget {budget:.2g}",
+            flush=True,
+        )
+        if found.loss <= budget and (best is None or solution.ms < best.solution.ms):
+            best = found
+        inner = AIM * budget * solution.loss / max(found.loss, 1e-3 * budget)
+    return best
+
+
+def quantized_units(solution: Solution) -> int:
+    """How many units a choice quantizes."""
+    return sum(name != "float" for name in solution.choice.values())
+
+
+def within_limit(work: Workbench) -> Verified:
+    """The choice that loses least within the latency or size that is asked for.
+
+    Raises:
+        UserError: none is.
+    """
+    rest_ms, rest_bytes = work.rest
+    limit = float(work.options.limit or 0.0)
+    field, top = (
+        ("ms", limit - rest_ms)
+        if work.options.budget == "max_latency"
+        else ("bytes", limit * 1e6 - rest_bytes)
+    )
+    solution = solve(work.prices(), "loss", {field: top})
+    if is_float(solution):
+        raise UserError(
+            f"search: the float model is within {work.options.budget} {limit:g}; give a smaller budget"
+        )
+    return verified(work, solution)
+
+
+def prove(work: Workbench, prover: Prover, path: Path) -> tuple[Verified, Proof, list[dict[str, Any]]]:
+    """The recipe that holds, what dev says of it, and all rounds.
+
+    Raises:
+        UserError: no recipe is within the budget, or none without a loss on dev.
+    """
+    if work.options.budget != "max_loss":
+        found = within_limit(work)
+        return found, prover(found.module, path), []
+    budget, rounds = work.options.limit or FIRST_BUDGET, list[dict[str, Any]]()
+    for _ in range(ROUNDS):
+        within = within_loss(work, budget)
+        if within is None:
+            break
+        proof = prover(within.module, path)
+        rounds.append({"budget": budget, "loss": within.loss, **vars(proof)})
+        print(f"search: budget {budget:.2g}: {proof}", flush=True)
+        if not proof.shows_loss:
+            return within, proof, rounds
+        budget *= TIGHTER
+    tried = ", ".join(f"{item['budget']:.2g}" for item in rounds) or f"{budget:.2g}"
+    raise UserError(
+        f"search: no quantized recipe is without a loss on dev (budgets tried: {tried} nats per frame); keep the float "
+        "model, or give max_latency or max_size_mb and accept a loss"
+    )

@@ -1,0 +1,99 @@
+"""`--qat auto` searches in place of a preset, and the recipe that it finds takes the preset's place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qat.cli.auto import keep, searched, settings, split
+from qat.search import search as found
+from qat.search.options import SearchOptions
+from qat.system.errors import UserError
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "a.ckpt").write_text("")
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        f"model: {{class_path: M, init_args: {{init_from: {tmp_path}/model/a.ckpt}}}}\n"
+        "data: {class_path: datamodules.MiniDataModule, init_args: {max_batch_s: 3.0}}\n"
+    )
+    return path
+
+
+def test_without_it_nothing_changes() -> None:
+    assert searched(["--qat", "ptq_max", "--run", "x"]) == ["--qat", "ptq_max", "--run", "x"]
+
+
+def test_its_own_flags_are_the_searchs() -> None:
+    rest, options = split(["--qat=auto", "--auto.max_size_mb=1e-1", "--run", "x", "--auto.bits", "[8, 3]"])
+    assert rest == ["--run", "x"]
+    assert options == SearchOptions(max_size_mb=0.1, bits=[8, 3])
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--qat", "off", "--auto.max_loss", "1"], "--auto.max_loss: must be given with --qat auto"),
+        (["--qat", "auto", "--auto.max_los", "1"], "did you mean --auto.max_loss"),
+        (["--qat", "auto", "--auto.max_loss", "much"], "--auto.max_loss: 'much' must be a number"),
+        (["--qat", "auto", "--auto.max_loss", "-1"], "max_loss -1 must be a number above 0"),
+        (["--qat", "auto", "--auto.max_loss"], "--auto.max_loss: '' must be a number"),
+    ],
+)
+def test_mistakes_are_one_line(args: list[str], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        split(args)
+
+
+def test_flags_change_the_data_and_the_start(config: Path) -> None:
+    read = settings(["--config", str(config), "--data.max_batch_s", "4", "--model.init_from", "b.ckpt"])
+    assert read["data"]["init_args"] == {"max_batch_s": 4}
+    assert read["model"]["init_args"]["init_from"] == "b.ckpt"
+
+
+def test_the_recipe_takes_the_place_of_the_preset(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(found, "search", lambda *given: asked.extend(given))
+    args = searched(["--config", str(config), "--qat", "auto", "--auto.seed", "3", "--qat.seed", "1"])
+    recipe = str(tmp_path / "model" / "search" / "recipe.yaml")
+    assert args == ["--config", str(config), "--qat", recipe, "--qat.seed", "1"]
+    assert asked[0] == tmp_path / "model" / "a.ckpt" and asked[4] == SearchOptions(seed=3)
+
+
+def test_a_resumed_run_keeps_its_recipe(config: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    (run / "search").mkdir(parents=True)
+    (run / "search" / "recipe.yaml").write_text("preset: mine\n")
+    args = searched(["--config", str(config), "--qat", "auto", "--run", str(run), "--ckpt_path", "last"])
+    assert args[2:4] == ["--qat", str(run / "search" / "recipe.yaml")]
+
+
+def test_no_float_start_is_one_line(config: Path) -> None:
+    with pytest.raises(UserError, match="the float start gone.ckpt must be a checkpoint file"):
+        searched(["--config", str(config), "--model.init_from", "gone.ckpt", "--qat", "auto"])
+
+
+def test_the_search_is_kept_with_the_run(tmp_path: Path) -> None:
+    (tmp_path / "search").mkdir()
+    for name in ("recipe.yaml", "search.json", "pareto.png", ".lock"):
+        (tmp_path / "search" / name).write_text(name)
+    (tmp_path / "run").mkdir()
+    kept = list(keep(["--qat", str(tmp_path / "search" / "recipe.yaml")], tmp_path / "run"))
+    assert [path.name for path in kept] == ["pareto.png", "recipe.yaml", "search.json"]
+    assert not list(keep(["--qat", "configs/qat/off.yaml"], tmp_path / "run"))
+
+
+def test_processes_that_a_launcher_starts_do_not_search(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="run evaluate.py search first"):
+        searched(["--config", str(config), "--qat", "auto"])

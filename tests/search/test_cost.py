@@ -1,0 +1,46 @@
+"""Times and bytes go to the layers that they are of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from qat.runtime.export import export_onnx
+from qat.search.candidates import all_candidates, units_of
+from qat.search.cost import REST, constant_bytes, node_times, profile, split_runs
+from tests.conftest import build
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("cost") / "float.onnx"
+    export_onnx(build("wav2vec2"), path, "float")
+    return path
+
+
+def layers() -> list[str]:
+    return [layer for unit in units_of(build("wav2vec2"), all_candidates([8])) for layer in unit.layers]
+
+
+def test_every_layer_of_a_file_has_time_and_bytes(exported: Path) -> None:
+    signals = [np.zeros(8_000, np.float32), np.ones(9_000, np.float32)]
+    times = profile({"float": exported}, signals, layers(), repeats=1)["float"]
+    assert all(times[layer] > 0 for layer in layers())
+    assert times[REST] > 0
+    sizes = constant_bytes(exported, layers())
+    module = build("wav2vec2")
+    for layer in layers():
+        weight = 4 * sum(item.numel() for item in module.get_submodule(layer).parameters())
+        assert weight <= sizes[layer] <= weight + 200, layer  # and shapes
+    assert sum(sizes.values()) == pytest.approx(exported.stat().st_size, abs=100_000)
+
+
+def test_events_are_cut_into_runs() -> None:
+    def node(name: str, ts: int) -> dict[str, object]:
+        return {"cat": "Node", "name": f"{name}_kernel_time", "ts": ts, "dur": 500}
+
+    runs = [{"cat": "Session", "name": "model_run", "ts": ts, "dur": 990} for ts in (0, 1000)]
+    found = split_runs([*runs, node("a/Conv", 10), node("a/Conv", 1010), node("x/Add", 1020)])
+    assert [node_times(run, ["a"]) for run in found] == [{"a": 0.5}, {"a": 0.5, REST: 0.5}]

@@ -1,0 +1,76 @@
+"""A recipe counts once the whole of it is within its budget and dev shows no loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from qat.search import proof
+from qat.search.choice import Solution
+from qat.search.options import SearchOptions
+from qat.search.proof import Proof, Verified, prove, within_loss
+from qat.search.workbench import Workbench
+from qat.system.errors import UserError
+
+GOOD = Proof(10.0, 10.0, {"mean": 0.0, "ci95": [-1, 1], "p_value": 1.0})
+BAD = Proof(12.0, 10.0, {"mean": 2.0, "ci95": [1, 3], "p_value": 0.01})
+
+
+def saying(*answers: Proof) -> Any:
+    """A prover that gives these answers in turn."""
+    left = iter(answers)
+    return lambda module, path: next(left)
+
+
+@pytest.fixture
+def work(bench: Callable[..., Workbench], monkeypatch: pytest.MonkeyPatch) -> Workbench:
+    """A bench whose units lose 0.00005 each by frame and 0.1 static, and twice their sum together."""
+    work = bench()
+    for unit in work.units:
+        work.store.losses[unit.name] = {"W8A8 static 99.99": 0.1, "W8A8 frame": 0.00005}
+
+    def whole(work: Workbench, solution: Solution) -> Verified:
+        return Verified(solution, work.module, 2 * solution.loss)
+
+    monkeypatch.setattr(proof, "verified", whole)
+    return work
+
+
+def test_the_whole_is_within_the_budget_not_the_sum(work: Workbench) -> None:
+    found = within_loss(work, 0.001)
+    assert found is not None
+    assert 0.0 < found.solution.loss <= 0.0005
+    assert found.loss <= 0.001
+
+
+def test_no_budget_leaves_float(work: Workbench) -> None:
+    assert within_loss(work, 1e-9) is None
+
+
+def test_the_budget_tightens_until_dev_shows_nothing(work: Workbench) -> None:
+    found, said, rounds = prove(work, saying(BAD, BAD, GOOD), work.folder / "x.onnx")
+    assert said == GOOD
+    assert [item["budget"] for item in rounds] == [0.001, 0.0005, 0.00025]
+    assert found.loss <= 0.00025
+
+
+def test_a_loss_at_every_budget_is_said(work: Workbench) -> None:
+    with pytest.raises(UserError, match="no quantized recipe is without a loss on dev"):
+        prove(work, saying(*[BAD] * 9), work.folder / "x.onnx")
+
+
+def test_least_loss_within_a_latency_counts_what_belongs_to_no_layer(work: Workbench) -> None:
+    work.options = SearchOptions(max_latency=5.0 + 2.0 * len(work.layers))
+    found, _, _ = prove(work, saying(BAD), work.folder / "x.onnx")
+    assert found.solution.ms <= 2.0 * len(work.layers)
+    work.options = SearchOptions(max_latency=4.0)
+    with pytest.raises(UserError, match="no recipe is within"):
+        prove(work, saying(GOOD), work.folder / "x.onnx")
+
+
+@pytest.mark.parametrize(("mean", "p", "loss"), [(1.0, 0.01, True), (1.0, 0.2, False), (-1.0, 0.01, False)])
+def test_only_what_is_worse_beyond_chance_is_a_loss(mean: float, p: float, loss: bool) -> None:
+    assert Proof(1.0, 1.0, {"mean": mean, "ci95": [0, 1], "p_value": p}).shows_loss is loss
+    assert not Proof(None, None, None).shows_loss

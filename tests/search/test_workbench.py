@@ -1,0 +1,80 @@
+"""Prices come from the measurements, and what cannot be the best is not tried."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from qat.search.candidates import FLOAT, Candidate
+from qat.search.cost import REST
+from qat.search.options import SearchOptions
+from qat.search.workbench import Workbench
+
+
+def unit_of(work: Workbench, name: str) -> object:
+    return next(unit for unit in work.units if unit.name == name)
+
+
+def test_the_price_of_a_unit_is_that_of_its_layers(bench: Callable[..., Workbench]) -> None:
+    work = bench()
+    unit = unit_of(work, "hf.wav2vec2.encoder.layers.0.attention")
+    assert work.ms(unit, Candidate(8, "static")) == 3 * 1.0
+    assert work.bytes(unit, FLOAT) == 3 * 4 * 16 * 16
+    assert work.bytes(unit, Candidate(8, "frame")) == 3 * 16 * 16
+
+
+def test_what_belongs_to_no_layer_is_charged_to_all_by_their_share(bench: Callable[..., Workbench]) -> None:
+    work = bench()
+    work.store.costs["static 8"].ms[REST] += len(work.layers)
+    unit = unit_of(work, "hf.wav2vec2.encoder.layers.0.attention")
+    assert work.ms(unit, Candidate(8, "static")) == pytest.approx(3 * (1.0 + 1.0))
+    assert work.ms(unit, FLOAT) == 3 * 3.0
+
+
+@pytest.mark.parametrize(
+    ("candidate", "expected"),
+    [
+        (Candidate(4, "frame"), 29 * 16 // 2),
+        (Candidate(3, "static"), 29 * 16 * 3 // 8),
+        (Candidate(4), 29 * 16 // 2),
+    ],
+)
+def test_bytes_that_no_file_has_follow_from_the_bits(
+    bench: Callable[..., Workbench], candidate: Candidate, expected: int
+) -> None:
+    work = bench()
+    assert work.layer_bytes("hf.lm_head", candidate) == expected
+
+
+def test_for_speed_only_what_is_worth_more_than_what_loses_less_is_tried(
+    bench: Callable[..., Workbench],
+) -> None:
+    work = bench()
+    head = unit_of(work, "hf.lm_head")
+    eight = ["W8A8 static 99.99", "W8A8 static 99.6", "W8A8 frame", "W8 weights alone"]
+    assert [item.name for item in work.worth_trying(head)] == [*eight, "W4A8 frame", "W4 weights alone"]
+    for costs in work.store.costs.values():
+        costs.ms["hf.lm_head"] = 1.0
+    assert [item.name for item in work.worth_trying(head)] == ["W8 weights alone", "W4 weights alone"]
+    work.store.costs["alone 8"].bytes["hf.lm_head"] = 10_000
+    work.store.costs["alone 8"].ms["hf.lm_head"] = 2.0
+    assert not [item for item in work.worth_trying(head) if item.activations == "float"]
+
+
+def test_for_size_all_that_is_smaller_is_tried(bench: Callable[..., Workbench]) -> None:
+    work = bench(SearchOptions(max_size_mb=1.0))
+    names = [item.name for item in work.worth_trying(unit_of(work, "hf.lm_head"))]
+    assert {"W4A8 frame", "W4 weights alone", "W8 weights alone"} < set(names)
+
+
+def test_bits_that_are_not_asked_for_are_not_tried(bench: Callable[..., Workbench]) -> None:
+    work = bench(SearchOptions(max_size_mb=1.0, bits=[4]))
+    assert {item.weight_bits for item in work.worth_trying(unit_of(work, "hf.lm_head"))} == {4}
+
+
+def test_only_what_was_measured_has_a_price(bench: Callable[..., Workbench]) -> None:
+    work = bench()
+    work.store.losses["hf.lm_head"] = {"W8A8 frame": 0.5}
+    assert list(work.prices()["hf.lm_head"]) == ["float", "W8A8 frame"]
+    assert work.choice_of({"hf.lm_head": "W8A8 frame"}) == {"hf.lm_head": Candidate(8, "frame")}
