@@ -140,7 +140,8 @@ def test_flags_in_the_text_parse(flags: str, parse: Any) -> None:
 
 @pytest.mark.parametrize("line", [line for line in LINES if line.startswith("python evaluate.py")])
 def test_evaluate_commands_parse(line: str) -> None:
-    assert parser().parse_args(shlex.split(line)[2:]).command in ("suite", "report", "transcribe", "compare")
+    commands = ("suite", "report", "transcribe", "compare", "search")
+    assert parser().parse_args(shlex.split(line)[2:]).command in commands
 
 
 @pytest.mark.parametrize("line", [line for line in LINES if line.startswith("torchrun")])

@@ -24,7 +24,7 @@ class OneLineArguments(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise the message as a `UserError`."""
-        choice = re.fullmatch(r"argument (\S+): invalid choice: '(.*)' \(choose from (.*)\)", message)
+        choice = re.fullmatch(r"argument (\S+): invalid choice: '?(.*?)'? \(choose from (.*)\)", message)
         if choice is None:
             raise UserError(f"{self.prog}: {message}")
         known = [item.strip(" '") for item in choice[3].split(",")]

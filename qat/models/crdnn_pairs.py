@@ -51,18 +51,20 @@ def convolution_pairs(crdnn: Any, name: str) -> Iterator[ScalePair]:
     for index, (block_name, block) in enumerate(blocks):
         place = f"{name}.CNN.{block_name}"
         inner, outer = (block[key].norm.normalized_shape for key in ("norm_1", "norm_2"))
-        yield ScalePair(
-            f"{place}.norm_1.norm", (f"{place}.conv_2.conv",), torch.arange(inner[1]).repeat(inner[0])
-        )
+        yield ScalePair(f"{place}.norm_1.norm", (f"{place}.conv_2.conv",), channels_of(*inner))
         if index + 1 < len(blocks):
-            after, places = (
-                f"{name}.CNN.{blocks[index + 1][0]}.conv_1.conv",
-                torch.arange(outer[1]).repeat(outer[0]),
-            )
+            after, places = f"{name}.CNN.{blocks[index + 1][0]}.conv_1.conv", channels_of(*outer)
         else:
             width = crdnn.RNN.rnn.input_size // outer[1]
             after, places = f"{name}.RNN.rnn", pooled_places(outer[0], width, outer[1], pooling_of(block))
         yield ScalePair(f"{place}.norm_2.norm", (after,), places)
+
+
+def channels_of(frequencies: int, channels: int) -> Tensor:
+    """Channel of each value of `(F, C)`, flattened `(F C,)`."""
+    return torch.arange(channels, device="cpu").repeat(
+        frequencies
+    )  # moved to the weights where they are scaled
 
 
 def pooling_of(block: Any) -> int:
@@ -77,6 +79,6 @@ def pooled_places(frequencies: int, pooled: int, channels: int, pooling: int) ->
     >>> pooled_places(3, 1, 2, 2).tolist()
     [0, 1, 0, 1, -1, -1]
     """
-    band = torch.arange(frequencies) // pooling
-    places = band[:, None] * channels + torch.arange(channels)
+    band = torch.arange(frequencies, device="cpu") // pooling
+    places = band[:, None] * channels + torch.arange(channels, device="cpu")
     return places.masked_fill(band[:, None] >= pooled, -1).flatten()

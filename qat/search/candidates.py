@@ -143,7 +143,7 @@ def units_of(module: RecipeModule, candidates: Sequence[Candidate]) -> list[Unit
 
 def supports(module: nn.Module, name: str, layer: nn.Module, candidate: Candidate) -> bool:
     """Whether a layer can become a candidate, and an exported file computes it then."""
-    chosen = {key: value or None for key, value in candidate.fields().items()}
+    chosen: dict[str, Any] = {key: value or None for key, value in candidate.fields().items()}
     recipe = LayerRecipe(**chosen)
     if float_reason(module, name, layer, recipe):
         return False

@@ -32,8 +32,11 @@ def test_every_layer_of_a_file_has_time_and_bytes(exported: Path) -> None:
     sizes = constant_bytes(exported, layers())
     module = build("wav2vec2")
     for layer in layers():
-        weight = 4 * sum(item.numel() for item in module.get_submodule(layer).parameters())
-        assert weight <= sizes[layer] <= weight + 200, layer  # and shapes
+        held = module.get_submodule(layer)
+        # a layer without one weight is recurrent; biases are zeros here, which layers may share
+        parameters = [held.weight] if hasattr(held, "weight") else list(held.parameters())
+        weight = 4 * sum(item.numel() for item in parameters)
+        assert weight <= sizes[layer] <= weight * 1.1 + 400, layer
     assert sum(sizes.values()) == pytest.approx(exported.stat().st_size, abs=100_000)
 
 

@@ -28,6 +28,7 @@ def config(tiny_manifests: dict[str, Path]) -> dict[str, object]:
     return {"data": {"class_path": "datamodules.ManifestDataModule", "init_args": arguments}}
 
 
+@pytest.mark.slow
 def test_a_search_writes_a_recipe_and_a_second_one_reads_its_measurements(
     tmp_path: Path, config: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
