@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from qat.system.errors import UserError
 
+TORN = re.compile(r"\.(?P<name>.+)\.\d+\.(?P<end>part|old)")
 TAKEN = (errno.ENOTEMPTY, errno.EEXIST)
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # disk, quota, or limit on a file's size
 
@@ -141,27 +143,31 @@ def put_in_place(part: Path, folder: Path, old: Path, keeps: bool) -> None:
 def remove_torn(folder: Path) -> None:
     """Remove what killed processes have left half written in a folder that no other process writes into.
 
-    Where one died between the two renames of `replacing_folder`, the old folder is put back.
+    Where one died between the two renames of `replacing_folder`, the old folder is put back. Only names that this module
+    gives are touched: `.NAME.PROCESS.part` and `.NAME.PROCESS.old`.
 
     Raises:
         OSError: it cannot be removed.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
-    >>> for name in (".note.txt.7.part", ".model.7.old"):
+    >>> for name in (".note.txt.7.part", ".model.7.old", ".profile.old", ".song.part"):
     ...     (folder / name).mkdir()
     >>> remove_torn(folder)
-    >>> [item.name for item in folder.iterdir()]
-    ['model']
+    >>> sorted(item.name for item in folder.iterdir())
+    ['.profile.old', '.song.part', 'model']
     """
-    for old in folder.glob(".*.old"):
-        place = folder / old.name[1:].rsplit(".", 2)[0]
-        if place.exists():
-            shutil.rmtree(old)
+    for left in list(folder.iterdir()):
+        found = TORN.fullmatch(left.name)
+        if found is None:
+            continue
+        place = folder / found["name"]
+        if found["end"] == "old" and not place.exists():
+            left.replace(place)
+        elif left.is_dir():
+            shutil.rmtree(left)
         else:
-            old.replace(place)
-    for torn in folder.glob(".*.part"):
-        shutil.rmtree(torn) if torn.is_dir() else torn.unlink()
+            left.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
