@@ -143,8 +143,8 @@ def put_in_place(part: Path, folder: Path, old: Path, keeps: bool) -> None:
 def remove_torn(folder: Path) -> None:
     """Remove what killed processes have left half written in a folder that no other process writes into.
 
-    Where one died between the two renames of `replacing_folder`, the old folder is put back. Only names that this module
-    gives are touched: `.NAME.PROCESS.part` and `.NAME.PROCESS.old`.
+    Where one died between the two renames of `replacing_folder`, the old folder is put back. Other names than
+    `.NAME.PROCESS.part` and `.NAME.PROCESS.old` stay.
 
     Raises:
         OSError: it cannot be removed.
