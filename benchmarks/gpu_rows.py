@@ -109,12 +109,12 @@ def facts(device: str, driver: str | None, commit: str | None) -> dict[str, Any]
     Args:
         device: name of the GPU.
         driver: version of its driver.
-        commit: of the code, where this is no git checkout that says it.
+        commit: of the code, where no git checkout says it; goes before what one says.
     """
     return {
         "device": device,
         "driver": driver,
         "versions": versions((*PACKAGES, "triton", "lightning")),
-        "git_commit": git_commit() or commit,
+        "git_commit": commit or git_commit(),  # a copy of a working tree can lie on an older commit
         "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
