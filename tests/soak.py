@@ -209,17 +209,18 @@ def attempt(setup: Setup, folder: Path, number: int, draw: random.Random) -> lis
         multiprocessing.connection.wait([process.sentinel for process in started], moment)
         phase = phase_of(run, log) if all(process.is_alive() for process in started) else "ended"
         if phase == "ended":
-            finish(started, LONGEST_S)
+            statuses = finish(started, LONGEST_S)
             break
         kill(started, [rank] if one and rank < len(started) else range(len(started)))
         program, arguments = how_to_resume(flags, run, by_report)
         how = "report" if program == "evaluate" else "resume" if "--ckpt_path" in arguments else "again"
         kills.append(Kill(number, setup.name, round(moment, 2), phase, how))
+    else:  # killed at the last
+        if log.is_file():  # none where it was killed before it could write
+            log.replace(folder / "killed.log")
+        statuses = finish(start(arguments, log, processes_of(program, setup), program), LONGEST_S)
     if not kills:
         return [Kill(number, setup.name, round(moment, 2), phase)]
-    if log.is_file():  # none where it was killed before it could write
-        log.replace(folder / "killed.log")
-    statuses = finish(start(arguments, log, processes_of(program, setup), program), LONGEST_S)
     kills[-1].wrong = [f"exit status {statuses}"] if any(statuses) else differences(run, folder / "whole")
     if kills[-1].wrong:
         keep(folder, number)
