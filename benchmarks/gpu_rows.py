@@ -56,13 +56,13 @@ class Results:
     Args:
         facts: what the file says besides its rows.
         finish: the rows as they are written; relates those of one model to each other.
-        path: of the file; None writes `benchmarks/results/gpu.json`.
+        path: of the file.
         say: prints a line.
     """
 
     facts: dict[str, Any]
     finish: Callable[[list[Row]], list[Row]]
-    path: Path | None = None
+    path: Path = PATH
     say: Callable[[str], None] = partial(print, flush=True)
     rows: list[Row] = field(default_factory=list)
     started: float = field(default_factory=time.time)

@@ -15,13 +15,12 @@ from qat.cli.flags import expand_presets
 from qat.cli.messages import refuse_option
 from qat.cli.search import FOLDER
 from qat.runs import START_KEYS, folder_of, read_config, start_of, started_outside
-from qat.search.options import SearchOptions
+from qat.search.options import RECIPE_FILE, SearchOptions
 from qat.system.errors import UserError, first_line
 from qat.system.lock import using
 from qat.system.ranks import launched_rank
 
 AUTO = "auto"
-RECIPE_FILE = "recipe.yaml"
 
 
 def split(args: Sequence[str]) -> tuple[list[str], SearchOptions | None]:

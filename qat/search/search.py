@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -18,7 +19,7 @@ from qat.search.candidates import all_candidates
 from qat.search.choice import Solution, pareto, sum_of
 from qat.search.figure import draw_pareto
 from qat.search.measure import measure_costs, measure_losses
-from qat.search.options import SearchOptions
+from qat.search.options import RECIPE_FILE, SearchOptions
 from qat.search.proof import Proof, Prover, Verified, prove, quantized_units
 from qat.search.recipe_file import recipe_text, write_recipe
 from qat.search.sealed import sealed
@@ -28,7 +29,6 @@ from qat.system.errors import UserError
 from qat.system.hardware import processor
 from qat.system.provenance import command, sources_sha256, versions
 
-RECIPE_FILE = "recipe.yaml"
 PARETO_FILE = "pareto.png"
 TIMED = 20  # runs of the chosen file and of the float file, in turns
 
@@ -90,19 +90,12 @@ def search(
         found, proof, rounds = prove(work, Prover(work, float_file), file)
         latency = measure_latency(float_file, file, work.signals, options.threads, repeats=TIMED)
         store.result = result_of(work, found, proof, file)
-        store.result |= {"rounds": rounds, "latency": latency, "command": command_line()}
+        store.result |= {"rounds": rounds, "latency": latency, "command": command(sys.argv)}
         store.result["duration_s"] = round(time.perf_counter() - started, 1)
         write_files(folder, work, found)
     print("\n".join(f"search: {line}" for line in head_of(store.result)), flush=True)
     print(f"search: {folder / RECIPE_FILE}, {folder / FILE}, {folder / PARETO_FILE}", flush=True)
     return folder / RECIPE_FILE
-
-
-def command_line() -> str:
-    """As it was typed."""
-    import sys
-
-    return command(sys.argv)
 
 
 def made_of(source: Path, data: SpeechDataModule, options: SearchOptions) -> dict[str, Any]:
