@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -184,8 +184,20 @@ def prove(work: Workbench, prover: Prover, path: Path) -> tuple[Verified, Proof,
         if not proof.shows_loss:
             return within, proof, rounds
         budget *= TIGHTER
-    tried = ", ".join(f"{item['budget']:.2g}" for item in rounds) or f"{budget:.2g}"
-    raise UserError(
-        f"search: no quantized recipe is without a loss on dev (budgets tried: {tried} nats per frame); keep the float "
+    raise UserError(f"search: {reason_for_none(work, rounds, budget)}")
+
+
+def reason_for_none(work: Workbench, rounds: Sequence[Mapping[str, Any]], budget: float) -> str:
+    """Why no recipe was found: integers gain nothing here, no choice is within the budget, or dev shows a loss."""
+    if is_float(solve(work.prices(), "ms", {})):
+        return (
+            "no layer is faster on integers than in float on this machine; keep the float model, or give max_size_mb "
+            "for a smaller file"
+        )
+    if not rounds:
+        return f"no quantized recipe is within {budget:.2g} nats per frame; give a larger max_loss, or max_size_mb"
+    tried = ", ".join(f"{item['budget']:.2g}" for item in rounds)
+    return (
+        f"no quantized recipe is without a loss on dev (budgets tried: {tried} nats per frame); keep the float "
         "model, or give max_latency or max_size_mb and accept a loss"
     )

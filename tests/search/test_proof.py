@@ -61,6 +61,20 @@ def test_a_loss_at_every_budget_is_said(work: Workbench) -> None:
         prove(work, saying(*[BAD] * 9), work.folder / "x.onnx")
 
 
+def test_a_machine_without_fast_integers_is_named(work: Workbench) -> None:
+    for kernel, costs in work.store.costs.items():
+        if kernel != "float":
+            costs.ms.update(dict.fromkeys(work.layers, 30.0))
+    with pytest.raises(UserError, match="no layer is faster on integers than in float on this machine"):
+        prove(work, saying(GOOD), work.folder / "x.onnx")
+
+
+def test_a_budget_below_every_choice_is_named(work: Workbench) -> None:
+    work.options = SearchOptions(max_loss=1e-9)
+    with pytest.raises(UserError, match="no quantized recipe is within 1e-09 nats per frame"):
+        prove(work, saying(GOOD), work.folder / "x.onnx")
+
+
 def test_least_loss_within_a_latency_counts_what_belongs_to_no_layer(work: Workbench) -> None:
     work.options = SearchOptions(max_latency=5.0 + 2.0 * len(work.layers))
     found, _, _ = prove(work, saying(BAD), work.folder / "x.onnx")
