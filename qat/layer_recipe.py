@@ -9,7 +9,7 @@ Rounding = Literal["nearest", "stochastic"]
 Observer = Literal["max", "mse", "percentile", "entropy"]
 Granularity = Literal["channel", "tensor"]
 ActivationGranularity = Literal["tensor", "frame", "dynamic"]
-FourBitLinear = Literal["matmul_nbits", "integer"]
+FourBitLinear = Literal["auto", "matmul_nbits", "integer"]
 
 MID_RISE_BITS = (
     3  # above, zero as a level is worth more than one level more; 4-bit kernels have no half steps
@@ -37,7 +37,8 @@ class LayerFields:
             third, a fifth less noise at 2, 3 bits); false: 3 or 7 levels, one of them zero.
         four_bit_linear: kernel of linear layers with 4-bit weights and 8-bit activations. matmul_nbits keeps the
             weights at 4 bits in memory too and quantizes activations on the fly, in blocks; integer unpacks them when
-            the file is loaded and computes as at 8 bits.
+            the file is loaded and computes as at 8 bits. auto: train.py times both and takes the faster one; where
+            nothing was timed, integer.
         learn_scale: train the scales as well (LSQ, arXiv 1902.08153).
         quant_noise: share of weights quantized at each training step, the others stay float, in [0, 1]; 0 is off:
             all are quantized (Fan 2020, arXiv 2004.07320). Evaluation quantizes all.
@@ -54,7 +55,7 @@ class LayerFields:
     activation_granularity: ActivationGranularity = "tensor"
     activation_signed: bool = False
     mid_rise: bool = True
-    four_bit_linear: FourBitLinear = "matmul_nbits"
+    four_bit_linear: FourBitLinear = "auto"
     learn_scale: bool = False
     quant_noise: float = 0.0
     ada_round: bool = False

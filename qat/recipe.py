@@ -166,7 +166,10 @@ class Recipe(LayerFields):
         """
         if not self.active:
             return "the recipe is off"
-        rule = next((rule for rule in self.rules if rule.matches(name, groups)), Rule("*"))
+        return self.of_rule(next((rule for rule in self.rules if rule.matches(name, groups)), Rule("*")))
+
+    def of_rule(self, rule: Rule) -> LayerRecipe | str:
+        """The recipe of a layer that a rule matches, or the reason why it stays float."""
         if not rule.quantize:
             return "excluded by the recipe"
         chosen = {item.name: getattr(self, item.name) for item in fields(LayerFields)}
@@ -175,6 +178,13 @@ class Recipe(LayerFields):
             return "the recipe gives it neither weight nor activation bits"
         chosen |= {key: chosen[key] or None for key in ("weight_bits", "activation_bits")}
         return LayerRecipe(**chosen, reduce_range=bool(self.resolved().reduce_range))
+
+    @property
+    def leaves_kernel_open(self) -> bool:
+        """Whether a layer may run on 4-bit weights by either kernel, and `auto` is to choose."""
+        layers = [self.of_rule(rule) for rule in (*self.rules, Rule("*"))] if self.active else []
+        packed = [replace(x, four_bit_linear="matmul_nbits") for x in layers if isinstance(x, LayerRecipe)]
+        return self.four_bit_linear == "auto" and any(layer.packs_linear for layer in packed)
 
     def check_rules(self, names: Iterable[str], groups: Mapping[str, Sequence[str]]) -> None:
         """Refuse rules that no layer of `names` fits.

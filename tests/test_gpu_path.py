@@ -20,8 +20,13 @@ from tests.conftest import build, noise
 pytest.importorskip("triton")
 RECIPES: dict[str, dict[str, Any]] = {
     "stochastic": {"weight_observer": "max", "rounding": "stochastic"},
-    "learned": {"learn_scale": True, "weight_bits": 4},
-    "quant_noise": {"weight_observer": "max", "quant_noise": 0.5, "weight_bits": 4},
+    "learned": {"learn_scale": True, "weight_bits": 4, "four_bit_linear": "matmul_nbits"},
+    "quant_noise": {
+        "weight_observer": "max",
+        "quant_noise": 0.5,
+        "weight_bits": 4,
+        "four_bit_linear": "matmul_nbits",
+    },
 }
 
 

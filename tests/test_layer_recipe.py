@@ -23,9 +23,14 @@ def test_levels_follow_the_bits(bits: int) -> None:
 
 
 def test_a_linear_layer_runs_on_four_bits_where_the_kernel_takes_it() -> None:
-    packed = LayerRecipe(weight_bits=4, activation_bits=8)
+    packed = LayerRecipe(weight_bits=4, activation_bits=8, four_bit_linear="matmul_nbits")
     assert packed.packs_linear
-    for change in ({"weight_bits": 3}, {"activation_bits": 4}, {"four_bit_linear": "integer"}):
+    for change in (
+        {"weight_bits": 3},
+        {"activation_bits": 4},
+        {"four_bit_linear": "integer"},
+        {"four_bit_linear": "auto"},
+    ):
         assert not replace(packed, **change).packs_linear
     assert not replace(packed, activation_granularity="frame").packs_linear
     assert not replace(packed, activation_signed=True).packs_linear

@@ -6,6 +6,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from datamodules.leaks import check_leaks
 from qat.cli.check import recipe_builtins
 from qat.cli.ending import library_error
 from qat.cli.flags import expand_presets
+from qat.cli.four_bit import four_bit_linear
 from qat.cli.limits import check_sections, check_trainer
 from qat.cli.messages import OneLineErrors
 from qat.cli.options import add_own_arguments
@@ -31,6 +33,7 @@ from qat.models.check_texts import check_texts
 from qat.models.ctc import CTCModule
 from qat.models.float_start import keep_start
 from qat.models.loading import load_teacher_
+from qat.recipe import Recipe
 from qat.runs import CONFIG_FILE, choose_run_folder, make_run_folder
 from qat.system.errors import UserError
 from qat.system.files import write_text
@@ -56,7 +59,10 @@ class SpeechCLI(LightningCLI):
         super().parse_arguments(parser, args)
         check_sections(self.config)
         check_trainer(self.config["trainer"], self.config["seed_everything"])
-        self.config["model"]["init_args"]["recipe"] = recipe_builtins(self.config["qat"])
+        recipe = Recipe.from_dict(recipe_builtins(self.config["qat"]))
+        kernel = four_bit_linear(recipe, self.config["run"], self.config["ckpt_path"])
+        self.config["qat"]["four_bit_linear"] = kernel
+        self.config["model"]["init_args"]["recipe"] = replace(recipe, four_bit_linear=kernel).to_dict()
 
     def before_instantiate_classes(self) -> None:
         """Choose the run folder before anything expensive is built."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from datamodules.base import SpeechDataModule
 from datamodules.utterance import Utterance
+from qat.layer_recipe import FourBitLinear
 from qat.layers.quantizer import Quantizer
 from qat.layers.state import calibrate_weights_, finish_calibration_, load_float_state_
 from qat.layers.swap import quantizers
@@ -24,7 +25,13 @@ Choice = Mapping[str, Candidate]  # name of a unit -> what its layers become
 OBSERVED = ".observer."
 
 
-def recipe_of(units: Sequence[Unit], choice: Choice, options: SearchOptions, calibrated_on: int) -> Recipe:
+def recipe_of(
+    units: Sequence[Unit],
+    choice: Choice,
+    options: SearchOptions,
+    calibrated_on: int,
+    four_bit_linear: FourBitLinear = "auto",
+) -> Recipe:
     """The recipe of a choice: a rule for every layer.
 
     Args:
@@ -32,6 +39,7 @@ def recipe_of(units: Sequence[Unit], choice: Choice, options: SearchOptions, cal
         choice: for each unit.
         options: with the seed.
         calibrated_on: training utterances.
+        four_bit_linear: kernel of 4-bit linear layers.
     """
     rules = [choice[unit.name].rule(layer) for unit in units for layer in unit.layers]
     return Recipe(
@@ -40,6 +48,7 @@ def recipe_of(units: Sequence[Unit], choice: Choice, options: SearchOptions, cal
         fine_tune=False,
         calibration_utterances=calibrated_on,
         seed=options.seed,
+        four_bit_linear=four_bit_linear,
         rules=rules,
     )
 

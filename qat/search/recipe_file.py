@@ -13,7 +13,7 @@ from qat.search.candidates import Candidate, Unit
 from qat.search.choice import Prices
 from qat.system.files import write_text
 
-KEPT = ("preset", "activation_observer", "fine_tune", "calibration_utterances", "seed")
+KEPT = ("preset", "activation_observer", "fine_tune", "calibration_utterances", "seed", "four_bit_linear")
 
 
 def reason(unit: str, chosen: str, prices: Prices) -> str:

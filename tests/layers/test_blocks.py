@@ -70,12 +70,13 @@ def test_kernel_and_fake_quantization_agree() -> None:
 @pytest.mark.parametrize(
     ("recipe", "packs"),
     [
-        ({"weight_bits": 4}, True),
+        ({"weight_bits": 4, "four_bit_linear": "matmul_nbits"}, True),
+        ({"weight_bits": 4}, False),
         ({"weight_bits": 4, "four_bit_linear": "integer"}, False),
-        ({"weight_bits": 4, "activation_bits": 4}, False),
-        ({"weight_bits": 4, "activation_signed": True}, False),
-        ({"weight_bits": 3}, False),
-        ({"weight_bits": 8}, False),
+        ({"weight_bits": 4, "activation_bits": 4, "four_bit_linear": "matmul_nbits"}, False),
+        ({"weight_bits": 4, "activation_signed": True, "four_bit_linear": "matmul_nbits"}, False),
+        ({"weight_bits": 3, "four_bit_linear": "matmul_nbits"}, False),
+        ({"weight_bits": 8, "four_bit_linear": "matmul_nbits"}, False),
     ],
 )
 def test_which_linear_layers_run_in_blocks(recipe: dict[str, object], packs: bool) -> None:

@@ -20,7 +20,7 @@ from tests.layers.hosts import Host, calibrated, recipe
 FORMS: dict[str, tuple[dict[str, Any], type[nn.Module]]] = {
     "one range": ({}, ActivationQuantizer),
     "by frame": ({"activation_granularity": "frame"}, FrameQuantizer),
-    "in blocks": ({"weight_bits": 4}, BlockQuantizer),
+    "in blocks": ({"weight_bits": 4, "four_bit_linear": "matmul_nbits"}, BlockQuantizer),
     "weights only": ({"activation_bits": 0}, Unquantized),
 }
 
@@ -46,11 +46,11 @@ def test_evaluation_on_levels_is_the_fake_quantized_product(form: str) -> None:
 def test_an_older_checkpoint_switches_blocks_with_the_weights() -> None:
     """Before blocks had a quantizer of their own, the weights' switch was theirs."""
     model, x = Host(nn.Linear(20, 6)).eval(), torch.randn(2, 7, 20)
-    swap_(model, recipe(8, weight_bits=4))
+    swap_(model, recipe(8, weight_bits=4, four_bit_linear="matmul_nbits"))
     set_enabled_(calibrated(model, x), True)
     expected = model(x)
     state = {key: value for key, value in model.state_dict().items() if ".input_quantizer." not in key}
     other = Host(nn.Linear(20, 6)).eval()
-    swap_(other, recipe(8, weight_bits=4))
+    swap_(other, recipe(8, weight_bits=4, four_bit_linear="matmul_nbits"))
     other.load_state_dict(state)
     assert torch.equal(other(x), expected)

@@ -62,7 +62,7 @@ def of_inner(model: nn.Module) -> list[nn.Module]:
         {"activation_observer": "mse"},
         {"activation_observer": "entropy"},
         {"activation_granularity": "frame"},
-        {"weight_bits": 4},
+        {"weight_bits": 4, "four_bit_linear": "matmul_nbits"},
     ],
     ids=str,
 )

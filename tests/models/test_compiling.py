@@ -26,7 +26,9 @@ from tests.models.conftest import padded_batch
 from train import train
 
 STOCHASTIC = Recipe(preset="stochastic", rounding="stochastic")
-LEARNED = Recipe(preset="low_bit", weight_bits=4, learn_scale=True)  # linear inputs are quantized in blocks
+LEARNED = Recipe(  # linear inputs are quantized in blocks
+    preset="low_bit", weight_bits=4, learn_scale=True, four_bit_linear="matmul_nbits"
+)
 BY_FRAME = Recipe(
     preset="by_frame",
     rounding="stochastic",

@@ -70,8 +70,11 @@ def layer_zoo() -> dict[str, tuple[nn.Module, dict[str, Any]]]:
         "linear_no_bias": (nn.Linear(FEATURES, 7, bias=False), {"activation_signed": True}),
         "linear_per_tensor": (nn.Linear(FEATURES, 7), {"weight_granularity": "tensor"}),
         "linear_w4a4": (nn.Linear(FEATURES, 7), {"weight_bits": 4, "activation_bits": 4}),
-        "linear_blocks": (nn.Linear(FEATURES, 7), {"weight_bits": 4}),
-        "linear_blocks_no_bias": (nn.Linear(FEATURES, 7, bias=False), {"weight_bits": 4}),
+        "linear_blocks": (nn.Linear(FEATURES, 7), {"weight_bits": 4, "four_bit_linear": "matmul_nbits"}),
+        "linear_blocks_no_bias": (
+            nn.Linear(FEATURES, 7, bias=False),
+            {"weight_bits": 4, "four_bit_linear": "matmul_nbits"},
+        ),
         "linear_w4_integer": (nn.Linear(FEATURES, 7), {"weight_bits": 4, "four_bit_linear": "integer"}),
         "linear_w3": (nn.Linear(FEATURES, 7), {"weight_bits": 3}),
         "linear_w2": (nn.Linear(FEATURES, 7), {"weight_bits": 2}),

@@ -52,7 +52,7 @@ def test_what_a_rows_zero_point_adds_is_known_beforehand() -> None:
 
 @torch.no_grad()
 def test_two_levels_lie_in_a_byte_the_lower_first() -> None:
-    layer = quantized(weight_bits=4)
+    layer = quantized(weight_bits=4, four_bit_linear="matmul_nbits")
     assert isinstance(layer.input_quantizer, BlockQuantizer)
     form = PackedLinear(layer)
     low, high = (form.weight & 15).int() - 8, (form.weight >> 4).int() - 8

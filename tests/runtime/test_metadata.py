@@ -54,7 +54,12 @@ def test_the_file_says_on_what_numbers_it_computes(crdnn: Exported, wav2vec2: Ex
 @pytest.mark.parametrize(
     ("layer", "recipe", "expected"),
     [
-        (nn.Linear(4, 4), {"weight_bits": 4}, "weights int4 per channel, activations int8 per block"),
+        (nn.Linear(4, 4), {"weight_bits": 4}, "weights int4 per channel, activations uint8 per tensor"),
+        (
+            nn.Linear(4, 4),
+            {"weight_bits": 4, "four_bit_linear": "matmul_nbits"},
+            "weights int4 per channel, activations int8 per block",
+        ),
         (nn.Conv1d(4, 4, 3), {"weight_bits": 4}, "weights int4 per channel, activations uint8 per tensor"),
         (
             nn.Linear(4, 4),

@@ -8,6 +8,7 @@ import pytest
 
 from qat.search.candidates import FLOAT, Candidate
 from qat.search.cost import REST
+from qat.search.models import uniform
 from qat.search.options import SearchOptions
 from qat.search.workbench import Workbench
 
@@ -53,13 +54,28 @@ def test_for_speed_only_what_is_worth_more_than_what_loses_less_is_tried(
     work = bench()
     head = unit_of(work, "hf.lm_head")
     eight = ["W8A8 static 99.99", "W8A8 static 99.6", "W8A8 frame", "W8 weights alone"]
-    assert [item.name for item in work.worth_trying(head)] == [*eight, "W4A8 frame", "W4 weights alone"]
+    four = ["W4A8 static 99.99", "W4A8 static 99.6", "W4A8 frame", "W4 weights alone"]
+    assert [item.name for item in work.worth_trying(head)] == [*eight, *four]
     for costs in work.store.costs.values():
         costs.ms["hf.lm_head"] = 1.0
     assert [item.name for item in work.worth_trying(head)] == ["W8 weights alone", "W4 weights alone"]
     work.store.costs["alone 8"].bytes["hf.lm_head"] = 10_000
     work.store.costs["alone 8"].ms["hf.lm_head"] = 2.0
     assert not [item for item in work.worth_trying(head) if item.activations == "float"]
+
+
+def test_the_faster_kernel_of_four_bits_is_priced_and_stored(bench: Callable[..., Workbench]) -> None:
+    work, four = bench(), Candidate(4, "static")
+    head = unit_of(work, "hf.lm_head")
+    slow, fast = work.store.costs["static 4"], work.store.costs["static 8"]
+    slow.bytes["hf.lm_head"] = 7
+    assert work.four_bit_linear == work.recipe(uniform(work.units, four)).four_bit_linear == "integer"
+    assert work.ms(head, four) == work.ms(head, Candidate(8, "static")) and work.bytes(head, four) != 7
+    slow.ms, fast.ms = fast.ms, slow.ms
+    assert work.four_bit_linear == work.recipe(uniform(work.units, four)).four_bit_linear == "matmul_nbits"
+    assert work.ms(head, four) < work.ms(head, Candidate(8, "static")) and work.bytes(head, four) == 7
+    del work.store.costs["static 4"]
+    assert work.four_bit_linear == "matmul_nbits"  # so that its file is made and timed
 
 
 def test_for_size_all_that_is_smaller_is_tried(bench: Callable[..., Workbench]) -> None:
