@@ -29,6 +29,8 @@ REPORT_FILE = "report.json"
 UTTERANCES_FILE = "utterances.json"
 WORST_FILE = "worst.json"
 METRICS_FILE = "metrics.csv"
+SEARCH_FOLDER = "search"  # beside the checkpoint: what a search for a recipe found
+RECIPE_FILE, PARETO_FILE = "recipe.yaml", "pareto.png"  # in it
 LEFT_BY_A_START = {  # before there is a checkpoint
     *(CONFIG_FILE, START_FILE, METRICS_FILE, LOCK_FILE, "hparams.yaml"),
     *("wandb", "wandb_id", "wandb_logged.json"),

@@ -14,7 +14,7 @@ from qat.evaluation.options import EvaluationOptions
 from qat.report.build import report_checkpoint
 from qat.report.row import Row
 from qat.report.utterance_files import load_worst
-from qat.runs import CONFIG_FILE, MODEL_FILE, WORST_FILE, read_config
+from qat.runs import CONFIG_FILE, MODEL_FILE, SEARCH_FOLDER, WORST_FILE, read_config
 from qat.tracking.wandb_names import REPORT_FILES
 from qat.tracking.wandb_report import log_report
 
@@ -43,13 +43,14 @@ class FinalEvaluation(Callback):
     def log_to_wandb(self, logger: WandbLogger, rows: list[Row], data: SpeechDataModule) -> None:
         """Summary, worst utterances, pictures and exported files."""
         utterances = [item for split in data.test_splits for item in data.utterances(split)]
+        searched = self.run_folder / SEARCH_FOLDER  # recipe, measurements and picture
         audio = {item.id: item.audio for item in utterances if isinstance(item.audio, Path)}
         log_report(
             logger.experiment,
             rows,
             load_worst(self.run_folder / WORST_FILE),
             audio,
-            sorted(self.run_folder.glob("*.png")),
+            [*sorted(self.run_folder.glob("*.png")), *sorted(searched.glob("*.png"))],
             exports_in(self.run_folder),
-            [self.run_folder / name for name in REPORT_FILES],
+            [*(self.run_folder / name for name in REPORT_FILES), *([searched] if searched.is_dir() else [])],
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,11 @@ import yaml
 from qat.cli.check import flags_of
 from qat.cli.flags import expand_presets
 from qat.cli.messages import refuse_option
-from qat.cli.search import FOLDER
-from qat.runs import START_KEYS, folder_of, read_config, start_of, started_outside
-from qat.search.options import RECIPE_FILE, SearchOptions
+from qat.runs import RECIPE_FILE, SEARCH_FOLDER, START_KEYS, folder_of, read_config, start_of, started_outside
+from qat.search.options import SearchOptions
 from qat.system.errors import UserError, first_line
 from qat.system.lock import using
-from qat.system.ranks import launched_rank
+from qat.system.ranks import group_of_launched, launched_rank
 
 AUTO = "auto"
 
@@ -87,20 +87,20 @@ def searched(args: Sequence[str]) -> list[str]:
     if options is None:
         return list(args)
     flags = dict(flags_of(rest))
-    own = folder_of(str(flags["run"])) / FOLDER / RECIPE_FILE if flags.get("run") else None
+    own = folder_of(str(flags["run"])) / SEARCH_FOLDER / RECIPE_FILE if flags.get("run") else None
     if own is not None and flags.get("ckpt_path") is not None and own.is_file():
         return with_recipe(rest, own)
-    if started_outside():
-        raise UserError(
-            "--qat auto: must be searched by one process; run evaluate.py search first, and give its recipe with --qat"
-        )
     config = settings(rest)
     start, place = start_and_folder(config)
-    if launched_rank() == 0:
+    together = started_outside()
+    if together or launched_rank() == 0:  # the processes that Lightning launches find the recipe there
         from datamodules.build import build_data
         from qat.search.search import search
 
-        with using(place, "search"):
+        with (
+            group_of_launched() if together else nullcontext(),
+            using(place, "search") if launched_rank() == 0 else nullcontext(),
+        ):
             search(start, place, build_data(config), config, options)
     return with_recipe(rest, place / RECIPE_FILE)
 
@@ -168,18 +168,18 @@ def start_and_folder(config: dict[str, Any]) -> tuple[Path, Path]:
             f"--qat auto: the float start {name or '(none)'} must be a checkpoint file on this machine; give it with "
             "--model.init_from, or run evaluate.py search on a run and give the recipe with --qat"
         )
-    return start, start.parent / FOLDER
+    return start, start.parent / SEARCH_FOLDER
 
 
 def keep(args: Sequence[str], run_folder: Path) -> Iterator[Path]:
     """Copy the search that a run's recipe comes from into the run's folder; yields the copies."""
     recipe = next((Path(after) for item, after in zip(args, args[1:], strict=False) if item == "--qat"), None)
-    if recipe is None or recipe.name != RECIPE_FILE or recipe.parent == run_folder / FOLDER:
+    if recipe is None or recipe.name != RECIPE_FILE or recipe.parent == run_folder / SEARCH_FOLDER:
         return
-    if launched_rank() != 0 or recipe.parent.name != FOLDER:
+    if launched_rank() != 0 or recipe.parent.name != SEARCH_FOLDER:
         return
-    (run_folder / FOLDER).mkdir(exist_ok=True)
+    (run_folder / SEARCH_FOLDER).mkdir(exist_ok=True)
     for path in sorted(recipe.parent.iterdir()):
         if path.suffix in (".yaml", ".json", ".png"):
-            shutil.copyfile(path, run_folder / FOLDER / path.name)
-            yield run_folder / FOLDER / path.name
+            shutil.copyfile(path, run_folder / SEARCH_FOLDER / path.name)
+            yield run_folder / SEARCH_FOLDER / path.name

@@ -7,11 +7,9 @@ from dataclasses import fields
 from pathlib import Path
 
 from qat.cli.report import config_of
-from qat.runs import find_checkpoint, read_config
+from qat.runs import SEARCH_FOLDER, find_checkpoint, read_config
 from qat.search.options import SearchOptions
 from qat.system.lock import using
-
-FOLDER = "search"  # beside the checkpoint
 
 
 def search(options: argparse.Namespace) -> Path:
@@ -29,7 +27,7 @@ def search(options: argparse.Namespace) -> Path:
     asked = SearchOptions(**{field.name: getattr(options, field.name) for field in fields(SearchOptions)})
     checkpoint = find_checkpoint(options.target)
     config = read_config(config_of(checkpoint, options.config))
-    folder = options.out or checkpoint.parent / FOLDER
+    folder = options.out or checkpoint.parent / SEARCH_FOLDER
     from datamodules.build import build_data
     from qat.search.search import search as find
 

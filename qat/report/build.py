@@ -19,7 +19,7 @@ from qat.report.rows import rows_of
 from qat.report.tables import write_report_markdown
 from qat.report.terminal import print_table
 from qat.report.utterance_files import save_utterances, save_worst
-from qat.runs import METRICS_FILE, REPORT_FILE, UTTERANCES_FILE, WORST_FILE
+from qat.runs import METRICS_FILE, RECIPE_FILE, REPORT_FILE, SEARCH_FOLDER, UTTERANCES_FILE, WORST_FILE
 from qat.system.provenance import config_sha256, provenance
 
 
@@ -86,7 +86,9 @@ def write_report(
     own = own_last(measurements)[-1]
     save_utterances(folder / UTTERANCES_FILE, measurements)
     save_report(folder / REPORT_FILE, rows)
-    write_report_markdown(folder / "report.md", rows, folder.name, own.reconstruction, own.beams)
+    write_report_markdown(
+        folder / "report.md", rows, folder.name, own.reconstruction, own.beams, searched_recipe(folder)
+    )
     save_worst(
         folder / WORST_FILE,
         {split: worst_utterances(utterances, worst) for split, utterances in own.utterances.items()},
@@ -97,3 +99,9 @@ def write_report(
         rows, f"{folder}: word error rate with 95 % intervals, latency and size of the exported files"
     )
     print(f"report: {folder / 'report.md'}", flush=True)
+
+
+def searched_recipe(folder: Path) -> str:
+    """Text of the recipe that a search found for a run, with its reasons; "" for a run with a preset."""
+    path = folder / SEARCH_FOLDER / RECIPE_FILE
+    return path.read_text() if path.is_file() else ""

@@ -24,6 +24,7 @@ from qat.report.cells import (
     with_interval,
 )  # fmt: skip
 from qat.report.row import Row, reason_for_null
+from qat.runs import PARETO_FILE, SEARCH_FOLDER
 from qat.system.files import write_text
 
 T = TypeVar("T")
@@ -163,6 +164,7 @@ def report_markdown(
     title: str = "Report",
     reconstruction: Sequence[Mapping[str, Any]] = (),
     beams: Sequence[BeamPoint] = (),
+    searched: str = "",
 ) -> str:
     """The whole of `report.md`: error rates, durations, speed, coverage and parity, conditions and notes.
 
@@ -171,6 +173,7 @@ def report_markdown(
         title: heading.
         reconstruction: what AdaRound and bias correction did to each layer.
         beams: what each beam width gives on dev.
+        searched: text of the recipe that a search found.
     """
     integer = [row for row in rows if row.precision == "integer" and not is_variant(row)]
     parity = [*PARITY, DIFFERING] if any(has_tokens(row) for row in integer) else PARITY
@@ -194,6 +197,11 @@ def report_markdown(
             "and after AdaRound and bias correction.\n\n" + markdown_table(reconstruction, RECONSTRUCTION)
         )
         if reconstruction
+        else "",
+        "Recipe that the search found": (
+            f"![Loss against time]({SEARCH_FOLDER}/{PARETO_FILE})\n\n```yaml\n{searched}```\n"
+        )
+        if searched
         else "",
         "Conditions": markdown_list(conditions(rows)),
         "Layers that stay float": markdown_list(skipped_lines(rows)),
@@ -259,6 +267,7 @@ def write_report_markdown(
     title: str = "Report",
     reconstruction: Sequence[Mapping[str, Any]] = (),
     beams: Sequence[BeamPoint] = (),
+    searched: str = "",
 ) -> None:
     """Write `report.md` (whole or not at all)."""
-    write_text(path, report_markdown(rows, title, reconstruction, beams))
+    write_text(path, report_markdown(rows, title, reconstruction, beams, searched))

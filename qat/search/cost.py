@@ -28,10 +28,12 @@ class Costs:
     Args:
         ms: layer -> milliseconds of an utterance, on average over the signals.
         bytes: layer -> of its constants.
+        unrest: by how much the median run took longer than the shortest, as a share: about 0.05 on a quiet machine.
     """
 
     ms: dict[str, float] = field(default_factory=dict)
     bytes: dict[str, int] = field(default_factory=dict)
+    unrest: float = 0.0
 
 
 def owner_of(name: str, layers: Iterable[str]) -> str:
@@ -117,7 +119,7 @@ def profile(
     layers: Sequence[str],
     threads: int = 1,
     repeats: int = 5,
-) -> dict[str, dict[str, float]]:
+) -> dict[str, Costs]:
     """Time the nodes of exported files, which take turns; of each layer's times for a signal the least counts.
 
     Args:
@@ -128,7 +130,7 @@ def profile(
         repeats: of each signal, besides one that warms up.
 
     Returns:
-        kernel -> layer -> milliseconds, on average over the signals.
+        kernel -> costs, without bytes.
     """
     with tempfile.TemporaryDirectory() as folder:
         engines = {name: Profiled(path, Path(folder), threads) for name, path in paths.items()}
@@ -136,10 +138,22 @@ def profile(
             for signal in signals:
                 for engine in engines.values():
                     engine.run(signal)
-        return {
-            name: least_times([node_times(run, layers) for run in engine.runs()], len(signals))
-            for name, engine in engines.items()
-        }
+        runs = {name: [node_times(run, layers) for run in engine.runs()] for name, engine in engines.items()}
+    return {
+        name: Costs(least_times(mine, len(signals)), unrest=unrest_of(mine, len(signals)))
+        for name, mine in runs.items()
+    }
+
+
+def unrest_of(runs: Sequence[Mapping[str, float]], signals: int) -> float:
+    """By how much the median run of a signal takes longer than its shortest, as a share, on average over the signals.
+
+    >>> unrest_of([{"a": 9.0}, {"a": 1.0}, {"a": 1.5}, {"a": 9.0}], 1)
+    0.5
+    """
+    kept = [sum(run.values()) for run in runs[signals:] or runs]  # the first turn warms up
+    of_each = [kept[place::signals] for place in range(signals)]
+    return float(np.mean([np.median(times) / min(times) - 1 for times in of_each]))
 
 
 def least_times(runs: Sequence[Mapping[str, float]], signals: int) -> dict[str, float]:

@@ -7,7 +7,6 @@ from typing import Any
 
 from qat.system.errors import UserError
 
-RECIPE_FILE = "recipe.yaml"  # what a search finds
 BUDGETS = ("max_loss", "max_latency", "max_size_mb")
 BITS = (8, 4, 3, 2)
 LEAST = {"utterances": 1, "calibration_utterances": 1, "seed": 0, "threads": 1}

@@ -14,9 +14,11 @@ from qat.models.ctc import CTCModule
 from qat.runtime.export import export_onnx
 from qat.runtime.session import Session
 from qat.search.choice import Solution, solve
+from qat.search.measure import say
 from qat.search.sensitivity import loss_of
 from qat.search.workbench import Workbench
 from qat.system.errors import UserError
+from qat.system.ranks import on_first_rank
 
 FIRST_BUDGET = 0.001  # nats per frame, where dev is to decide
 TIGHTER = 0.5  # what is left of a budget with which dev shows a loss
@@ -83,10 +85,12 @@ class Prover:
         self.baseline = self.transcribe(float_file)
 
     def transcribe(self, path: Path) -> list[UtteranceErrors]:
-        """What a file makes of dev."""
+        """What a file makes of dev, on the first rank."""
         data, utterances = self.work.data, self.work.data.utterances("dev")
         recogniser = WindowedRecogniser(Session(path, self.work.options.threads), WINDOW_S)
-        texts = [recogniser.transcribe(signal_of(batch)) for batch in data.loader(utterances)]
+        texts = on_first_rank(
+            lambda: [recogniser.transcribe(signal_of(batch)) for batch in data.loader(utterances)]
+        )
         return count_utterances(
             [item.id for item in utterances],
             [item.text for item in utterances],
@@ -105,7 +109,7 @@ class Prover:
 def verified(work: Workbench, solution: Solution) -> Verified:
     """Measure a choice as a whole."""
     module = work.quantized(work.choice_of(solution.choice))
-    return Verified(solution, module, loss_of(module, work.reference))
+    return Verified(solution, module, on_first_rank(lambda: loss_of(module, work.reference)))
 
 
 def is_float(solution: Solution) -> bool:
@@ -127,10 +131,9 @@ def within_loss(work: Workbench, budget: float) -> Verified | None:
             break
         tried.add(tuple(solution.choice.values()))
         found = verified(work, solution)
-        print(
-            f"search: {quantized_units(solution)} of {len(work.units)} units, loss {solution.loss:.2g} summed, "
-            f"{found.loss:.2g} together, budget {budget:.2g}",
-            flush=True,
+        say(
+            f"{quantized_units(solution)} of {len(work.units)} units, loss {solution.loss:.2g} summed, "
+            f"{found.loss:.2g} together, budget {budget:.2g}"
         )
         if found.loss <= budget and (best is None or solution.ms < best.solution.ms):
             best = found
@@ -180,7 +183,7 @@ def prove(work: Workbench, prover: Prover, path: Path) -> tuple[Verified, Proof,
             break
         proof = prover(within.module, path)
         rounds.append({"budget": budget, "loss": within.loss, **vars(proof)})
-        print(f"search: budget {budget:.2g}: {proof}", flush=True)
+        say(f"budget {budget:.2g}: {proof}")
         if not proof.shows_loss:
             return within, proof, rounds
         budget *= TIGHTER

@@ -12,14 +12,14 @@ from datamodules.base import SpeechDataModule
 from qat.models.ctc import CTCModule
 from qat.models.float_start import find_start
 from qat.models.loading import load_float, load_module
-from qat.runs import sha256_of_checkpoint
+from qat.runs import PARETO_FILE, RECIPE_FILE, sha256_of_checkpoint
 from qat.runtime.export import export_onnx
 from qat.runtime.latency import measure_latency
 from qat.search.candidates import all_candidates
 from qat.search.choice import Solution, pareto, sum_of
 from qat.search.figure import draw_pareto
-from qat.search.measure import measure_costs, measure_losses
-from qat.search.options import RECIPE_FILE, SearchOptions
+from qat.search.measure import UNREST, measure_costs, measure_losses, say, unrest_line
+from qat.search.options import SearchOptions
 from qat.search.proof import Proof, Prover, Verified, prove, quantized_units
 from qat.search.recipe_file import recipe_text, write_recipe
 from qat.search.sealed import sealed
@@ -28,8 +28,8 @@ from qat.search.workbench import Workbench
 from qat.system.errors import UserError
 from qat.system.hardware import processor
 from qat.system.provenance import command, sources_sha256, versions
+from qat.system.ranks import on_first_rank
 
-PARETO_FILE = "pareto.png"
 TIMED = 20  # runs of the chosen file and of the float file, in turns
 
 
@@ -61,7 +61,8 @@ def search(
 ) -> Path:
     """Find a recipe; writes `recipe.yaml`, `search.json` and `pareto.png`.
 
-    Measurements that lie in the folder and were made of the same are taken from there.
+    Measurements that lie in the folder and were made of the same are taken from there. Ranks of a process group share
+    the measurements of divergences, and come to the same recipe.
 
     Args:
         checkpoint: of a float model, or of a run that began from one.
@@ -80,21 +81,25 @@ def search(
     module, source = float_of(checkpoint, config)
     folder.mkdir(parents=True, exist_ok=True)
     with sealed(data), tempfile.TemporaryDirectory() as work_folder:
-        store = Store.open(folder / FILE, made_of(source, data, options))
+        store = on_first_rank(lambda: Store.open(folder / FILE, made_of(source, data, options)))
         work = Workbench(module, data, options, store, Path(work_folder))
-        print(f"search: {len(work.units)} units of {len(work.layers)} layers", flush=True)
-        print(f"search: {measure_costs(work)}", flush=True)
-        print(f"search: {measure_losses(work)}", flush=True)
+        say(f"{len(work.units)} units of {len(work.layers)} layers")
+        for measured in (measure_costs, unrest_line, measure_losses):
+            if line := measured(work):
+                say(line)
         float_file, file = work.folder / "reference.onnx", work.folder / "chosen.onnx"
         export_onnx(module, float_file, "float")
         found, proof, rounds = prove(work, Prover(work, float_file), file)
-        latency = measure_latency(float_file, file, work.signals, options.threads, repeats=TIMED)
+        latency = on_first_rank(
+            lambda: measure_latency(float_file, file, work.signals, options.threads, repeats=TIMED)
+        )
         store.result = result_of(work, found, proof, file)
         store.result |= {"rounds": rounds, "latency": latency, "command": command(sys.argv)}
         store.result["duration_s"] = round(time.perf_counter() - started, 1)
-        write_files(folder, work, found)
-    print("\n".join(f"search: {line}" for line in head_of(store.result)), flush=True)
-    print(f"search: {folder / RECIPE_FILE}, {folder / FILE}, {folder / PARETO_FILE}", flush=True)
+        on_first_rank(lambda: write_files(folder, work, found))
+    for line in head_of(store.result):
+        say(line)
+    say(f"{folder / RECIPE_FILE}, {folder / FILE}, {folder / PARETO_FILE}")
     return folder / RECIPE_FILE
 
 
@@ -129,6 +134,7 @@ def result_of(work: Workbench, found: Verified, proof: Proof, file: Path) -> dic
         "dev_words": str(proof),
         "calibration_utterances": len(work.calibrating),
         "held_out_utterances": len(work.held_out),
+        "unrest": max(costs.unrest for costs in work.store.costs.values()),
         "pareto": [vars(item) for item in pareto(work.prices())],
     }
 
@@ -138,7 +144,9 @@ def head_of(result: dict[str, Any]) -> list[str]:
     latency = result["latency"]
     asked = f"{result['budget']} {result['limit']:g}" if result["limit"] else "no loss that dev shows"
     times = [latency[side]["latency_ms"]["p50"] for side in ("integer", "float")]
+    busy = result.get("unrest", 0.0) >= UNREST
     return [
+        *(["layers were timed on a busy machine: the choice may be wrong"] if busy else []),
         f"asked for {asked}; {result['quantized_units']} of {result['units']} units are quantized",
         f"{result['dev_words']}; divergence {result['loss']:.1e} nats per frame",
         f"{latency['speedup']:.2f} times as fast as float (p50 {times[0]:.1f} and {times[1]:.1f} ms, "

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from qat.search.cost import Costs
 from qat.system.files import replacing, write_text
+from qat.system.ranks import rank_and_world
 
 FILE = "search.json"
 
@@ -52,12 +53,13 @@ class Store:
         return self.losses.get(unit, {}).get(candidate)
 
     def add_loss(self, unit: str, candidate: str, loss: float) -> None:
-        """Keep a divergence."""
+        """Note a divergence."""
         self.losses.setdefault(unit, {})[candidate] = loss
-        self.write()
 
     def write(self) -> None:
-        """Write the file, whole or not at all."""
+        """Write the file on the first rank, whole or not at all."""
+        if rank_and_world()[0]:
+            return
         found = {
             "made_of": self.made_of,
             "costs": {kernel: vars(item) for kernel, item in self.costs.items()},

@@ -26,6 +26,7 @@ from qat.search.options import SearchOptions
 from qat.search.sensitivity import Reference, reference_of
 from qat.search.store import Store, read_tensors, write_tensors
 from qat.system.errors import UserError
+from qat.system.ranks import on_first_rank, rank_and_world
 
 PROFILED = 8  # utterances that are timed
 
@@ -63,11 +64,12 @@ class Workbench:
     def histograms(self) -> Mapping[str, Tensor]:
         """What static ranges are chosen from; kept beside the measurements."""
         path = self.store.path.with_suffix(".pt")
-        kept = read_tensors(path, self.store.made_of)
+        kept = on_first_rank(lambda: read_tensors(path, self.store.made_of))
         if kept is None:
             static = next(item for item in all_candidates(KERNEL_BITS) if item.kernel == "static 8")
             kept = observed(with_recipe(self.module, self.recipe(uniform(self.units, static))), self.data)
-            write_tensors(kept, path, self.store.made_of)
+            if rank_and_world()[0] == 0:
+                write_tensors(kept, path, self.store.made_of)
         return kept
 
     @cached_property

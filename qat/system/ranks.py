@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
@@ -79,6 +81,50 @@ def gather_from_all(value: T) -> list[T]:
     held: list[Any] = [None] * world
     dist.all_gather_object(held, value)
     return held
+
+
+def on_first_rank(work: Callable[[], T]) -> T:
+    """What `work` gives on the first rank, on every rank; what it raises there is raised on all.
+
+    Raises:
+        Exception: of the first rank.
+    """
+    rank, world = rank_and_world()
+    if world == 1:
+        return work()
+    held: list[Any] = [None, None]
+    if rank == 0:
+        try:
+            held[0] = work()
+        except Exception as error:  # the others wait: they must not wait for ever
+            held[1] = error
+    value, error = broadcast_from(held)
+    if error is not None:
+        raise error
+    return cast(T, value)
+
+
+@contextmanager
+def group_of_launched() -> Iterator[None]:
+    """A process group, before Lightning makes its own, of processes that torchrun or srun has started.
+
+    Raises:
+        RuntimeError: their launcher names no address at which they meet.
+    """
+    import torch.distributed as dist
+    from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+
+    environment = next(kind() for kind in (TorchElasticEnvironment, SLURMEnvironment) if kind.detect())
+    os.environ["MASTER_ADDR"] = environment.main_address
+    os.environ["MASTER_PORT"] = str(environment.main_port)
+    patience = timedelta(days=1)  # one rank may work while the others wait
+    dist.init_process_group(
+        "gloo", rank=environment.global_rank(), world_size=environment.world_size(), timeout=patience
+    )
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
 
 
 def interleaved(parts: Sequence[Sequence[T]]) -> list[T]:

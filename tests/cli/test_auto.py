@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import multiprocessing
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from lightning.fabric.plugins.environments.lightning import find_free_network_port
 
 from qat.cli.auto import keep, searched, settings, split
+from qat.models.loading import save_module
 from qat.search import search as found
 from qat.search.options import SearchOptions
 from qat.system.errors import UserError
+from tests.search.conftest import decided
 
 
 @pytest.fixture
@@ -90,10 +96,49 @@ def test_the_search_is_kept_with_the_run(tmp_path: Path) -> None:
     assert not list(keep(["--qat", "configs/qat/off.yaml"], tmp_path / "run"))
 
 
-def test_processes_that_a_launcher_starts_do_not_search(
-    config: Path, monkeypatch: pytest.MonkeyPatch
+def search_on_rank(config: str, results: Any) -> None:
+    """What a process that torchrun has started makes of `--qat auto`; integer layers take half of float's time."""
+    from qat.search import measure
+    from tests.search.test_search import profile_twice_as_fast
+
+    measure.profile = profile_twice_as_fast
+    auto = ["--auto.bits", "[8]", "--auto.utterances", "2", "--auto.calibration_utterances", "4"]
+    more = ["--auto.max_loss", "10", "--run", "x"]
+    results.put(searched(["--config", config, "--qat", "auto", *auto, *more]))
+
+
+@pytest.mark.slow
+def test_processes_that_a_launcher_starts_share_a_search(
+    tiny_manifests: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("RANK", "0")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UserError, match="run evaluate.py search first"):
-        searched(["--config", str(config), "--qat", "auto"])
+    context, found = multiprocessing.get_context("spawn"), {}
+    for world in (1, 2):
+        model = tmp_path / str(world) / "float.ckpt"
+        model.parent.mkdir()
+        save_module(decided("crdnn"), model)
+        config = tmp_path / f"{world}.yaml"
+        data = {key: str(tiny_manifests[key]) for key in ("train", "dev")} | {"max_batch_s": 6.0}
+        data |= {"test": str(tiny_manifests["test_a"])}
+        sections = {
+            "model": {"class_path": "qat.models.CRDNNModule", "init_args": {"init_from": str(model)}},
+            "data": {"class_path": "datamodules.ManifestDataModule", "init_args": data},
+        }
+        config.write_text(yaml.safe_dump(sections))
+        results, port = context.Queue(), find_free_network_port()
+        processes = [
+            context.Process(target=search_on_rank, args=(str(config), results)) for _ in range(world)
+        ]
+        launched = {"WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "GROUP_RANK": 0}
+        launched |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "x"}
+        for rank, process in enumerate(processes):
+            for name, value in {**launched, "RANK": rank, "LOCAL_RANK": rank}.items():
+                monkeypatch.setenv(name, str(value))
+            process.start()
+        recipe = model.parent / "search" / "recipe.yaml"
+        for _ in processes:
+            assert results.get(timeout=300)[2:4] == ["--qat", str(recipe)]
+        for process in processes:
+            process.join()
+        found[world] = json.loads((recipe.parent / "search.json").read_text())
+    assert found[1]["losses"] == found[2]["losses"]
+    assert found[1]["result"]["rounds"] == found[2]["result"]["rounds"]

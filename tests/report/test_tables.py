@@ -31,6 +31,12 @@ def test_report_shows_what_the_rows_say(row: Row, float_row: Row) -> None:
         assert shown in text, shown
 
 
+def test_the_recipe_of_a_search_is_shown_with_its_reasons(row: Row) -> None:
+    text = report_markdown([row], searched="# found by hand\npreset: searched\n")
+    assert "```yaml\n# found by hand\npreset: searched\n```" in text and "(search/pareto.png)" in text
+    assert "search" not in report_markdown([row]).lower()
+
+
 def test_null_is_shown_with_its_reason(row: Row, float_row: Row) -> None:
     bare = replace(row, peak_memory_mb=None, notes=["peak_memory_mb: no /proc"])
     text = report_markdown([float_row, bare])

@@ -13,6 +13,7 @@ from datamodules.build import build_data
 from qat.models.loading import load_module, save_module
 from qat.recipe import Recipe
 from qat.search import cost, measure, search
+from qat.search.cost import Costs
 from qat.search.options import SearchOptions
 from qat.system.errors import UserError
 from tests.conftest import build
@@ -29,11 +30,11 @@ def config(tiny_manifests: dict[str, Path]) -> dict[str, object]:
     return {"data": {"class_path": "datamodules.ManifestDataModule", "init_args": arguments}}
 
 
-def profile_twice_as_fast(paths: dict[str, Path], *args: Any) -> dict[str, dict[str, float]]:
+def profile_twice_as_fast(paths: dict[str, Path], *args: Any) -> dict[str, Costs]:
     """The profiler's answer, but every integer layer takes half of float's time: a tiny model's times are chance."""
-    times = cost.profile(paths, *args)
-    halves = {layer: ms / 2 for layer, ms in times["float"].items()}
-    return {name: times[name] if name == "float" else dict(halves) for name in paths}
+    found = cost.profile(paths, *args)
+    halves = {layer: ms / 2 for layer, ms in found["float"].ms.items()}
+    return {name: found[name] if name == "float" else Costs(dict(halves)) for name in paths}
 
 
 @pytest.mark.slow

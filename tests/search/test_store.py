@@ -14,6 +14,7 @@ def filled(path: Path) -> Store:
     store = Store.open(path, {"model": "a"})
     store.costs["float"] = Costs({"head": 1.5}, {"head": 40})
     store.add_loss("head", "W8A8 frame", 0.25)
+    store.write()
     return store
 
 
