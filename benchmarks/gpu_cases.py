@@ -14,7 +14,7 @@ MODELS = ("crdnn", "wav2vec2")
 ATTENTION = "crdnn_attention"  # shares the CRDNN's encoder: two presets, killed and resumed
 PRESETS = (  # the slowest first
     *("adaround", "low_bit", "stochastic", "deterministic", "quant_noise"),
-    *("ptq_max", "ptq_mse", "ptq_percentile", "ptq_entropy", "dynamic", "off"),
+    *("ptq", "ptq_max", "ptq_mse", "ptq_percentile", "ptq_entropy", "dynamic", "off"),
 )
 OBSERVERS = ("max", "percentile", "mse", "entropy")
 FRAME_RULES = {

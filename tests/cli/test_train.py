@@ -37,7 +37,7 @@ def parse(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_there_are_configurations_and_presets() -> None:
-    assert len(CONFIGS) == 18 and len(PRESETS) == 11
+    assert len(CONFIGS) == 19 and len(PRESETS) == 12
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -70,6 +70,14 @@ def test_the_rule_of_the_mini_wav2vec2_reaches_its_feature_extractor_under_every
         if recipe.active:
             layer = recipe.for_layer("hf.x", {"feature_extractor": ["hf.*"]})
             assert isinstance(layer, LayerRecipe) and layer.percentile == 99.6 != recipe.percentile
+            by_frame = [
+                recipe.for_layer(f"hf.conv_layers.{place}.conv", {"feature_extractor": ["hf.*"]})
+                for place in range(7)
+            ]
+            assert [isinstance(item, LayerRecipe) and item.by_frame for item in by_frame] == [
+                *([False, True, True, True]),
+                *([False] * 3),
+            ]
             first = recipe.for_layer("hf.conv_layers.0.conv", {"feature_extractor": ["hf.*"]})
             assert isinstance(first, LayerRecipe) and first.activation_bits is None
             assert first.weight_bits == layer.weight_bits
