@@ -331,11 +331,12 @@ def trained_once(
 
 @pytest.mark.slow
 def test_a_torn_last_checkpoint_falls_back_to_the_one_before(
-    trained_once: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    config: Path,
+    trained_once: tuple[Path, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    config, whole = trained_once
-    folder = tmp_path / "torn"
-    shutil.copytree(whole, folder)
+    whole, folder = trained_once[1], trained(config, tmp_path / "torn")
     before = torch.load(folder / "before_last.ckpt", weights_only=True)
     assert before["global_step"] < last(folder)["global_step"]
     content = (folder / "last.ckpt").read_bytes()
