@@ -25,6 +25,7 @@ from qat.models.ctc import CTCModule
 from qat.models.loading import save_module
 from qat.models.wav2vec2 import Wav2Vec2Module
 from qat.recipe import Recipe
+from tests.once import shared_folder
 
 torch.set_num_threads(
     1
@@ -89,8 +90,13 @@ def noise(batch: int, seconds: float, seed: int = 0) -> torch.Tensor:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems() -> None:
-    """Hypothesis asks modules for `__file__`, at which SpeechBrain's lazy ones import k2 and fail."""
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files of slow tests come first, so that no worker ends on one alone.
+
+    Hypothesis asks modules for `__file__`, at which SpeechBrain's lazy ones import k2 and fail.
+    """
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)  # otherwise as they were
     for module in list(sys.modules.values()):
         if type(module).__name__ in ("LazyModule", "DeprecatedModuleRedirect"):
             vars(module).setdefault("__file__", None)
@@ -129,9 +135,9 @@ def tiny_manifests(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="session")
 def attention(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The tiny attention model and both of its folders (`tests.runtime.attention.ExportedAttention`)."""
-    from tests.runtime.attention import export_attention
+    from tests.runtime.attention import exported_attention
 
-    return export_attention(tmp_path_factory.mktemp("attention"))
+    return exported_attention(tmp_path_factory)
 
 
 @pytest.fixture
@@ -141,8 +147,17 @@ def tiny_data(tiny_manifests: dict[str, Path]) -> SpeechDataModule:
     return ManifestDataModule(**paths, test=str(tiny_manifests["test_a"]), max_batch_s=6.0)
 
 
-def write_config(kind: str, folder: Path, manifests: dict[str, Path]) -> Path:
-    """A configuration of a tiny model on the tiny corpus."""
+def write_config(
+    kind: str, folder: Path, manifests: dict[str, Path], float_cache: Path | None = None
+) -> Path:
+    """A configuration of a tiny model on the tiny corpus.
+
+    Args:
+        kind: of the model.
+        folder: for the configuration and the float start.
+        manifests: of the corpus.
+        float_cache: see `EvaluationOptions.cache`.
+    """
     from tests.models.attention_models import SHAPE, attention_model
 
     torch.manual_seed(0)
@@ -169,12 +184,22 @@ def write_config(kind: str, folder: Path, manifests: dict[str, Path]) -> Path:
         "trainer": {"max_epochs": 1, "accelerator": "cpu", "log_every_n_steps": 1},
         "qat": {"calibration_utterances": 4},
     }
+    if float_cache is not None:
+        config["evaluation"] = {"cache": str(float_cache)}
     path = folder / "tiny.yaml"
     path.write_text(yaml.safe_dump(config))
     return path
 
 
+@pytest.fixture(scope="session")
+def float_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where runs keep the exported float start that they share: an export takes ten seconds."""
+    folder = shared_folder(tmp_path_factory) / "float_cache"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
 @pytest.fixture
-def tiny(kind: str, tmp_path: Path, tiny_manifests: dict[str, Path]) -> Path:
+def tiny(kind: str, tmp_path: Path, tiny_manifests: dict[str, Path], float_cache: Path) -> Path:
     """A configuration of a tiny model on the tiny corpus."""
-    return write_config(kind, tmp_path, tiny_manifests)
+    return write_config(kind, tmp_path, tiny_manifests, float_cache)

@@ -6,8 +6,10 @@ import io
 import json
 import os
 import random
+import shutil
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from tests.processes import finish, start
 from tests.test_invariants import assert_equal
 from train import train
 
-MOMENTS = 10
+MOMENTS = 3  # of each setting, besides the first step and the last one; tests/soak.py kills at any number
 EQUAL = ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_step")
 
 
@@ -115,6 +117,31 @@ def config(tiny: Path) -> Path:
     return tiny
 
 
+@pytest.fixture(scope="module")
+def uncut_runs() -> dict[tuple[Any, ...], Path]:
+    """Folders of runs that nobody interrupts, by what they run."""
+    return {}
+
+
+@pytest.fixture
+def uncut(
+    config: Path, uncut_runs: dict[tuple[Any, ...], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
+    """Gives the folder of a run of `config` that nobody interrupts, run once for all tests of this file."""
+
+    def run(preset: str, *more: str, processes: int = 1) -> Path:
+        known = (preset, more, processes)
+        if known not in uncut_runs:
+            place = tmp_path_factory.mktemp("uncut")
+            command = flags(config, place / "whole", "--qat", preset, *more)
+            statuses = finish(start(command, place / "log", processes))
+            assert statuses == [0] * processes, (place / "log").read_text()[-3000:]
+            uncut_runs[known] = place / "whole"
+        return uncut_runs[known]
+
+    return run
+
+
 def flags(config: Path, folder: Path, *more: str) -> list[str]:
     return ["--config", str(config), "--run", str(folder), *more]
 
@@ -149,15 +176,14 @@ def assert_same_end(folder: Path, whole: Path, where: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize("preset", ["deterministic", "stochastic"])
-def test_killed_at_random_steps(config: Path, tmp_path: Path, preset: str, processes: int) -> None:
-    log, whole = tmp_path / "log", tmp_path / "whole"
-    assert finish(start(flags(config, whole, "--qat", preset), log, processes)) == [0] * processes, (
-        log.read_text()
-    )
+def test_killed_at_random_steps(
+    config: Path, tmp_path: Path, uncut: Callable[..., Path], preset: str, processes: int
+) -> None:
+    log, whole = tmp_path / "log", uncut(preset, processes=processes)
     steps = last(whole)["global_step"]
     assert steps >= 6
-    moments = sorted(random.Random(f"{preset}{processes}").sample(range(steps), min(MOMENTS, steps)))
-    for step in moments:
+    inside = random.Random(f"{preset}{processes}").sample(range(1, steps - 1), MOMENTS)
+    for step in (0, *sorted(inside), steps - 1):
         folder = tmp_path / f"at{step}"
         killed = with_signal(config, step, signal.SIGKILL, rank=step % processes)
         assert -signal.SIGKILL in finish(start(flags(killed, folder, "--qat", preset), log, processes))
@@ -169,9 +195,10 @@ def test_killed_at_random_steps(config: Path, tmp_path: Path, preset: str, proce
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 @pytest.mark.parametrize("processes", [1, 2])
-def test_a_signal_saves_and_exits(config: Path, tmp_path: Path, number: int, processes: int) -> None:
-    log, whole = tmp_path / "log", tmp_path / "whole"
-    assert finish(start(flags(config, whole, "--qat", "stochastic"), log, processes)) == [0] * processes
+def test_a_signal_saves_and_exits(
+    config: Path, tmp_path: Path, uncut: Callable[..., Path], number: int, processes: int
+) -> None:
+    log, whole = tmp_path / "log", uncut("stochastic", processes=processes)
     folder = tmp_path / "stopped"
     stopped = with_signal(config, 2, number, rank=processes - 1)  # one rank gets it, all stop
     statuses = finish(start(flags(stopped, folder, "--qat", "stochastic"), log, processes))
@@ -185,10 +212,9 @@ def test_a_signal_saves_and_exits(config: Path, tmp_path: Path, number: int, pro
 
 @pytest.mark.slow
 def test_a_signal_in_the_last_step_of_an_epoch_is_obeyed_after_its_checkpoint(
-    config: Path, tmp_path: Path
+    config: Path, tmp_path: Path, uncut: Callable[..., Path]
 ) -> None:
-    log, whole = tmp_path / "log", tmp_path / "whole"
-    assert finish(start(flags(config, whole, "--qat", "off"), log)) == [0]
+    log, whole = tmp_path / "log", uncut("off")
     half = last(whole)["global_step"] // 2
     folder = tmp_path / "stopped"
     stopped = with_signal(config, half - 1, signal.SIGTERM)
@@ -199,11 +225,11 @@ def test_a_signal_in_the_last_step_of_an_epoch_is_obeyed_after_its_checkpoint(
 
 
 @pytest.mark.slow
-def test_killed_while_it_calibrates(config: Path, tmp_path: Path) -> None:
+def test_killed_while_it_calibrates(config: Path, tmp_path: Path, uncut: Callable[..., Path]) -> None:
     """Before the first step a run has a checkpoint already."""
-    log, whole, folder = tmp_path / "log", tmp_path / "whole", tmp_path / "cut"
-    slow = [*flags(config, folder, "--qat", "stochastic"), "--qat.calibration_utterances", "12"]
-    assert finish(start([*flags(config, whole, "--qat", "stochastic"), *slow[-2:]], log)) == [0]
+    more = ["--qat.calibration_utterances", "12"]
+    log, whole, folder = tmp_path / "log", uncut("stochastic", *more), tmp_path / "cut"
+    slow = flags(config, folder, "--qat", "stochastic", *more)
     process = start(slow, log)
     while not (folder / "last.ckpt").is_file() and process[0].is_alive():
         time.sleep(0.002)
@@ -214,9 +240,10 @@ def test_killed_while_it_calibrates(config: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_killed_while_a_checkpoint_is_written(config: Path, tmp_path: Path) -> None:
-    log, whole, folder = tmp_path / "log", tmp_path / "whole", tmp_path / "cut"
-    assert finish(start(flags(config, whole, "--qat", "stochastic"), log)) == [0]
+def test_killed_while_a_checkpoint_is_written(
+    config: Path, tmp_path: Path, uncut: Callable[..., Path]
+) -> None:
+    log, whole, folder = tmp_path / "log", uncut("stochastic"), tmp_path / "cut"
     deadly = with_callback(config, KillInSave, step=4)
     assert finish(start(flags(deadly, folder, "--qat", "stochastic"), log)) == [-signal.SIGKILL]
     assert last(folder)["global_step"] == 2 and list(folder.glob(".last.ckpt.*.part"))
@@ -228,10 +255,11 @@ def test_killed_while_a_checkpoint_is_written(config: Path, tmp_path: Path) -> N
 
 @pytest.mark.slow
 @pytest.mark.parametrize("place", ["inside an epoch", "at an epoch's end"])
-def test_killed_between_a_checkpoint_and_the_log(config: Path, tmp_path: Path, place: str) -> None:
+def test_killed_between_a_checkpoint_and_the_log(
+    config: Path, tmp_path: Path, uncut: Callable[..., Path], place: str
+) -> None:
     """The checkpoint brings the rows of the log, whatever became of the file."""
-    log, whole, folder = tmp_path / "log", tmp_path / "whole", tmp_path / "cut"
-    assert finish(start(flags(config, whole, "--qat", "deterministic"), log)) == [0]
+    log, whole, folder = tmp_path / "log", uncut("deterministic"), tmp_path / "cut"
     step = 4 if place == "inside an epoch" else last(whole)["global_step"] // 2
     deadly = with_callback(config, KillAfterSave, step=step)
     assert finish(start(flags(deadly, folder, "--qat", "deterministic"), log)) == [-signal.SIGKILL]
@@ -248,10 +276,11 @@ def test_killed_between_a_checkpoint_and_the_log(config: Path, tmp_path: Path, p
 
 
 @pytest.mark.slow
-def test_a_checkpoint_without_the_log_takes_it_from_the_file(config: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_without_the_log_takes_it_from_the_file(
+    config: Path, tmp_path: Path, uncut: Callable[..., Path]
+) -> None:
     """As an older version wrote it."""
-    log, whole, folder = tmp_path / "log", tmp_path / "whole", tmp_path / "cut"
-    assert finish(start(flags(config, whole, "--qat", "deterministic"), log)) == [0]
+    log, whole, folder = tmp_path / "log", uncut("deterministic"), tmp_path / "cut"
     killed = with_signal(config, 5, signal.SIGKILL)
     assert finish(start(flags(killed, folder, "--qat", "deterministic"), log)) == [-signal.SIGKILL]
     checkpoint = last(folder)
@@ -284,11 +313,30 @@ def trained(config: Path, folder: Path) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def trained_runs() -> list[tuple[Path, Path]]:
+    """The run of `trained_once`, if there is one yet."""
+    return []
+
+
+@pytest.fixture
+def trained_once(
+    config: Path, trained_runs: list[tuple[Path, Path]], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path]:
+    """Configuration and folder of one epoch, run once for all tests that resume it; it is for reading."""
+    if not trained_runs:
+        trained_runs.append((config, trained(config, tmp_path_factory.mktemp("trained") / "run")))
+    return trained_runs[0]
+
+
 @pytest.mark.slow
 def test_a_torn_last_checkpoint_falls_back_to_the_one_before(
-    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    config: Path,
+    trained_once: tuple[Path, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    whole, folder = trained(config, tmp_path / "whole"), trained(config, tmp_path / "torn")
+    whole, folder = trained_once[1], trained(config, tmp_path / "torn")
     before = torch.load(folder / "before_last.ckpt", weights_only=True)
     assert before["global_step"] < last(folder)["global_step"]
     content = (folder / "last.ckpt").read_bytes()
@@ -323,10 +371,11 @@ def test_a_torn_last_checkpoint_falls_back_to_the_one_before(
     ],
 )
 def test_another_recipe_model_or_data_is_named_with_both_values(
-    config: Path, tmp_path_factory: pytest.TempPathFactory, more: list[str], message: str
+    trained_once: tuple[Path, Path], tmp_path: Path, more: list[str], message: str
 ) -> None:
-    folder = tmp_path_factory.mktemp("run") / "mine"
-    trained(config, folder)
+    config, run = trained_once
+    folder = tmp_path / "mine"
+    shutil.copytree(run, folder)
     before = (folder / "last.ckpt").read_bytes()
     with pytest.raises(UserError) as caught:
         train(flags(config, folder, "--qat", "deterministic", "--ckpt_path", "last", *more))
@@ -374,9 +423,8 @@ def test_a_stream_resumes_after_a_kill_in_any_epoch(config: Path, tmp_path: Path
 
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", ["ptq_mse", "deterministic"])
-def test_killed_in_calibration(config: Path, tmp_path: Path, preset: str) -> None:
-    log, whole, folder = tmp_path / "log", tmp_path / "whole", tmp_path / "killed"
-    assert finish(start(flags(config, whole, "--qat", preset), log)) == [0], log.read_text()
+def test_killed_in_calibration(config: Path, tmp_path: Path, uncut: Callable[..., Path], preset: str) -> None:
+    log, whole, folder = tmp_path / "log", uncut(preset), tmp_path / "killed"
     killed = with_callback(config, KillInCalibration)
     assert finish(start(flags(killed, folder, "--qat", preset), log)) == [-signal.SIGKILL]
     again = flags(config, folder, "--qat", preset, "--ckpt_path", "last")

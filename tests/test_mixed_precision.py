@@ -20,11 +20,12 @@ from tests.conftest import build, noise
 from train import train
 
 GROUPS = {"crdnn": ["cnn", "rnn", "dnn"], "wav2vec2": ["feature_extractor", "transformer", "head"]}
+SMALLEST: dict[str, Any] = {"cnn_channels": [4], "cnn_pooling": [2], "rnn_layers": 1, "dnn_blocks": 1}
 CASES = [(kind, group) for kind, groups in GROUPS.items() for group in groups]
 
 
-def calibrated(kind: str, recipe: Recipe) -> CTCModule:
-    module = build(kind, recipe).eval()
+def calibrated(kind: str, recipe: Recipe, **arguments: Any) -> CTCModule:
+    module = build(kind, recipe, **arguments).eval()
     set_observing_(module, True)
     with torch.no_grad():
         module(noise(1, 2.0), torch.tensor([32_000]))
@@ -87,6 +88,7 @@ def test_ranges_by_frame_are_trained_exported_and_counted(tiny: Path, tmp_path: 
     rules = "[{match: feature_extractor, activation_granularity: frame}]"
     run = tmp_path / "run"
     args = ["--config", str(tiny), "--run", str(run), "--wandb.enabled", "false", "--qat", "low_bit"]
+    args += ["--evaluation.twin", "false", "--evaluation.repeats", "1"]
     train([*args, "--qat.weight_bits", "4", "--qat.rounding", "stochastic", "--qat.rules", rules])
     row = next(row for row in load_report(run / "report.json") if row.method == "low_bit")
     assert row.coverage and row.coverage.weights == 1.0 and not row.coverage.skipped
@@ -111,7 +113,7 @@ def test_planted_fault_rules_that_do_nothing_are_caught(
         measured = []
         for index, recipe in enumerate((four, eight)):
             path = tmp_path / f"{fault}-{index}.onnx"
-            module = calibrated("crdnn", recipe)
+            module = calibrated("crdnn", recipe, **SMALLEST)
             export_onnx(module, path, "integer")
             measured.append(IntegerFile(path.name, "CRDNN", initializers_sha256(path), recipe.to_dict()))
         if fault:

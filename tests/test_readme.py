@@ -7,6 +7,7 @@ import importlib.util
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,10 +21,9 @@ from benchmarks import publish
 from qat.cli import train as cli
 from qat.cli.auto import split
 from qat.cli.evaluate import parser
-from qat.models.loading import load_module
 from qat.report.readme import fill, pages
-from qat.runtime.export import export_onnx
 from tests.conftest import ROOT
+from tests.runtime.mini import float_file
 
 DOCS = pages(ROOT)
 PAGES = {
@@ -196,13 +196,15 @@ def anchors(text: str) -> list[str]:
     ]
 
 
-def test_the_program_without_this_package_transcribes(tmp_path: Path) -> None:
+def test_the_program_without_this_package_transcribes(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     program = re.search(r"```python\n(.*?)```", PAGES["README.md"], re.DOTALL)
     assert program
     imports = [node for node in ast.walk(ast.parse(program[1])) if isinstance(node, ast.Import)]
     names = {alias.name for node in imports for alias in node.names}
     assert names == {"itertools", "json", "sys", "numpy", "onnxruntime", "soundfile"}
-    export_onnx(load_module(ROOT / "checkpoints/mini_crdnn/model.ckpt"), tmp_path / "model.onnx", "float")
+    shutil.copyfile(float_file(tmp_path_factory, "mini_crdnn"), tmp_path / "model.onnx")
     (tmp_path / "transcribe.py").write_text(program[1])
     corpus = ROOT / "datamodules" / "mini"
     said = json.loads((corpus / "test_seen.jsonl").read_text().partition("\n")[0])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +32,35 @@ def fit(run: Any) -> Any:
     return run.model
 
 
-def test_every_layer_is_reconstructed_and_its_error_falls(kind: str, tiny: Path, tmp_path: Path) -> None:
-    model = fit(adaround(tiny, tmp_path / "run", "--qat.weight_bits", "3"))
+@pytest.fixture(scope="module")
+def rounded_runs() -> dict[tuple[str, ...], tuple[Any, Path]]:
+    """Models and folders of runs that nobody interrupts, by their kind and flags."""
+    return {}
+
+
+@pytest.fixture
+def rounded_once(
+    kind: str,
+    tiny: Path,
+    rounded_runs: dict[tuple[str, ...], tuple[Any, Path]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[..., tuple[Any, Path]]:
+    """Gives model and folder of a run that nobody interrupts, run once for all tests of this file: for reading."""
+
+    def run(*more: str) -> tuple[Any, Path]:
+        known = (kind, *more)
+        if known not in rounded_runs:
+            folder = tmp_path_factory.mktemp("rounded") / "run"
+            rounded_runs[known] = fit(adaround(tiny, folder, *more)), folder
+        return rounded_runs[known]
+
+    return run
+
+
+def test_every_layer_is_reconstructed_and_its_error_falls(
+    rounded_once: Callable[..., tuple[Any, Path]],
+) -> None:
+    model, folder = rounded_once("--qat.weight_bits", "3")
     layers = [name for name, _ in quant_layers(model)]
     treated = {item["layer"].removesuffix(".l0").removesuffix(".l1") for item in model.reconstruction}
     assert treated == set(layers)
@@ -41,7 +70,7 @@ def test_every_layer_is_reconstructed_and_its_error_falls(kind: str, tiny: Path,
         for _, layer in quant_layers(model)
         for _, _, q in layer.weights()
     )
-    twin = load_module(tmp_path / "run" / "ptq.ckpt")
+    twin = load_module(folder / "ptq.ckpt")
     assert not any(q.ada_rounded for _, layer in quant_layers(twin) for _, _, q in layer.weights())
     for (_, one), (_, two) in zip(quant_layers(model), quant_layers(twin), strict=True):
         for (_, ours, rounded), (_, theirs, nearest) in zip(one.weights(), two.weights(), strict=True):
@@ -56,10 +85,14 @@ class Killed(Exception):
 
 @pytest.mark.parametrize("saves", [1, 4])
 def test_a_killed_run_goes_on_and_ends_with_the_same_bits(
-    kind: str, saves: int, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    saves: int,
+    tiny: Path,
+    tmp_path: Path,
+    rounded_once: Callable[..., tuple[Any, Path]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Killed between layers and inside one; the resumed run ends as one that was never interrupted."""
-    expected = fit(adaround(tiny, tmp_path / "whole")).state_dict()
+    expected = rounded_once()[0].state_dict()
     save, count = AdaRound.save, 0
 
     def kill(self: AdaRound, trainer: Any) -> None:
@@ -84,23 +117,30 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bits(
     assert saves != 1 or inside  # the first kill hits the inside of the first layer
 
 
-def test_the_checkpoint_rebuilds_the_rounding(kind: str, tiny: Path, tmp_path: Path) -> None:
-    model = fit(adaround(tiny, tmp_path / "run", "--qat.weight_bits", "3")).eval()
-    kept = tmp_path / "run" / "model.ckpt"
+def test_the_checkpoint_rebuilds_the_rounding(
+    rounded_once: Callable[..., tuple[Any, Path]], tmp_path: Path
+) -> None:
+    rounded, run = rounded_once("--qat.weight_bits", "3")
+    model = rounded.eval()
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    kept = folder / "model.ckpt"
     save_module(model, kept)
     again = load_module(kept)
     signal, lengths = 0.1 * torch.randn(1, 16_000), torch.tensor([16_000])
     with torch.no_grad():
         assert torch.equal(model(signal, lengths)[0], again(signal, lengths)[0])
     assert again.reconstruction == model.reconstruction
-    config = read_config(tmp_path / "run" / "config.yaml")
+    config = read_config(folder / "config.yaml")
     names = {twin: [item.name for item in candidates_of(kept, config, twin)] for twin in (True, False)}
     assert names == {True: ["float", "ptq", "model"], False: ["float", "model"]}
 
 
-def test_training_after_adaround_starts_from_its_rounding(kind: str, tiny: Path, tmp_path: Path) -> None:
+def test_training_after_adaround_starts_from_its_rounding(
+    tiny: Path, tmp_path: Path, rounded_once: Callable[..., tuple[Any, Path]]
+) -> None:
     """`fine_tune` after AdaRound: nearest now gives its values, and few weights had to move for that."""
-    plain = fit(adaround(tiny, tmp_path / "plain", "--qat.weight_bits", "3"))
+    plain, _ = rounded_once("--qat.weight_bits", "3")
     run = adaround(
         tiny, tmp_path / "tuned", "--qat.weight_bits", "3", "--qat.fine_tune", "true", "--trainer.max_steps", "1",
         "--model.learning_rate", "0.0", "--model.weight_decay", "0.0",

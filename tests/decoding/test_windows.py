@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,10 +26,10 @@ from qat.decoding.windows import (
 )
 from qat.evaluation.module_side import ModuleLogits
 from qat.models.loading import load_module
-from qat.runtime.export import export_onnx
 from qat.runtime.session import Session
 from qat.system.errors import UserError
 from tests.conftest import ROOT
+from tests.runtime.mini import float_file
 
 STEP = 480  # samples a frame
 LETTERS = GreedyCTC(["", " ", *"abcdefgh"])
@@ -195,10 +194,10 @@ def two_minutes() -> NDArray[np.float32]:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["mini_crdnn", "mini_wav2vec2"])
 def test_two_minutes_have_one_text_in_one_piece_and_in_windows_in_file_and_module(
-    name: str, tmp_path: Path
+    name: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     module = load_module(ROOT / "checkpoints" / name / "model.ckpt")
-    session, signal = Session(export_onnx(module, tmp_path / "model.onnx", "float").path), two_minutes()
+    session, signal = Session(float_file(tmp_path_factory, name)), two_minutes()
     windowed = WindowedRecogniser(session, 40).transcribe(signal)
     assert len(windowed) > 1_000 and windowed == session.transcribe(signal)
     assert WindowedRecogniser(ModuleLogits(module, session), 40).transcribe(signal) == windowed

@@ -25,6 +25,7 @@ from qat.runtime.layers import replace_layers_
 from qat.runtime.lstm import ExportedLSTM
 from qat.runtime.packing import name_nodes_, pack_low_bits_
 from tests.conftest import build, noise
+from tests.once import made_once
 
 FEATURES = 12
 SAFE: dict[str, Any] = {"reduce_range": True}  # exact on every CPU: 8-bit weights may saturate without VNNI
@@ -182,19 +183,24 @@ class Exported:
 @pytest.fixture(scope="session")
 def crdnn(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """The tiny CRDNN and both of its files."""
-    folder, module = tmp_path_factory.mktemp("crdnn"), quantized("crdnn")
-    return Exported(
-        module,
-        export_onnx(module, folder / "integer.onnx", "integer"),
-        export_onnx(module, folder / "float.onnx", "float"),
-    )
+    module = quantized("crdnn")
+
+    def make(folder: Path) -> tuple[ExportInfo, ExportInfo]:
+        integer = export_onnx(module, folder / "integer.onnx", "integer")
+        return integer, export_onnx(module, folder / "float.onnx", "float")
+
+    return Exported(module, *made_once(tmp_path_factory, "crdnn_exports", make))
 
 
 @pytest.fixture(scope="session")
 def wav2vec2(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """The tiny Wav2Vec2 and its integer file."""
-    folder, module = tmp_path_factory.mktemp("wav2vec2"), quantized("wav2vec2")
-    return Exported(module, export_onnx(module, folder / "integer.onnx", "integer"), None)
+    module = quantized("wav2vec2")
+
+    def make(folder: Path) -> ExportInfo:
+        return export_onnx(module, folder / "integer.onnx", "integer")
+
+    return Exported(module, made_once(tmp_path_factory, "wav2vec2_exports", make), None)
 
 
 @pytest.fixture(params=["crdnn", "wav2vec2"])

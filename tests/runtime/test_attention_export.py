@@ -23,7 +23,7 @@ from qat.runtime.graph import NodeCounts, count_nodes, optimised_graph
 from qat.system.errors import UserError
 from tests.conftest import build, noise
 from tests.models.attention_models import attention_model
-from tests.runtime.attention import ExportedAttention
+from tests.runtime.attention import LEFT, ExportedAttention
 from tests.runtime.conftest import output_folder
 
 GRAPHS = ("encoder.onnx", "decoder_step.onnx", "lm_step.onnx")
@@ -160,15 +160,11 @@ def test_the_manifest_says_everything_and_a_table_of_files(attention: ExportedAt
 
 
 def test_a_folder_takes_the_place_of_the_one_before_it_and_the_module_stays(
-    attention: ExportedAttention, tmp_path: Path
+    attention: ExportedAttention,
 ) -> None:
-    place = tmp_path / "model"
-    place.mkdir()
-    (place / "left.onnx").touch()
-    before = {key: type(child) for key, child in attention.module.named_modules()}
-    export(attention.module, place, "float")
-    assert output_folder(place) == ["model"] and "left.onnx" not in output_folder(place / "x")
-    assert before == {key: type(child) for key, child in attention.module.named_modules()}
+    place = attention.float.path
+    assert output_folder(place) == ["float", "integer"] and LEFT not in output_folder(place / "x")
+    assert attention.module_stays
 
 
 def test_what_is_not_ready_leaves_the_folder_alone(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from qat.callbacks.agreement import check_ranks_agree
 from qat.report.row import load_report
 from qat.system.errors import UserError
 from qat.system.ranks import CHUNKS, gather_from_all, in_chunks, interleaved, items_of_this_rank, parts_of
-from tests.processes import finish, start
+from tests.processes import CONTEXT, finish, start
 from tests.test_invariants import assert_equal
 from tests.test_kill import flags
 from train import train
@@ -66,17 +65,16 @@ def on_rank(rank: int, world: int, port: int, results: Any) -> None:
 
 
 def test_sums_are_the_same_bits_on_any_number_of_ranks_and_a_rank_that_differs_is_named() -> None:
-    context = multiprocessing.get_context("spawn")
     found: dict[int, list[Any]] = {}
     for world in (1, 2, 3):
         port = find_free_network_port()
-        results = context.Queue()
+        results = CONTEXT.Queue()
         processes = [
-            context.Process(target=on_rank, args=(rank, world, port, results)) for rank in range(world)
+            CONTEXT.Process(target=on_rank, args=(rank, world, port, results)) for rank in range(world)
         ]
         for process in processes:
             process.start()
-        found[world] = sorted(results.get(timeout=120) for _ in processes)
+        found[world] = sorted(results.get(timeout=300) for _ in processes)
         for process in processes:
             process.join()
     sums = {item[1] for items in found.values() for item in items}
@@ -125,12 +123,22 @@ def test_every_calibrator_gives_the_same_bits(config: Path, tmp_path: Path, pres
     assert_equal(state(one, "ptq.ckpt"), state(two, "ptq.ckpt"))
 
 
+CORRECTED = ["--qat", "ptq_mse", "--qat.bias_correction", "true", "--qat.reconstruction_utterances", "7"]
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["wav2vec2"])
+def test_bias_correction_after_a_search_of_ranges_gives_the_same_bits(config: Path, tmp_path: Path) -> None:
+    one, two = both(config, tmp_path, *CORRECTED, "--evaluation.enabled", "false")
+    assert_equal(state(one, "model.ckpt"), state(two, "model.ckpt"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["crdnn"])
 def test_every_utterance_counts_once_in_the_report(config: Path, tmp_path: Path) -> None:
     """Three utterances on two ranks; bias correction on seven. The report is that of one process."""
-    more = ["--qat", "ptq_mse", "--qat.bias_correction", "true", "--qat.reconstruction_utterances", "7"]
-    more += ["--evaluation.twin", "false"]
-    one, two = both(config, tmp_path, *more, "--evaluation.repeats", "1")
+    more = [*CORRECTED, "--evaluation.twin", "false", "--evaluation.repeats", "1"]
+    one, two = both(config, tmp_path, *more)
     assert_equal(state(one, "model.ckpt"), state(two, "model.ckpt"))
     texts = [json.loads((folder / "utterances.json").read_text()) for folder in (one, two)]
     assert texts[0] == texts[1] and len(texts[0]["splits"]["test_a"]["ids"]) == 3
@@ -163,7 +171,7 @@ def test_re_estimated_statistics_are_the_same_bits(config: Path, tmp_path: Path)
         "--qat.re_estimate_batch_norm",
         "true",
     ]
-    more += ["--model.learning_rate", "0", "--model.weight_decay", "0", "--evaluation.repeats", "1"]
+    more += ["--model.learning_rate", "0", "--model.weight_decay", "0", "--evaluation.enabled", "false"]
     one, two = both(config, tmp_path, *more)
     states = [state(folder, "model.ckpt") for folder in (one, two)]
     names = [name for name in states[0] if "running" in name]
