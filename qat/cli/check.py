@@ -15,6 +15,7 @@ from qat.decoding.options import DecodingOptions
 from qat.evaluation.options import EvaluationOptions
 from qat.recipe import Recipe
 from qat.runs import checkpoint_to_resume, folder_of, read_config, refuse_used_folder
+from qat.runtime.formats import ExportOptions
 
 Flag = tuple[str, str | None]
 
@@ -42,6 +43,7 @@ def check_arguments(args: Sequence[str]) -> None:
     recipe_builtins(options["qat"])
     DecodingOptions.from_dict(options["decoding"].as_dict())
     EvaluationOptions(**options["evaluation"].as_dict())
+    ExportOptions(**options["export"].as_dict())
     check_run(options["run"], options["ckpt_path"])
 
 

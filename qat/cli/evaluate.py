@@ -14,6 +14,7 @@ from qat.decoding.options import DecodingOptions
 from qat.decoding.windows import WINDOW_S
 from qat.evaluation.options import EvaluationOptions
 from qat.report.compare import LOWER_IS_BETTER
+from qat.runtime.formats import ENGINES, FORMATS
 from qat.search.options import BITS, SearchOptions
 from qat.system.errors import UserError
 from qat.system.nearest import did_you_mean
@@ -74,7 +75,16 @@ def add_report(command: OneLineArguments) -> None:
         metavar="N",
         help="a table of dev's WER and latency by beam",
     )
+    add_engine(command)
+    command.add_argument("--format", choices=FORMATS, help="of the integer files (default: the run's own)")
     add_decoding(command)
+
+
+def add_engine(command: OneLineArguments) -> None:
+    """What runs exported files."""
+    command.add_argument(
+        "--engine", choices=ENGINES, default=ENGINES[0], help="that runs the file (default onnxruntime)"
+    )
 
 
 def add_decoding(command: OneLineArguments) -> None:
@@ -133,6 +143,7 @@ def add_transcribe(command: OneLineArguments) -> None:
         default=WINDOW_S,
         help=f"longer recordings are read in overlapping windows of this many seconds (default {WINDOW_S})",
     )
+    add_engine(command)
     add_decoding(command)
 
 
@@ -237,7 +248,13 @@ def run(args: Sequence[str]) -> None:
 
         names = [field.name for field in fields(EvaluationOptions) if hasattr(options, field.name)]
         chosen = {name: getattr(options, name) for name in names}
-        report(options.targets, options.config, EvaluationOptions(**chosen), decoding_of(options))
+        report(
+            options.targets,
+            options.config,
+            EvaluationOptions(**chosen),
+            decoding_of(options),
+            options.format,
+        )
     elif options.command == "suite":
         from qat.cli.suite import suite
 
@@ -253,4 +270,11 @@ def run(args: Sequence[str]) -> None:
     else:
         from qat.cli.transcribe import transcribe
 
-        transcribe(options.target, options.audio, options.threads, decoding_of(options), options.window_s)
+        transcribe(
+            options.target,
+            options.audio,
+            options.threads,
+            decoding_of(options),
+            options.window_s,
+            options.engine,
+        )

@@ -22,7 +22,7 @@ PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 OTHER_NAMES = ("32", "16", "bf16")  # Lightning's, of the same three
 CLIPPING = ("norm", "value")
 LARGEST_SEED = 2**32 - 1
-SECTIONS = ("trainer", "model", "data", "qat", "evaluation", "decoding", "wandb")
+SECTIONS = ("trainer", "model", "data", "qat", "export", "evaluation", "decoding", "wandb")
 
 
 def check_sections(config: Mapping[str, Any]) -> None:

@@ -11,9 +11,10 @@ from qat.cli.messages import OneLineErrors
 from qat.decoding.options import DecodingOptions
 from qat.evaluation.options import EvaluationOptions
 from qat.recipe import Recipe
+from qat.runtime.formats import ExportOptions
 from qat.tracking.wandb_names import PROJECT
 
-OWN = ("run", "ckpt_path", "save_every_steps", "qat", "evaluation", "decoding", "wandb")
+OWN = ("run", "ckpt_path", "save_every_steps", "qat", "export", "evaluation", "decoding", "wandb")
 TOP_LEVEL = ("config", "seed_everything", "trainer", "model", "data", *OWN)
 WITHOUT_VALUE = ("help", "help_all", "print_config")
 
@@ -50,6 +51,7 @@ def add_own_arguments(parser: ArgumentParser) -> None:
         help="optimiser steps between two checkpoints inside an epoch; null: at the ends of epochs only",
     )
     parser.add_class_arguments(Recipe, "qat")
+    parser.add_class_arguments(ExportOptions, "export")
     parser.add_class_arguments(EvaluationOptions, "evaluation")
     parser.add_class_arguments(DecodingOptions, "decoding")
     parser.add_class_arguments(WandbOptions, "wandb")

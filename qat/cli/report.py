@@ -17,6 +17,7 @@ from qat.runs import (
     find_checkpoint,
     read_config,
 )
+from qat.runtime.formats import FileFormat
 from qat.system.lock import using
 
 
@@ -25,6 +26,7 @@ def report(
     config: Path | None,
     options: EvaluationOptions,
     decoding: DecodingOptions | None = None,
+    file_format: FileFormat | None = None,
 ) -> None:
     """Rebuild the report of each run or checkpoint.
 
@@ -35,6 +37,7 @@ def report(
         config: with the data; None: the run's own.
         options: how to measure.
         decoding: what to change of the search, over what the run's configuration changes of the model's own.
+        file_format: of the integer files; None: as the run's configuration says.
 
     Raises:
         UserError: there is no such run or configuration (before PyTorch is imported), or it cannot be measured.
@@ -49,6 +52,8 @@ def report(
         if checkpoint.name != MODEL_FILE:
             folder = folder / f"report-{checkpoint.stem}"
         searched = searched_by(settings, decoding or DecodingOptions())
+        if file_format is not None:
+            searched = {**searched, "export": {"format": file_format}}
         if config is None and is_borrowed(checkpoint):
             searched = without_start(searched)
         with using(folder, "report"):

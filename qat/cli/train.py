@@ -35,6 +35,7 @@ from qat.models.float_start import keep_start
 from qat.models.loading import load_teacher_
 from qat.recipe import Recipe
 from qat.runs import CONFIG_FILE, choose_run_folder, make_run_folder
+from qat.runtime.formats import ExportOptions
 from qat.system.errors import UserError
 from qat.system.files import write_text
 from qat.system.ranks import launched_rank
@@ -113,6 +114,8 @@ class SpeechCLI(LightningCLI):
         config["decoding"] = {key: value for key, value in config["decoding"].items() if value is not None}
         if not config["decoding"]:  # the model's own search
             del config["decoding"]
+        if config["export"] == vars(ExportOptions()):
+            del config["export"]
         return config
 
     def save_config(self) -> None:

@@ -13,7 +13,8 @@ from qat.decoding.options import DecodingOptions
 from qat.decoding.windows import WINDOW_S, WindowedRecogniser, check_window
 from qat.runs import MODEL_FILE, SPEECHBRAIN_FILE, find_checkpoint, sha256_of_checkpoint
 from qat.runtime.attention_session import open_session
-from qat.runtime.checkpoint_of import checkpoint_of
+from qat.runtime.checkpoint_of import checkpoint_of, read_metadata
+from qat.runtime.formats import FORMAT_KEY, EngineName
 from qat.runtime.manifest import is_exported_folder
 
 
@@ -23,6 +24,7 @@ def transcribe(
     threads: int,
     decoding: DecodingOptions | None = None,
     window_s: int = WINDOW_S,
+    engine: EngineName = "onnxruntime",
 ) -> None:
     """Print `FILE<TAB>text` for each audio file, read with the exported integer model (exported when missing).
 
@@ -32,13 +34,14 @@ def transcribe(
         threads: of the engine.
         decoding: what to change of the model's own search.
         window_s: seconds; longer recordings are read in overlapping windows of this length, from disk as they come.
+        engine: that runs the file.
 
     Raises:
         UserError: a file cannot be read (before anything is built), or see `exported_model` and `open_session`.
     """
     check_window(window_s)
     long = [is_longer(file, window_s) for file in files]  # bad audio is reported before anything is built
-    session = open_session(exported_model(target), threads, decoding)
+    session = open_session(exported_model(target, engine), threads, decoding, engine)
     for file, in_windows in zip(files, long, strict=True):
         if in_windows:
             with Progress(file) as progress:
@@ -80,10 +83,11 @@ class Progress:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
-def exported_model(target: str) -> Path:
+def exported_model(target: str, engine: EngineName = "onnxruntime") -> Path:
     """The file or folder that a target was, or now is, exported to; a float checkpoint has a float one.
 
-    It belongs to a checkpoint whose digest it names; one that names another, or none, is exported again.
+    Another engine than ONNX Runtime has a file of standard operators, `NAME.qdq.onnx` where `NAME.onnx` is none. A file
+    belongs to a checkpoint whose digest it names; one that names another, or none, is exported again.
 
     Raises:
         UserError: there is no such target.
@@ -93,12 +97,24 @@ def exported_model(target: str) -> Path:
     checkpoint = find_checkpoint(target)
     digest = sha256_of_checkpoint(checkpoint)
     place = checkpoint.with_name(MODEL_FILE) if checkpoint.name == SPEECHBRAIN_FILE else checkpoint
-    folder, file = place.with_suffix(""), place.with_suffix(".onnx")
-    for found in (folder, file):
-        if checkpoint_of(found) == digest:
+    folder, portable = place.with_suffix(""), engine != "onnxruntime"
+    files = [place.with_suffix(".onnx"), *([place.with_suffix(".qdq.onnx")] if portable else [])]
+    for found in (folder, *files):
+        if checkpoint_of(found) == digest and (not portable or is_portable(found)):
             return found
     from qat.models.loading import load_module
     from qat.runtime.attention_export import export
 
     module = load_module(checkpoint)
-    return export(module, folder, "integer" if module.recipe.active else "float", digest).path
+    if module.recipe.active:
+        name, file_format = (f"{folder.name}.qdq", "qdq") if portable else (folder.name, "onnxruntime")
+        return export(module, folder.with_name(name), "integer", digest, file_format).path
+    return export(module, folder, "float", digest).path
+
+
+def is_portable(exported: Path) -> bool:
+    """Whether a file holds standard operators alone: a float one, or one of format qdq."""
+    if exported.is_dir():
+        return False
+    said = read_metadata(exported)
+    return said.get("precision") == "float" or said.get(FORMAT_KEY) == "qdq"

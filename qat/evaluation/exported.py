@@ -12,6 +12,7 @@ from qat.decoding.recogniser import Recogniser
 from qat.evaluation.candidates import Candidate
 from qat.evaluation.options import EvaluationOptions
 from qat.runtime.attention_export import export
+from qat.runtime.formats import FileFormat
 from qat.system.files import replacing, replacing_folder
 from qat.system.provenance import sources_sha256, versions
 from qat.system.ranks import broadcast_from, rank_and_world
@@ -52,26 +53,35 @@ class ExportedModel:
 
 
 def export_candidate(
-    candidate: Candidate, folder: Path, options: EvaluationOptions, open_recogniser: OpenRecogniser
+    candidate: Candidate,
+    folder: Path,
+    options: EvaluationOptions,
+    open_recogniser: OpenRecogniser,
+    file_format: FileFormat = "onnxruntime",
 ) -> ExportedModel:
     """Export a model on the first rank, and open it on all; the folder must be one that all of them see."""
     first = rank_and_world()[0] == 0
-    made = write_file(candidate, folder / candidate.name, options.cache) if first else (folder, 0)
+    made = (
+        write_file(candidate, folder / candidate.name, options.cache, file_format) if first else (folder, 0)
+    )
     file, packed = broadcast_from(made)
     return ExportedModel(candidate, file, open_recogniser(file, options.threads), packed)
 
 
-def write_file(candidate: Candidate, place: Path, cache: str | None) -> tuple[Path, int]:
+def write_file(
+    candidate: Candidate, place: Path, cache: str | None, file_format: FileFormat = "onnxruntime"
+) -> tuple[Path, int]:
     """Export a model; where to, and how many of its weights are packed. A float one may come from the cache.
 
     Args:
         candidate: the model.
         place: path without a suffix: a model of one graph becomes a file `.onnx`, others a folder.
         cache: folder; None keeps nothing.
+        file_format: of integer files.
     """
     digest = candidate.sha256
     if candidate.module.recipe.active:
-        info = export(candidate.module, place, "integer", digest)
+        info = export(candidate.module, place, "integer", digest, file_format)
         return info.path, info.packed
     if cache is None:
         info = export(candidate.module, place, "float", digest)

@@ -20,7 +20,7 @@ from qat.evaluation import guards
 from qat.evaluation.beams import measure_beams
 from qat.evaluation.candidates import Candidate, candidates_of
 from qat.evaluation.exported import ExportedModel, OpenRecogniser, export_candidate
-from qat.evaluation.graphs import constants_sha256, nodes_of, size_mb
+from qat.evaluation.graphs import constants_sha256, engine_nodes, float_layers, nodes_of, size_mb
 from qat.evaluation.measurement import Bits, Measurement, Timing
 from qat.evaluation.options import EvaluationOptions
 from qat.evaluation.parity import signal_of
@@ -30,7 +30,10 @@ from qat.layers.coverage import count_macs, coverage, side_in_float
 from qat.layers.swap import quant_layers
 from qat.models.ctc import CTCModule
 from qat.runtime.attention_session import open_session
+from qat.runtime.formats import EngineName, ExportOptions, FileFormat
 from qat.runtime.latency import measure_latency
+from qat.runtime.openvino_engine import OpenVinoEngine
+from qat.system.errors import UserError
 from qat.system.ranks import rank_and_world
 
 GUARD_UTTERANCES = 3  # of the first test set, on which logits must differ from float
@@ -63,19 +66,24 @@ def measure(
 
     Raises:
         GuardError: a result that cannot be right.
-        UserError: a search that the model cannot follow.
+        UserError: a search that the model cannot follow, or a format that the engine does not run.
     """
     decoding = DecodingOptions.from_dict(config.get("decoding") or {})
-    open_recogniser = open_recogniser or partial(open_session, decoding=decoding)
+    exported = ExportOptions.of(config)
+    check_engine(options.engine, exported.format)
+    open_recogniser = open_recogniser or partial(open_session, decoding=decoding, engine=options.engine)
     candidates = candidates_of(checkpoint, dict(config), options.twin, options.variants)
     splits = read_splits(data)
     check_calibration(data, splits, candidates)
-    models = [export_candidate(candidate, folder, options, open_recogniser) for candidate in candidates]
+    models = [
+        export_candidate(candidate, folder, options, open_recogniser, exported.format)
+        for candidate in candidates
+    ]
     transcripts = {split.name: transcribe_split(models, split, data, options) for split in splits}
     if rank_and_world()[0]:
         return []
     measurements = [
-        describe(model, {name: found[index] for name, found in transcripts.items()})
+        describe(model, {name: found[index] for name, found in transcripts.items()}, exported.format)
         for index, model in enumerate(models)
     ]
     check_measurements(measurements)
@@ -116,9 +124,26 @@ def check_calibration(
             guards.check_no_leak(seen, split.utterances, split.name, data.is_disjoint)
 
 
-def describe(model: ExportedModel, transcripts: Mapping[str, Transcripts]) -> Measurement:
+def check_engine(engine: EngineName, file_format: FileFormat) -> None:
+    """Refuse an engine for files that it cannot read.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if engine != "onnxruntime" and file_format != "qdq":
+        raise UserError(
+            f"evaluation.engine: {engine!r} runs standard operators alone; must go with --export.format qdq"
+        )
+
+
+def describe(
+    model: ExportedModel, transcripts: Mapping[str, Transcripts], file_format: FileFormat = "onnxruntime"
+) -> Measurement:
     """The measurement of a model, not yet timed, from its file and its transcripts of each split."""
     candidate, is_integer = model.candidate, model.is_integer
+    engine = getattr(model.recogniser, "engine", None)
+    nodes = engine_nodes(engine) if isinstance(engine, OpenVinoEngine) else nodes_of(model.file)
+    in_float = float_layers(candidate.module, nodes, file_format) if is_integer else {}
     return Measurement(
         name=candidate.name,
         model=type(candidate.module).__name__.removesuffix("Module"),
@@ -131,8 +156,8 @@ def describe(model: ExportedModel, transcripts: Mapping[str, Transcripts]) -> Me
         constants_sha256=constants_sha256(model.file) if is_integer else "",
         size_mb=size_mb(model.file),
         packed=model.packed,
-        nodes=nodes_of(model.file),
-        coverage=coverage_of(candidate.module) if is_integer else None,
+        nodes=nodes,
+        coverage=coverage_of(candidate.module, in_float) if is_integer else None,
         utterances={split: found.utterances for split, found in transcripts.items()},
         parity={split: found.parity for split, found in transcripts.items() if found.parity is not None},
         reconstruction=tuple(candidate.module.reconstruction),
@@ -151,11 +176,16 @@ def bits_of(module: CTCModule, name: str) -> Bits:
     return known[0] if len(known) == 1 else "/".join(map(str, known))
 
 
-def coverage_of(module: CTCModule) -> dict[str, Any]:
-    """Shares of a quantized model that are quantized, and each layer that computes in float with its reason."""
+def coverage_of(module: CTCModule, in_float: Mapping[str, str]) -> dict[str, Any]:
+    """Shares of a quantized model that are quantized, and each layer that computes in float with its reason.
+
+    Args:
+        module: quantized.
+        in_float: layers that the exported file computes in float all the same -> reason.
+    """
     typical = Batch(torch.zeros(1, 64_000), torch.tensor([64_000]), [TYPICAL_TEXT], [""])
-    shares = coverage(module, count_macs(module, lambda: module.posteriors(typical)))
-    reasons = dict(module.swap_report.skipped)
+    shares = coverage(module, count_macs(module, lambda: module.posteriors(typical)), in_float)
+    reasons = {**in_float, **dict(module.swap_report.skipped)}
     shares["skipped"] = [
         [name, reasons.get(name) or side_in_float(module.get_submodule(name)) or "the recipe is off"]
         for name in shares["skipped"]
@@ -224,6 +254,7 @@ def time_models(
                 repeats=options.repeats,
                 decoding=decoding,
                 window_s=options.window_s,
+                engine=options.engine,
             )
         )
     others = [timing_of(pair, "integer") for pair in pairs] if models[1:] else []

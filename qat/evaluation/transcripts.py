@@ -162,6 +162,7 @@ def cache_file(model: ExportedModel, split: Split, options: EvaluationOptions) -
     key = f"{sha256_path(model.file)} {split.fingerprint} {split.audio_sha256} {ort.__version__} {options.threads}"
     key += f" windows {options.window_s}" if split.longer_than(options.window_s) else ""
     key += f" {model.decoding}" if model.decoding else ""
+    key += f" {options.engine}" if options.engine != "onnxruntime" else ""
     return Path(options.cache) / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -24,12 +24,15 @@ PRODUCTS = {
 }
 
 
-def coverage(model: nn.Module, macs: dict[str, int] | None = None) -> dict[str, Any]:
+def coverage(
+    model: nn.Module, macs: dict[str, int] | None = None, in_float: Collection[str] = ()
+) -> dict[str, Any]:
     """Shares of the model that are quantized, in [0, 1].
 
     Args:
         model: after `swap_`.
         macs: from `count_macs`; None leaves the share of multiply-accumulates open.
+        in_float: quantized layers that the exported file computes in float all the same.
 
     Returns:
         `weights` (of all linear, convolutional, recurrent and embedding weights, biases aside), `macs` (of all layers
@@ -37,7 +40,7 @@ def coverage(model: nn.Module, macs: dict[str, int] | None = None) -> dict[str, 
         `skipped`: names of those that compute in float, be their weights quantized or not.
     """
     layers = list(weighted_layers(model))
-    names = {name for name, layer in layers if computes_quantized(layer)}
+    names = {name for name, layer in layers if computes_quantized(layer)} - set(in_float)
     total = sum(weight_count(layer) for _, layer in layers)
     share = None
     if macs:

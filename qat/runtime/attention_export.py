@@ -16,15 +16,23 @@ from qat.models.ctc import CTCModule
 from qat.runtime.attention_graph import expand_energies_
 from qat.runtime.attention_parts import Part, parts_of
 from qat.runtime.export import ExportInfo, Precision, check_ready, export_onnx, trace
+from qat.runtime.formats import FileFormat
 from qat.runtime.frontend import OnnxFbank
 from qat.runtime.layers import replace_layers_
 from qat.runtime.manifest import FORMAT_VERSION, MANIFEST, TOKENIZER
 from qat.runtime.metadata import origin
 from qat.runtime.packing import name_axes_, name_nodes_, pack_low_bits_, write_atomically
+from qat.system.errors import UserError
 from qat.system.files import replacing_folder, sha256_file
 
 
-def export(module: CTCModule, place: Path, precision: Precision, checkpoint_sha256: str = "") -> ExportInfo:
+def export(
+    module: CTCModule,
+    place: Path,
+    precision: Precision,
+    checkpoint_sha256: str = "",
+    file_format: FileFormat = "onnxruntime",
+) -> ExportInfo:
     """Write a model to what its kind needs: one file `PLACE.onnx`, or a folder `PLACE` of several graphs.
 
     Args:
@@ -32,13 +40,20 @@ def export(module: CTCModule, place: Path, precision: Precision, checkpoint_sha2
         place: path without a suffix.
         precision: "integer" or "float".
         checkpoint_sha256: see `qat.runtime.metadata.origin`.
+        file_format: of an integer file.
 
     Raises:
-        UserError: see `export_onnx`.
+        UserError: see `export_onnx`; another format of an attention model.
     """
     if isinstance(module, AttentionModule):
+        if file_format != "onnxruntime":
+            raise UserError(
+                f"export.format: {file_format!r}, must be onnxruntime for an attention model's graphs"
+            )
         return export_folder(module, place, precision, checkpoint_sha256)
-    return export_onnx(module, place.with_name(f"{place.name}.onnx"), precision, checkpoint_sha256)
+    return export_onnx(
+        module, place.with_name(f"{place.name}.onnx"), precision, checkpoint_sha256, file_format
+    )
 
 
 @torch.no_grad()

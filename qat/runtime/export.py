@@ -20,10 +20,12 @@ from torch import Tensor, nn
 from datamodules.audio_file import SAMPLE_RATE
 from qat.layers.swap import quantizers
 from qat.models.ctc import CTCModule
+from qat.runtime.formats import FORMAT_KEY, FileFormat
 from qat.runtime.frontend import OnnxFbank
 from qat.runtime.layers import replace_layers_
 from qat.runtime.metadata import metadata
 from qat.runtime.packing import name_axes_, name_nodes_, pack_low_bits_, write_atomically
+from qat.runtime.portable import make_portable_
 from qat.system.errors import UserError
 
 Precision = Literal["integer", "float"]
@@ -74,7 +76,11 @@ class Wrapped(nn.Module):
 
 @torch.no_grad()
 def export_onnx(
-    module: CTCModule, path: str | Path, precision: Precision, checkpoint_sha256: str = ""
+    module: CTCModule,
+    path: str | Path,
+    precision: Precision,
+    checkpoint_sha256: str = "",
+    file_format: FileFormat = "onnxruntime",
 ) -> ExportInfo:
     """Write `module` to a file that needs neither PyTorch nor this package: waveform in, logits out.
 
@@ -86,9 +92,11 @@ def export_onnx(
         path: the file; written beside it and then renamed.
         precision: "integer" computes quantized layers on integers, "float" exports the same layers unquantized.
         checkpoint_sha256: see `qat.runtime.metadata.origin`.
+        file_format: of an integer file: `qat.runtime.formats.ExportOptions`.
 
     Raises:
-        UserError: an integer export of a module that is not quantized and calibrated; or see `write_atomically`.
+        UserError: an integer export of a module that is not quantized and calibrated; or see `make_portable_` and
+            `write_atomically`.
     """
     path = Path(path)
     check_ready(module, precision)
@@ -99,8 +107,11 @@ def export_onnx(
     model = trace(copied, inputs, ["logits", "frames"])
     name_nodes_(model, [name for name, child in copied.named_modules() if isinstance(child, OnnxFbank)])
     name_axes_(model, AXES)
-    packed = pack_low_bits_(model)
+    portable = file_format == "qdq" and precision == "integer"
+    packed = make_portable_(model) if portable else pack_low_bits_(model)
     model.metadata_props.update(metadata(module, precision, checkpoint_sha256))
+    if portable:
+        model.metadata_props[FORMAT_KEY] = file_format
     write_atomically(model, path)
     data = path.read_bytes()
     return ExportInfo(path, precision, len(data) / 1e6, hashlib.sha256(data).hexdigest(), packed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -112,3 +112,16 @@ def optimised_graph(path: str | Path) -> onnx.ModelProto:
         options.log_severity_level = 4  # it warns that this graph is bound to this machine
         ort.InferenceSession(str(path), options, providers=[PROVIDER])
         return onnx.load(str(target))
+
+
+def owner_of(name: str, layers: Iterable[str]) -> str:
+    """The layer that a node or constant is named after; "" if none.
+
+    >>> owner_of("fused net.1.conv/Conv_2", ["net.1", "net.1.conv"])
+    'net.1.conv'
+    >>> owner_of("net.10/MatMul", ["net.1"])
+    ''
+    """
+    name = name.removeprefix("fused ")
+    fitting = [layer for layer in layers if name == layer or name.startswith((f"{layer}/", f"{layer}."))]
+    return max(fitting, key=len, default="")

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from datamodules.audio_file import SAMPLE_RATE
 from qat.decoding.options import DecodingOptions
 from qat.decoding.windows import WINDOW_S
+from qat.runtime.formats import EngineName
 from qat.system.errors import UserError
 from qat.system.hardware import idle_cores, processor
 
@@ -103,6 +104,7 @@ class Worker(ChildProcess):
         cores: what it may run on; None leaves that to the system.
         decoding: what a user has changed of the model's own search.
         window_s: see `measure_latency`.
+        engine: that runs it.
 
     Raises:
         UserError: the child could not open the file.
@@ -116,6 +118,7 @@ class Worker(ChildProcess):
         cores: list[int] | None = None,
         decoding: DecodingOptions | None = None,
         window_s: int = WINDOW_S,
+        engine: EngineName = "onnxruntime",
     ) -> None:
         super().__init__("qat.runtime.worker", threads)
         try:
@@ -126,8 +129,10 @@ class Worker(ChildProcess):
                 "cores": cores,
                 "decoding": (decoding or DecodingOptions()).to_dict(),
                 "window_s": window_s,
+                "engine": engine,
             }
             opened = self.ask(**request)
+            self.engine = engine
             self.provider, self.cores = str(opened["provider"]), opened["cores"]
         except BaseException:
             self.close()
@@ -145,8 +150,14 @@ class Worker(ChildProcess):
 
 def engine_of(worker: Worker) -> dict[str, str]:
     """What computed a measurement."""
+    if worker.engine == "openvino":
+        from qat.runtime.openvino_engine import version
+
+        name = version()
+    else:
+        name = f"onnxruntime {ort.__version__}"
     return {
-        "engine": f"onnxruntime {ort.__version__}",
+        "engine": name,
         "provider": worker.provider,
         "device": processor(),
     }
@@ -161,6 +172,7 @@ def measure_latency(
     repeats: int = 20,
     decoding: DecodingOptions | None = None,
     window_s: int = WINDOW_S,
+    engine: EngineName = "onnxruntime",
 ) -> dict[str, Any]:
     """Time both files on the same signals, one utterance per batch; they take turns, each first every other time.
 
@@ -175,6 +187,7 @@ def measure_latency(
         repeats: timed runs of each file, at least 1.
         decoding: what a user has changed of the model's own search.
         window_s: signals longer than this are read in windows, as `qat.decoding.windows` says.
+        engine: of both files. OpenVINO compiles anew for each length, so all signals warm it up.
 
     Returns:
         `float` and `integer` (see `summary`); `speedup` (float p50 / integer p50); engine, provider, device, counts.
@@ -185,8 +198,12 @@ def measure_latency(
     check_counts(signals=len(signals), threads=threads, warmup=warmup, repeats=repeats)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         store, cores = write_signals(Path(folder), signals), idle_cores(threads)
-        paths, more = (Path(float_path), Path(integer_path)), (store, threads, cores, decoding, window_s)
+        paths, more = (
+            (Path(float_path), Path(integer_path)),
+            (store, threads, cores, decoding, window_s, engine),
+        )
         workers = [stack.enter_context(worker) for worker in (Worker(path, *more) for path in paths)]
+        warmup = max(warmup, len(signals)) if engine == "openvino" else warmup
         warm_up(workers, [len(signal) for signal in signals], warmup)
         runs = take_turns(workers, len(signals), repeats)
         memory = [float(worker.ask(memory=True)["peak_memory_mb"]) for worker in workers]

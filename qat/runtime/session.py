@@ -14,6 +14,7 @@ from datamodules.shortest import SHORTEST
 from qat.decoding.ctc import GreedyCTC
 from qat.decoding.recogniser import Decoder, Emission
 from qat.decoding.windows import Frames
+from qat.runtime.formats import EngineName
 from qat.runtime.manifest import FRAME_KEY
 from qat.system.errors import UserError, first_line
 
@@ -71,15 +72,29 @@ class Session:
         path: an ONNX file of `export_onnx`.
         threads: at least 1.
         decoder: of the logits; None takes greedy CTC.
+        engine: that runs it.
 
     Raises:
-        UserError: no such file, not an ONNX file of ours, or a bad number of threads.
+        UserError: no such file, not an ONNX file of ours, a bad number of threads, or an engine that is not installed.
     """
 
-    def __init__(self, path: str | Path, threads: int = 1, decoder: Decoder | None = None) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        threads: int = 1,
+        decoder: Decoder | None = None,
+        engine: EngineName = "onnxruntime",
+    ) -> None:
         self.path, self.threads = Path(path), threads
-        self.engine = open_engine(path, threads)
-        self.metadata: dict[str, str] = dict(self.engine.get_modelmeta().custom_metadata_map)
+        self.engine: Any
+        if engine == "openvino":
+            from qat.runtime.openvino_engine import OpenVinoEngine
+
+            self.engine = OpenVinoEngine(path, threads)
+            self.metadata, self.provider = self.engine.metadata, self.engine.provider
+        else:
+            self.engine, self.provider = open_engine(path, threads), PROVIDER
+            self.metadata = dict(self.engine.get_modelmeta().custom_metadata_map)
         if "symbols" not in self.metadata:
             raise UserError(f"{path}: not an exported recogniser (its metadata lack the vocabulary)")
         self.vocabulary: list[str] = json.loads(self.metadata["vocabulary"])
@@ -87,7 +102,6 @@ class Session:
         self.blank = int(self.metadata.get("blank", 0))
         self.decoder: Decoder = decoder or GreedyCTC(self.symbols, self.blank)
         self.sample_rate = int(self.metadata["sample_rate"])
-        self.provider = PROVIDER
 
     @property
     def frames(self) -> Frames:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from qat.runtime.graph import owner_of
 from qat.runtime.session import PROVIDER, session_options
 
-REST = ""  # what belongs to no layer
+REST = ""  # what belongs to no layer, as `owner_of` says
 NODE_SUFFIX = "_kernel_time"
 
 
@@ -34,19 +35,6 @@ class Costs:
     ms: dict[str, float] = field(default_factory=dict)
     bytes: dict[str, int] = field(default_factory=dict)
     unrest: float = 0.0
-
-
-def owner_of(name: str, layers: Iterable[str]) -> str:
-    """The layer that a node or constant is named after; `REST` if none.
-
-    >>> owner_of("fused net.1.conv/Conv_2", ["net.1", "net.1.conv"])
-    'net.1.conv'
-    >>> owner_of("net.10/MatMul", ["net.1"])
-    ''
-    """
-    name = name.removeprefix("fused ")
-    fitting = [layer for layer in layers if name == layer or name.startswith((f"{layer}/", f"{layer}."))]
-    return max(fitting, key=len, default=REST)
 
 
 def constant_bytes(path: Path, layers: Sequence[str]) -> dict[str, int]:

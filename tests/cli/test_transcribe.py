@@ -24,11 +24,13 @@ from qat.models.loading import save_module
 from qat.recipe import Recipe
 from qat.runtime.attention_session import AttentionSession
 from qat.runtime.export import ExportInfo
+from qat.runtime.formats import ENGINES
 from qat.runtime.manifest import MANIFEST
 from qat.system.errors import UserError
 from tests.cli.stub import write_recogniser
 from tests.conftest import ROOT, build
 from tests.runtime.attention import ExportedAttention
+from tests.runtime.conftest import Exported
 
 
 @pytest.fixture
@@ -43,7 +45,9 @@ def exports(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Precisions of the files that were exported since."""
     precisions: list[str] = []
 
-    def export(module: Any, path: Path, precision: Any, checkpoint_sha256: str) -> ExportInfo:
+    def export(
+        module: Any, path: Path, precision: Any, checkpoint_sha256: str, file_format: str
+    ) -> ExportInfo:
         precisions.append(precision)
         write_recogniser(path, "turn it on", checkpoint_sha256)
         return ExportInfo(path, precision, 0.0, "", 0)
@@ -84,6 +88,27 @@ def test_a_quantized_model_has_an_integer_file(tmp_path: Path, exports: list[str
     save_module(build("crdnn", Recipe(preset="x")), tmp_path / "model.ckpt")
     exported_model(str(tmp_path / "model.ckpt"))
     assert exports == ["integer"]
+
+
+def test_another_engine_has_a_portable_file_beside_the_default_one(
+    crdnn: Exported,
+    tmp_path: Path,
+    tiny_manifests: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    save_module(crdnn.module, tmp_path / "model.ckpt")
+    target, audio = str(tmp_path), [tiny_manifests["train"].parent / "train-0.wav"]
+    assert exported_model(target, "openvino") == tmp_path / "model.qdq.onnx"
+    assert exported_model(target) == tmp_path / "model.onnx"
+    monkeypatch.setattr("qat.runtime.attention_export.export_onnx", None)  # whoever calls it fails
+    texts = []
+    for engine in ENGINES:
+        transcribe(target, audio, threads=1, engine=engine)
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1]
+    (tmp_path / "model.qdq.onnx").replace(tmp_path / "model.onnx")  # a run with --export.format qdq
+    assert exported_model(target, "openvino") == exported_model(target) == tmp_path / "model.onnx"
 
 
 def test_bad_audio_is_reported_before_anything_is_built(

@@ -1,0 +1,40 @@
+"""What a model is exported to, and what runs it: names that the command line knows without either."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from qat.system.errors import UserError
+
+FileFormat = Literal["onnxruntime", "qdq"]
+EngineName = Literal["onnxruntime", "openvino"]
+FORMATS: tuple[FileFormat, ...] = get_args(FileFormat)
+FORMAT_KEY = "format"  # in the metadata of a file that is not of the default one
+ENGINES: tuple[EngineName, ...] = get_args(EngineName)
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What an integer model is exported to.
+
+    Args:
+        format: onnxruntime: integer operators as ONNX Runtime runs them, the fastest there; qdq: standard operators of
+            ONNX alone, with QuantizeLinear/DequantizeLinear pairs that OpenVINO, TensorRT and ONNX Runtime know (LSTMs
+            compute in float).
+
+    Raises:
+        UserError: another format.
+    """
+
+    format: FileFormat = "onnxruntime"
+
+    def __post_init__(self) -> None:
+        if self.format not in FORMATS:
+            raise UserError(f"export.format: {self.format!r}, must be {' or '.join(FORMATS)}")
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> ExportOptions:
+        """What the configuration of a run says."""
+        return cls(**(config.get("export") or {}))

@@ -1,0 +1,129 @@
+"""Running an exported file with OpenVINO, and reading off what it computes on integers (extra `openvino`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qat.runtime.checkpoint_of import read_metadata
+from qat.runtime.graph import FRONTEND, NodeCounts
+from qat.system.errors import UserError
+
+DEVICE = "CPU"
+COMPUTES = {
+    "Convolution",
+    "FullyConnected",
+    "MatMul",
+    "LSTMSequence",
+    "LSTMCell",
+    "RNNSeq",
+    "RNNCell",
+    "Deconvolution",
+}
+RECURRENT = {"LSTMSequence", "LSTMCell", "RNNSeq", "RNNCell"}
+INTEGERS = {"u8", "i8", "u4", "i4"}
+
+
+class OpenVinoEngine:
+    """One exported graph, compiled for the CPU.
+
+    Args:
+        path: an ONNX file.
+        threads: at least 1.
+
+    Raises:
+        UserError: OpenVINO is not installed, no such file, or one that it cannot read.
+    """
+
+    provider = DEVICE
+
+    def __init__(self, path: str | Path, threads: int) -> None:
+        openvino = import_openvino()
+        if not Path(path).is_file():
+            raise UserError(f"{path}: no such exported file")
+        # without the hint a processor with bfloat16 or float16 computes the float part of the model in it
+        settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
+        try:
+            core = openvino.Core()
+            self.compiled = core.compile_model(core.read_model(str(path)), DEVICE, settings)
+        except Exception as error:  # it raises RuntimeError for everything
+            raise UserError(
+                f"{path}: OpenVINO cannot read it ({last_line(error)}); export it with --export.format qdq"
+            ) from None
+        self.metadata = read_metadata(Path(path))
+
+    def run(self, outputs: Sequence[str], inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        """Outputs by name."""
+        found = self.compiled(dict(inputs))
+        return [np.array(found[name]) for name in outputs]
+
+    def count_nodes(self) -> NodeCounts:
+        """The nodes that multiply and add, by the arithmetic that the compiled model says it runs them in."""
+        counts = NodeCounts()
+        for node in self.compiled.get_runtime_model().get_ordered_ops():
+            facts = {key: value.astype(str) for key, value in node.get_rt_info().items()}
+            kind = facts.get("layerType", "")
+            if kind in COMPUTES:
+                names = facts.get("originalLayersNames", "").split(",")
+                counts_of(kind, facts.get("runtimePrecision", ""), names, counts)[
+                    names[0] or node.get_friendly_name()
+                ] = kind
+        return counts
+
+
+def counts_of(kind: str, precision: str, names: Sequence[str], counts: NodeCounts) -> dict[str, str]:
+    """The group that a node belongs to.
+
+    Args:
+        kind: as OpenVINO names it.
+        precision: of its input.
+        names: of the nodes of the file that it came from.
+        counts: of a graph.
+
+    >>> counts = NodeCounts()
+    >>> counts_of("FullyConnected", "u8", ["head/MatMul"], counts) is counts.integer
+    True
+    >>> counts_of("MatMul", "f32", ["MatMul_1"], counts) is counts.float_matmul_without_weights
+    True
+    >>> counts_of("RNNSeq", "f32", ["LSTMSequence_1"], counts) is counts.float_compute
+    True
+    """
+    if precision in INTEGERS:
+        return counts.integer
+    if any(name.startswith(FRONTEND) for name in names):
+        return counts.frontend
+    return counts.float_matmul_without_weights if kind == "MatMul" else counts.float_compute
+
+
+def last_line(error: Exception) -> str:
+    """What an error of OpenVINO says; the places in its sources come first.
+
+    >>> last_line(RuntimeError("Exception from core.cpp:1:\\nno such operator\\n\\n"))
+    'no such operator'
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:160] if lines else type(error).__name__
+
+
+def import_openvino() -> Any:
+    """The package.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        import openvino
+    except ImportError:
+        raise UserError(
+            "engine: openvino must be installed; pip install 'speech-qat[openvino]', or take onnxruntime"
+        ) from None
+    return openvino
+
+
+def version() -> str:
+    """Of the installed package, such as `openvino 2026.4.1`."""
+    return f"openvino {str(import_openvino().__version__).partition('-')[0]}"

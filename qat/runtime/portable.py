@@ -1,0 +1,215 @@
+"""The same integer file in standard operators alone: `QuantizeLinear`/`DequantizeLinear` pairs around float operators.
+
+An engine that knows the pairs (OpenVINO, TensorRT, ONNX Runtime) multiplies integers where they stand; any other
+computes the same numbers in float. LSTMs are float LSTMs on dequantized weights. (ONNX operator set 21.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from qat.runtime.packing import bits_needed, constant
+from qat.system.errors import UserError
+
+Array = NDArray[Any]
+
+
+class Writer:
+    """Adds nodes in place of one node.
+
+    Args:
+        graph: that it stands in.
+        node: that is replaced.
+    """
+
+    def __init__(self, graph: ir.Graph, node: ir.Node) -> None:
+        self.graph, self.node, self.nodes = graph, node, list[ir.Node]()
+
+    def add(self, op_type: str, inputs: Sequence[ir.Value | None], **attributes: Any) -> ir.Value:
+        """The output of a new node, named after the replaced one."""
+        name = f"{self.node.name}/{op_type}_{len(self.nodes)}"
+        made = ir.node(op_type, list(inputs), attributes=attributes, name=name)
+        made.outputs[0].name = f"{name}:0"
+        self.nodes.append(made)
+        return made.outputs[0]
+
+    def store(self, name: str, array: Array) -> ir.Value:
+        """A constant; the one of that name where it is stored already."""
+        if name not in self.graph.initializers:
+            self.graph.initializers.add(constant(name, array))
+        return self.graph.initializers[name]
+
+    def weight(self, name: str, levels: Array, scale: Array) -> ir.Value:
+        """Dequantized weights: int4 where 4 bits hold them, else int8, with a scale for each item of the first axis."""
+        small = bits_needed(levels) <= 4
+        stored = self.store(name, levels.astype(ml_dtypes.int4) if small else levels)
+        zeros = np.zeros(scale.shape, ml_dtypes.int4 if small else np.int8)
+        inputs = (stored, self.store(f"{name}.scale", scale), self.store(f"{name}.zero", zeros))
+        return self.add("DequantizeLinear", inputs, axis=0)
+
+    def cast_weight(self, name: str, levels: Array, scale: Array) -> ir.Value:
+        """As `weight`, by Cast and Mul, which engines fold to a constant: OpenVINO's LSTM takes nothing else.
+
+        By way of int32: OpenVINO leaves one Cast in front of a Mul for its integer products to find.
+        """
+        small = bits_needed(levels) <= 4
+        stored = self.store(name, levels.astype(ml_dtypes.int4) if small else levels)
+        whole = self.add("Cast", (stored,), to=ir.DataType.INT32.value)
+        floats = self.add("Cast", (whole,), to=ir.DataType.FLOAT.value)
+        return self.add("Mul", (floats, self.store(f"{name}.scale", scale.reshape(-1, 1))))
+
+    def put(self, output: ir.Value) -> None:
+        """Put the new nodes in the old one's place; `output` takes the place of its first output."""
+        old = self.node.outputs[0]
+        output.shape, output.type = old.shape, old.type
+        self.graph.insert_before(self.node, self.nodes)
+        if old.is_graph_output():  # callers know it by name
+            old.name, output.name = f"{old.name}.old", old.name
+        old.replace_all_uses_with(output, replace_graph_outputs=True)
+        self.graph.remove(self.node, safe=False)
+
+
+def value_of(item: ir.Value | None) -> Array:
+    """A stored tensor."""
+    assert item is not None and item.const_value is not None, item
+    return item.const_value.numpy()
+
+
+def add_bias(write: Writer, y: ir.Value, bias: ir.Value | None) -> ir.Value:
+    """With the bias, if there is one."""
+    return y if bias is None else write.add("Add", (y, bias))
+
+
+def linear(write: Writer) -> ir.Value:
+    """`MatMulIntegerToFloat`: levels times levels, both dequantized first."""
+    x, weight, scale, weight_scale, zero_point, _, bias = pad_to(write.node.inputs, 7)
+    assert weight is not None
+    left = write.add("DequantizeLinear", (x, scale, zero_point))
+    stored = write.weight(f"{weight.name}.rows", value_of(weight).T.copy(), value_of(weight_scale))
+    right = write.add("Transpose", (stored,), perm=[1, 0])
+    return add_bias(write, write.add("MatMul", (left, right)), bias)
+
+
+def conv(write: Writer) -> ir.Value:
+    """`QLinearConv`: a convolution of dequantized levels, quantized again; the bias is exact in float."""
+    x, scale, zero_point, weight, weight_scale, _, output_scale, output_zero, bias = pad_to(
+        write.node.inputs, 9
+    )
+    assert weight is not None
+    left = write.add("DequantizeLinear", (x, scale, zero_point))
+    scales = np.broadcast_to(value_of(weight_scale), value_of(weight).shape[:1]).copy()
+    right = write.weight(f"{weight.name}.levels", value_of(weight), scales)
+    inputs = [left, right]
+    if bias is not None:
+        unit = (value_of(scale).astype(np.float64) * scales).astype(np.float32)
+        places = (bias, write.store(f"{bias.name}.scale", unit))
+        inputs.append(write.add("DequantizeLinear", places, axis=0))
+    names = ("strides", "pads", "dilations")
+    attributes: dict[str, Any] = {name: write.node.attributes[name].as_ints() for name in names}
+    attributes["group"] = write.node.attributes["group"].as_int()
+    y = write.add("Conv", inputs, **attributes)
+    return write.add("QuantizeLinear", (y, output_scale, output_zero))
+
+
+def lstm(write: Writer) -> ir.Value:
+    """`DynamicQuantizeLSTM`: a float LSTM on dequantized weights."""
+    inputs = pad_to(write.node.inputs, 12)
+    x, bias, frames = inputs[0], inputs[3], inputs[4]
+    matrices = []
+    for place, scale in ((1, 8), (2, 10)):
+        weight = inputs[place]
+        assert weight is not None
+        levels, scales = value_of(weight).transpose(0, 2, 1), value_of(inputs[scale])
+        rows = write.cast_weight(f"{weight.name}.rows", levels.reshape(-1, levels.shape[2]).copy(), scales)
+        shape = write.store(f"{weight.name}.shape", np.array(levels.shape))
+        matrices.append(write.add("Reshape", (rows, shape)))
+    hidden = write.node.attributes["hidden_size"].as_int()
+    direction = write.node.attributes["direction"].as_string()
+    return write.add("LSTM", (x, *matrices, bias, frames), hidden_size=hidden, direction=direction)
+
+
+def quantize_rows(write: Writer) -> ir.Value:
+    """`QuantizeLinear` with a scale for each row, which few engines know: the same levels by float arithmetic."""
+    x, scale, zero_point = write.node.inputs
+    zero = write.add("Cast", (zero_point,), to=ir.DataType.FLOAT.value)
+    levels = write.add("Add", (write.add("Round", (write.add("Div", (x, scale)),)), zero))
+    bounds = [
+        write.store(f"portable.{name}", np.array(value, np.float32))
+        for name, value in (("0", 0), ("255", 255))
+    ]
+    return write.add("Cast", (write.add("Clip", (levels, *bounds)),), to=ir.DataType.UINT8.value)
+
+
+def packed(write: Writer) -> ir.Value:
+    """`MatMulNBits` quantizes activations in blocks, which standard operators have no kernel for.
+
+    Raises:
+        UserError: always.
+    """
+    raise UserError(
+        f"export: {write.node.name} runs on 4-bit weights by matmul_nbits, which ONNX Runtime alone has; a file of "
+        "format qdq must have --qat.four_bit_linear integer"
+    )
+
+
+def loop(write: Writer) -> ir.Value:
+    """A loop of a decoder or GRU.
+
+    Raises:
+        UserError: always.
+    """
+    raise UserError(
+        f"export: {write.node.name} is a loop of integer operators; a file of format qdq must be of a CRDNN or "
+        "Wav2Vec2 with a CTC head"
+    )
+
+
+REPLACED: dict[str, Callable[[Writer], ir.Value]] = {
+    "MatMulIntegerToFloat": linear,
+    "QLinearConv": conv,
+    "DynamicQuantizeLSTM": lstm,
+    "MatMulNBits": packed,
+    "GRULoop": loop,
+}
+
+
+def pad_to(inputs: Sequence[ir.Value | None], count: int) -> list[ir.Value | None]:
+    """Inputs, with None for those at the end that are left out."""
+    return [*inputs, *[None] * (count - len(inputs))]
+
+
+def make_portable_(model: ir.Model) -> int:
+    """Replace the operators that ONNX Runtime alone has, and those that few engines know.
+
+    Args:
+        model: as traced, weights not packed.
+
+    Returns:
+        How many weights are stored in 4 bits.
+
+    Raises:
+        UserError: a node that standard operators have no kernel for.
+    """
+    graph = model.graph
+    for node in list(graph):
+        replace = REPLACED.get(node.op_type)
+        if node.op_type == "QuantizeLinear" and "block_size" in node.attributes:
+            replace = quantize_rows
+        if replace is not None:
+            write = Writer(graph, node)
+            write.put(replace(write))
+    used = {item for node in graph for item in node.inputs}
+    for name, value in list(graph.initializers.items()):
+        if value not in used and not value.is_graph_output():
+            del graph.initializers[name]
+    model.opset_imports.pop("com.microsoft", None)
+    stored = (value.const_value for value in graph.initializers.values())
+    return sum(
+        tensor is not None and tensor.dtype == ir.DataType.INT4 and len(tensor.shape) > 1 for tensor in stored
+    )

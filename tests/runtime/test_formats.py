@@ -1,0 +1,21 @@
+"""Formats of files are known by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from qat.runtime.formats import ExportOptions
+from qat.system.errors import UserError
+
+
+def test_a_configuration_names_the_format() -> None:
+    assert ExportOptions.of({}).format == ExportOptions.of({"export": None}).format == "onnxruntime"
+    assert ExportOptions.of({"export": {"format": "qdq"}}).format == "qdq"
+
+
+def test_another_format_is_one_line() -> None:
+    name: Any = "tflite"
+    with pytest.raises(UserError, match="export.format: 'tflite', must be onnxruntime or qdq"):
+        ExportOptions(name)
