@@ -4,7 +4,7 @@ import hashlib
 import logging
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -80,6 +80,7 @@ class SpeechDataModule(LightningDataModule, ABC):
         if not 0.0 <= max_unalignable <= 1.0:
             raise UserError(f"max_unalignable is {max_unalignable}; must be a number from 0 to 1")
         self.max_unalignable = max_unalignable
+        self.max_corrupt = 0
         self.max_batch_s = max_batch_s
         self.pad_to_s = pad_to_s
         self.num_buckets = num_buckets
@@ -128,6 +129,10 @@ class SpeechDataModule(LightningDataModule, ABC):
     def can_list(self, split: str) -> bool:
         """Whether `utterances(split)` can be had; not of a stream."""
         return True
+
+    def training_items(self) -> Iterator[Utterance]:
+        """The training utterances in the corpus's order, also those of a stream; what cannot be read is left out."""
+        return iter(self.utterances("train"))
 
     def train_dataloader(self) -> TrainLoader:
         """Batches of at most `max_batch_s`, new ones each epoch; each rank gets its own, equally many."""

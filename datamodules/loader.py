@@ -60,7 +60,8 @@ def plain_errors() -> Iterator[None]:
         yield
     except UserError as error:
         last_line = str(error).strip().splitlines()[-1]
-        raise UserError(last_line.removeprefix("qat.system.errors.UserError: ")) from None
+        kind = type(error)
+        raise UserError(last_line.removeprefix(f"{kind.__module__}.{kind.__qualname__}: ")) from None
 
 
 def end_with_parent(worker: int) -> None:

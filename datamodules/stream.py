@@ -1,7 +1,7 @@
 """Corpora too large to list: sharded tar files and JSON lines read as a stream that resumes from a checkpoint."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from datamodules.audio import load_audio
 from datamodules.audio_file import SAMPLE_RATE
 from datamodules.augment import SLOWEST, Augmentation, augment, keyed_generator
 from datamodules.batch import Batch, collate
+from datamodules.leaks import LeakError
 from datamodules.loader import end_with_parent, plain_errors
 from datamodules.segments import Segment
 from datamodules.utterance import Utterance
@@ -78,6 +79,8 @@ class SpeechStream(IterableDataset[Batch]):
         settings: of the batches.
         rank: of this process.
         world: number of processes.
+        check: called with each recording of the first pass before it is decoded; raises `UserError` where it may not be
+            trained on.
     """
 
     segments: Sequence[Segment]
@@ -85,6 +88,7 @@ class SpeechStream(IterableDataset[Batch]):
     rank: int = 0
     world: int = 1
     place: Place = field(default_factory=Place)
+    check: Callable[[Utterance], None] | None = None
 
     def __iter__(self) -> Iterator[Batch]:
         while True:
@@ -183,7 +187,11 @@ class SpeechStream(IterableDataset[Batch]):
         pairs: list[tuple[Utterance, Tensor]] = []
         for item in batch:
             try:
+                if self.check is not None and self.place.turn == 0:
+                    self.check(item)
                 signal = load_audio(item.audio)
+            except LeakError:
+                raise
             except UserError as error:
                 self.skip(error)
                 continue

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 
 from datamodules.base import SpeechDataModule, describe_split
+from datamodules.leaks import KnownRecordings
 from datamodules.manifest import ManifestDataModule
 from datamodules.segments import find_segments
 from datamodules.stream import WINDOW, SpeechStream, StreamLoader, StreamSettings
@@ -75,6 +77,13 @@ class StreamDataModule(SpeechDataModule):
         """Every split but the training one."""
         return split != "train"
 
+    def training_items(self) -> Iterator[Utterance]:
+        """What can be read of the stream, in the order of its files."""
+        for segment in self.segments:
+            for _, item in segment.items(segment.start, self._audio_root):
+                if isinstance(item, Utterance):
+                    yield item
+
     def check(self) -> None:
         """Reads the dev and test sets, and the first training utterance.
 
@@ -99,7 +108,8 @@ class StreamDataModule(SpeechDataModule):
 
     def make_train_loader(self) -> StreamLoader:
         """The stream of this rank."""
-        stream = SpeechStream(self.segments, self.settings(), *rank_and_world())
+        known = KnownRecordings({split: self.utterances(split) for split in self.test_splits})
+        stream = SpeechStream(self.segments, self.settings(), *rank_and_world(), check=known.check)
         return StreamLoader(stream, self.batches_per_epoch, self.num_workers)
 
     def calibration_utterances(self, count: int, seed: int) -> list[Utterance]:
