@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from datamodules.base import SpeechDataModule, describe_split
+from datamodules.base import SpeechDataModule
 from datamodules.leaks import KnownRecordings
 from datamodules.manifest import ManifestDataModule
 from datamodules.segments import find_segments
 from datamodules.stream import WINDOW, SpeechStream, StreamLoader, StreamSettings
-from datamodules.utterance import Utterance
+from datamodules.utterance import Utterance, describe_split
 from qat.system.errors import UserError
 from qat.system.ranks import rank_and_world
 
@@ -28,8 +28,6 @@ class StreamDataModule(SpeechDataModule):
         dev: manifest to choose checkpoints by.
         test: manifest of the test split "test", or {name of the split: manifest}.
         batches_per_epoch: training batches per process and epoch; the next epoch continues the stream.
-        max_corrupt: training items that a worker may skip because they cannot be read or are longer than a batch; each
-            is logged, one more is an error.
         window: utterances that are sorted into batches of similar length together.
         audio_root: folder that relative audio paths start from; null means the manifest's own folder.
         kwargs: see `SpeechDataModule`; `max_train_utterances`, `num_buckets` and `cache` do not apply to training.
@@ -44,23 +42,18 @@ class StreamDataModule(SpeechDataModule):
         dev: str,
         test: str | dict[str, str],
         batches_per_epoch: int = 1000,
-        max_corrupt: int = 0,
         window: int = WINDOW,
         audio_root: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        for name, value, least in (
-            ("batches_per_epoch", batches_per_epoch, 1),
-            ("max_corrupt", max_corrupt, 0),
-            ("window", window, 1),
-        ):
-            if value < least:
-                raise UserError(f"{name} is {value}; must be an integer from {least}")
+        for name, value in (("batches_per_epoch", batches_per_epoch), ("window", window)):
+            if value < 1:
+                raise UserError(f"{name} is {value}; must be an integer from 1")
         self.rest = ManifestDataModule(train=dev, dev=dev, test=test, audio_root=audio_root)
         self.test_splits = self.rest.test_splits
         self.segments = find_segments(train)
-        self.batches_per_epoch, self.max_corrupt, self.window = batches_per_epoch, max_corrupt, window
+        self.batches_per_epoch, self.window = batches_per_epoch, window
         self._audio_root = None if audio_root is None else Path(audio_root)
 
     def read_split(self, split: str) -> list[Utterance]:
@@ -129,6 +122,8 @@ class StreamDataModule(SpeechDataModule):
             for _, item in segment.items(segment.start, self._audio_root):
                 if isinstance(item, UserError):
                     wrong = wrong or item
+                    continue
+                if not self.reads(item):
                     continue
                 chosen.append(item)
                 taken += 1
