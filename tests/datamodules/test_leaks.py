@@ -128,3 +128,18 @@ def test_a_known_recording_is_known_whatever_its_name_format_and_stated_duration
 def test_texts_in_train_are_counted_for_each_test_set(tmp_path: Path) -> None:
     found = shared_texts(corpus(tmp_path, train=[0, 2], dev=[4], test=[21, 34, 36]))
     assert (found.counts, found.compared, found.is_whole) == ({"test": 2}, 2, True)
+
+
+def test_recordings_that_all_begin_with_silence_are_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quiet = np.zeros(leaks.START, np.int16)
+    paths = [write_audio(tmp_path / f"{n}.wav", np.concatenate([quiet, noise(n)])) for n in range(4)]
+    items = [Utterance(str(n), path, "one", 0.5) for n, path in enumerate(paths)]
+    read: list[object] = []
+    whole = leaks.read_audio
+    monkeypatch.setattr(leaks, "read_audio", lambda path: (read.append(path), whole(path))[1])
+    known = KnownRecordings({"test": items[:2]})
+    for item in items[2:]:
+        known.check(item)
+    assert sorted(str(path) for path in read) == sorted(map(str, paths))
