@@ -114,7 +114,7 @@ def loader(options: argparse.Namespace) -> list[dict[str, Any]]:
         calibrate_on_noise_(module)
         module.train()
         optimizer = torch.optim.AdamW(module.parameters(), lr=1e-6)
-        batches = iter(data)
+        batches = iter(data.train_dataloader())
         waits, steps = [], []
         for number in range(options.warmup + 2 * options.steps):
             started = time.perf_counter()

@@ -61,7 +61,8 @@ def test_an_item_counts_once_however_often_it_is_met() -> None:
 
 
 def test_a_recording_is_decoded_once_to_know_that_it_can_be() -> None:
-    skipped, asked = Skipped(1), []
+    skipped = Skipped(1)
+    asked: list[object] = []
     assert all(skipped.reads(Path("a.wav"), asked.append) for _ in range(2)) and asked == [Path("a.wav")]
 
     def fail(recording: object) -> None:
@@ -148,7 +149,11 @@ def test_what_may_be_skipped_does_not_stop_the_search_for_leaks(tmp_path: Path) 
 def test_librispeech_skips_recordings_of_train(tmp_path: Path) -> None:
     for subset in ("train-clean-100", "dev-clean", "test-clean"):
         write_librispeech(tmp_path / "LibriSpeech", subset)
-    named = {"train_subsets": ["train-clean-100"], "dev_subset": "dev-clean", "test_subsets": ["test-clean"]}
+    named: dict[str, Any] = {
+        "train_subsets": ["train-clean-100"],
+        "dev_subset": "dev-clean",
+        "test_subsets": ["test-clean"],
+    }
     next((tmp_path / "LibriSpeech" / "train-clean-100").glob("84/7/*.flac")).write_bytes(b"fLaC")
     assert len(LibriSpeechDataModule(str(tmp_path), **named, max_corrupt=1).utterances("train")) == 3
     assert "is truncated, corrupt" in error_of(
