@@ -18,8 +18,9 @@ import torch
 import yaml
 
 from benchmarks.result_file import ROOT, save, table
-from datamodules.base import SpeechDataModule, evenly_spaced
+from datamodules.base import SpeechDataModule
 from datamodules.mini_corpus import MiniDataModule
+from datamodules.utterance import evenly_spaced
 from qat.decoding.options import DecodingOptions
 from qat.evaluation.error_rates import UtteranceErrors, count_utterances, total
 from qat.evaluation.parity import signal_of

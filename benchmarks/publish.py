@@ -17,7 +17,11 @@ from qat.report.readme import fill_blocks
 from qat.system.files import write_text
 
 PAGES = tuple(ROOT / "docs" / f"{name}.md" for name in ("benchmarks", "gpu", "reliability"))
-MODULES = {"soak": "tests.soak", "fuzz": "tests.fuzz_inputs"}  # the others are `benchmarks.NAME`
+MODULES = {  # the others are `benchmarks.NAME`
+    "soak": "tests.soak",
+    "fuzz": "tests.fuzz_inputs",
+    "coverage_fuzz": "tests.coverage_fuzz",
+}
 Row = dict[str, Any]
 
 
@@ -212,7 +216,29 @@ def soak_rows(results: list[Row]) -> Iterator[Row]:
             yield {"killed while": row["value"], "kills": row["kills"], "ended otherwise": row["wrong"]}
 
 
+def coverage_fuzz_rows(results: list[Row]) -> Iterator[Row]:
+    """Inputs that coverage guided, and places in the code where one went wrong."""
+    for row in results:
+        yield {
+            "reader": row["reader"].replace("_", " "),
+            "inputs": row["inputs"],
+            "went wrong": row["wrong"],
+        }
+
+
+def long_audio_rows(results: list[Row]) -> Iterator[Row]:
+    """Memory of recordings of several lengths."""
+    for row in results:
+        yield {
+            "model": row["model"],
+            "minutes of audio": f"{row['audio_s'] / 60:.0f}",
+            "peak memory MB": milliseconds(row["peak_memory_mb"]),
+        }
+
+
 SECTIONS = {
+    "coverage_fuzz": coverage_fuzz_rows,
+    "long_audio": long_audio_rows,
     "equalize": equalize_rows,
     "fuzz": fuzz_rows,
     "soak": soak_rows,

@@ -4,8 +4,9 @@ import hashlib
 import logging
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from itertools import islice
 from typing import Any
 
 import torch
@@ -14,9 +15,10 @@ from lightning.pytorch import LightningDataModule
 from datamodules.audio import AudioCache
 from datamodules.audio_file import SAMPLE_RATE
 from datamodules.augment import SLOWEST, Augmentation
+from datamodules.corrupt import Skipped, too_long
 from datamodules.loader import SpeechLoader, TrainLoader, UtteranceDataset
 from datamodules.sampler import AudioBatchSampler, OrderedBatchSampler
-from datamodules.utterance import Utterance
+from datamodules.utterance import Utterance, describe_split, evenly_spaced
 from qat.system.errors import UserError
 from qat.system.ranks import rank_and_world
 
@@ -46,6 +48,8 @@ class SpeechDataModule(LightningDataModule, ABC):
         cache: keep decoded audio in memory, up to four hours of it (460 MB), divided among the workers.
         max_unalignable: share of the training utterances whose text may need more frames than the model emits for their
             audio, so that CTC learns nothing from them, in [0, 1]; more of them stop the run.
+        max_corrupt: training items that may be skipped, by each worker, because they cannot be read or are longer than
+            a batch; each is logged, one more is an error.
     """
 
     def __init__(
@@ -63,6 +67,7 @@ class SpeechDataModule(LightningDataModule, ABC):
         max_test_utterances: int | None = None,
         cache: bool = False,
         max_unalignable: float = 0.05,
+        max_corrupt: int = 0,
     ) -> None:
         super().__init__()
         _check_positive(
@@ -73,13 +78,16 @@ class SpeechDataModule(LightningDataModule, ABC):
         )
         if not 0.0 <= pad_to_s < torch.inf:
             raise UserError(f"pad_to_s is {pad_to_s}; must be a number from 0")
-        if num_workers < 0:
-            raise UserError(f"num_workers is {num_workers}; must be an integer from 0")
+        for name, count in (("num_workers", num_workers), ("max_corrupt", max_corrupt)):
+            if count < 0:
+                raise UserError(f"{name} is {count}; must be an integer from 0")
         if not 0 <= seed < 2**32:
             raise UserError(f"seed is {seed}; must be an integer from 0, below 2^32")
         if not 0.0 <= max_unalignable <= 1.0:
             raise UserError(f"max_unalignable is {max_unalignable}; must be a number from 0 to 1")
         self.max_unalignable = max_unalignable
+        self.max_corrupt = max_corrupt
+        self.skipped = Skipped(max_corrupt)
         self.max_batch_s = max_batch_s
         self.pad_to_s = pad_to_s
         self.num_buckets = num_buckets
@@ -114,6 +122,8 @@ class SpeechDataModule(LightningDataModule, ABC):
             raise UserError(f"unknown split {split!r}; must be one of {', '.join(allowed)}")
         if split not in self._read:
             everything = self.read_split(split)
+            if split == "train" and self.max_corrupt:
+                everything = [item for item in everything if self._fits(item)]
             if not everything:
                 raise UserError(f"split {split!r} has no utterances; must be at least one")
             limit = self.max_train_utterances if split == "train" else self.max_test_utterances
@@ -129,6 +139,10 @@ class SpeechDataModule(LightningDataModule, ABC):
         """Whether `utterances(split)` can be had; not of a stream."""
         return True
 
+    def training_items(self) -> Iterator[Utterance]:
+        """The training utterances in the corpus's order, also those of a stream; what cannot be read is left out."""
+        return iter(self.utterances("train"))
+
     def train_dataloader(self) -> TrainLoader:
         """Batches of at most `max_batch_s`, new ones each epoch; each rank gets its own, equally many."""
         self._train_loader = self.make_train_loader()
@@ -140,13 +154,29 @@ class SpeechDataModule(LightningDataModule, ABC):
     def make_train_loader(self) -> TrainLoader:
         """The training loader at its beginning."""
         utterances = self.utterances("train")
-        # the bound uses the slowest speed for all, so that the number of batches is the same in every epoch
-        stretch = 1.0 / SLOWEST if self.augment else 1.0
-        durations = [rounded_up(u.duration_s * stretch, self.pad_to_s) for u in utterances]
+        durations = [self._longest_s(item) for item in utterances]
         sampler = AudioBatchSampler(durations, self.max_batch_s, self.num_buckets, seed=self.seed)
         augment_seed = self.seed if self.augment else None
-        dataset = UtteranceDataset(utterances, self._cache, augment_seed, self.augmentation)
+        dataset = UtteranceDataset(utterances, self._cache, augment_seed, self.augmentation, self.skipped)
         return SpeechLoader(dataset, sampler, self.num_workers, max(1, round(self.pad_to_s * SAMPLE_RATE)))
+
+    def _longest_s(self, item: Utterance) -> float:
+        """Seconds in a batch, at the slowest speed for all: every epoch then has the same number of batches."""
+        return rounded_up(item.duration_s * (1.0 / SLOWEST if self.augment else 1.0), self.pad_to_s)
+
+    def _fits(self, item: Utterance) -> bool:
+        if fits := self._longest_s(item) <= self.max_batch_s:
+            return fits
+        self.skipped.add(item.id, too_long(item, self.max_batch_s))
+        return False
+
+    def reads(self, item: Utterance) -> bool:
+        """Whether a training utterance can be decoded; True unasked where none may be skipped.
+
+        Raises:
+            UserError: it cannot, and it is one more than `max_corrupt`.
+        """
+        return not self.max_corrupt or self.skipped.reads(item.audio, self._cache.load)
 
     def check(self) -> None:
         """Reads every split and forms training batches, so that an error comes before anything is built.
@@ -236,7 +266,7 @@ class SpeechDataModule(LightningDataModule, ABC):
         if count > len(utterances):
             _log.info(f"calibration: {count} utterances asked for, train has {len(utterances)}: using all")
         order = torch.randperm(len(utterances), generator=torch.Generator().manual_seed(seed))
-        return [utterances[i] for i in order[:count].tolist()]
+        return list(islice(filter(self.reads, (utterances[i] for i in order.tolist())), count))
 
     def split_fingerprint(self, split: str) -> str:
         """SHA-256 over ids and texts of `utterances(split)`: a report names its test set by it."""
@@ -252,13 +282,6 @@ class SpeechDataModule(LightningDataModule, ABC):
         )
 
 
-def evenly_spaced(utterances: list[Utterance], limit: int | None) -> list[Utterance]:
-    """At most `limit` utterances, evenly spaced over the manifest, the same for every seed."""
-    if limit is None or limit >= len(utterances):
-        return utterances
-    return [utterances[i * len(utterances) // limit] for i in range(limit)]
-
-
 def rounded_up(seconds: float, step: float) -> float:
     """The least multiple of `step` that is not below `seconds`; step 0 changes nothing.
 
@@ -266,13 +289,6 @@ def rounded_up(seconds: float, step: float) -> float:
     (1.5, 1.5, 1.2)
     """
     return math.ceil(seconds / step) * step if step else seconds
-
-
-def describe_split(split: str, utterances: Sequence[Utterance]) -> str:
-    """Utterances, hours and words of a split, in one line."""
-    hours = sum(u.duration_s for u in utterances) / 3600
-    words = sum(len(u.text.split()) for u in utterances)
-    return f"{split}: {len(utterances)} utterances, {hours:.2f} h, {words} words"
 
 
 def _check_positive(**fields: float | None) -> None:

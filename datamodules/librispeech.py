@@ -10,6 +10,7 @@ import torchaudio
 
 from datamodules.audio_file import read_duration
 from datamodules.base import SpeechDataModule
+from datamodules.corrupt import Skipped
 from datamodules.text import check_text, normalise
 from datamodules.utterance import Utterance
 from qat.system.errors import UserError
@@ -66,7 +67,10 @@ class LibriSpeechDataModule(SpeechDataModule):
 
     def read_split(self, split: str) -> list[Utterance]:
         """Reads the split's subsets, in order of speaker, chapter and utterance."""
-        return [u for subset in self._subsets[split] for u in read_subset(self._subset_folder(subset))]
+        skipped = self.skipped if split == "train" else None
+        return [
+            u for subset in self._subsets[split] for u in read_subset(self._subset_folder(subset), skipped)
+        ]
 
     def _subset_folder(self, subset: str) -> Path:
         folder = self._home / subset
@@ -80,8 +84,12 @@ class LibriSpeechDataModule(SpeechDataModule):
         return download_subset(self._home, subset)
 
 
-def read_subset(folder: Path) -> list[Utterance]:
+def read_subset(folder: Path, skipped: Skipped | None = None) -> list[Utterance]:
     """Reads every transcript below a subset's folder.
+
+    Args:
+        folder: of the subset.
+        skipped: counts recordings that cannot be read and are left out, if any may be; None: none may.
 
     Raises:
         UserError: there is no transcript, or one names a recording that is missing, or has no text.
@@ -93,11 +101,25 @@ def read_subset(folder: Path) -> list[Utterance]:
         )
     lines = [entry for transcript in transcripts for entry in _read_transcript(transcript)]
     with ThreadPoolExecutor(max_workers=8) as pool:  # 100 hours are 28,539 files, each a wait for the disk
-        durations = list(pool.map(read_duration, [audio for audio, _ in lines]))
-    return [
-        Utterance(audio.stem, audio, text, duration_s, audio.parts[-3], folder.name, "CC BY 4.0")
-        for (audio, text), duration_s in zip(lines, durations, strict=True)
-    ]
+        durations = list(pool.map(_duration_or_error, [audio for audio, _ in lines]))
+    found = []
+    for (audio, text), duration_s in zip(lines, durations, strict=True):
+        if isinstance(duration_s, UserError):
+            if not (skipped and skipped.limit):
+                raise duration_s
+            skipped.add(audio, str(duration_s))
+            continue
+        found.append(
+            Utterance(audio.stem, audio, text, duration_s, audio.parts[-3], folder.name, "CC BY 4.0")
+        )
+    return found
+
+
+def _duration_or_error(audio: Path) -> float | UserError:
+    try:
+        return read_duration(audio)
+    except UserError as error:
+        return error
 
 
 def download_subset(home: Path, subset: str) -> Path:

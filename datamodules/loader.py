@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Protocol
@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from datamodules.audio import AudioCache
 from datamodules.augment import Augmentation, augment
 from datamodules.batch import Batch, collate
+from datamodules.corrupt import Skipped
 from datamodules.sampler import AudioBatchSampler, Key, OrderedBatchSampler
 from datamodules.utterance import Utterance
 from qat.system.errors import UserError
@@ -29,6 +30,7 @@ class UtteranceDataset(Dataset[tuple[Utterance, Tensor]]):
         cache: where decoded audio is kept.
         augment_seed: None leaves the audio as it is; an integer augments, keyed by (seed, epoch, id).
         augmentation: how strongly.
+        skipped: counts what cannot be read, which batches then lack; None: nothing may be skipped.
     """
 
     def __init__(
@@ -37,9 +39,10 @@ class UtteranceDataset(Dataset[tuple[Utterance, Tensor]]):
         cache: AudioCache,
         augment_seed: int | None = None,
         augmentation: Augmentation = Augmentation(),  # noqa: B008 - frozen
+        skipped: Skipped | None = None,
     ) -> None:
         self._utterances, self._cache, self._augment_seed = utterances, cache, augment_seed
-        self._augmentation = augmentation
+        self._augmentation, self._skipped = augmentation, skipped
 
     def __getitem__(self, key: Key) -> tuple[Utterance, Tensor]:
         epoch, index = key
@@ -48,6 +51,36 @@ class UtteranceDataset(Dataset[tuple[Utterance, Tensor]]):
         if self._augment_seed is not None:
             signal = augment(signal, self._augment_seed, epoch, utterance.id, self._augmentation)
         return utterance, signal
+
+    def __getitems__(self, keys: Sequence[Key]) -> list[tuple[Utterance, Tensor]]:
+        """A batch; where nothing of it can be read, the utterance of the nearest length that can be.
+
+        Every rank must get a batch, as the others wait for it; and one utterance always fits.
+
+        Raises:
+            UserError: more cannot be read than may be skipped, or nothing can.
+        """
+        if self._skipped is None:
+            return [self[key] for key in keys]
+        if found := list(self._readable(keys)):
+            return found
+        epoch, longest = keys[0][0], max(self._utterances[index].duration_s for _, index in keys)
+        nearest = sorted(
+            range(len(self)), key=lambda index: abs(self._utterances[index].duration_s - longest)
+        )
+        if (first := next(self._readable([(epoch, index) for index in nearest]), None)) is None:
+            raise UserError(
+                "train: no utterance can be read; must be at least one; copy the recordings again"
+            )
+        return [first]
+
+    def _readable(self, keys: Iterable[Key]) -> Iterator[tuple[Utterance, Tensor]]:
+        assert self._skipped is not None
+        for key in keys:
+            try:
+                yield self[key]
+            except UserError as error:
+                self._skipped.add(self._utterances[key[1]].audio, str(error))
 
     def __len__(self) -> int:
         return len(self._utterances)
@@ -60,7 +93,8 @@ def plain_errors() -> Iterator[None]:
         yield
     except UserError as error:
         last_line = str(error).strip().splitlines()[-1]
-        raise UserError(last_line.removeprefix("qat.system.errors.UserError: ")) from None
+        kind = type(error)
+        raise UserError(last_line.removeprefix(f"{kind.__module__}.{kind.__qualname__}: ")) from None
 
 
 def end_with_parent(worker: int) -> None:

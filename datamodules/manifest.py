@@ -1,11 +1,13 @@
 """A user's own data: JSON lines or CSV manifests."""
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from datamodules.base import SpeechDataModule
+from datamodules.corrupt import Skipped
 from datamodules.utterance import Utterance, parse_json_line, to_utterance
 from qat.system.errors import UserError
 
@@ -46,15 +48,18 @@ class ManifestDataModule(SpeechDataModule):
 
     def read_split(self, split: str) -> list[Utterance]:
         """Reads the split's manifest; see `read_manifest`."""
-        return read_manifest(self._paths[split], self._audio_root)
+        return read_manifest(self._paths[split], self._audio_root, self.skipped if split == "train" else None)
 
 
-def read_manifest(path: Path, audio_root: Path | None = None) -> list[Utterance]:
+def read_manifest(
+    path: Path, audio_root: Path | None = None, skipped: Skipped | None = None
+) -> list[Utterance]:
     """Reads and checks a JSON lines or CSV manifest.
 
     Args:
         path: file that ends in .jsonl, .json, .csv or .tsv.
         audio_root: folder that relative audio paths start from; None means the manifest's folder.
+        skipped: counts lines that are wrong and are left out, if any may be; None: none may.
 
     Returns:
         Its utterances in file order, at least one, texts normalised.
@@ -69,8 +74,14 @@ def read_manifest(path: Path, audio_root: Path | None = None) -> list[Utterance]
     root = path.parent if audio_root is None else audio_root
     seen: dict[str, str] = {}
     utterances = []
-    for where, row in _read_rows(path):
-        utterance = to_utterance(row, where, root)
+    for where, read in _read_rows(path):
+        try:
+            utterance = to_utterance(read(), where, root)
+        except UserError as error:
+            if not (skipped and skipped.limit):
+                raise
+            skipped.add(where, str(error))
+            continue
         if utterance.id in seen:
             first = seen[utterance.id]
             raise UserError(
@@ -83,8 +94,8 @@ def read_manifest(path: Path, audio_root: Path | None = None) -> list[Utterance]
     return utterances
 
 
-def _read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields ("FILE, line N", fields)."""
+def _read_rows(path: Path) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
+    """Yields ("FILE, line N", what gives its fields or says what is wrong with it)."""
     suffix = path.suffix.lower()
     try:
         if suffix in (".jsonl", ".json"):
@@ -99,27 +110,32 @@ def _read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         ) from error
 
 
-def _read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _read_jsonl(path: Path) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
     with path.open(encoding="utf-8-sig") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
             where = f"{path}, line {number}"
-            yield where, parse_json_line(line, where)
+            yield where, partial(parse_json_line, line, where)
 
 
-def _read_csv(path: Path, delimiter: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def _read_csv(path: Path, delimiter: str) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, delimiter=delimiter, strict=True)
         try:
             for row in reader:
                 where = f"{path}, line {reader.line_num}"
-                if None in row:
-                    raise UserError(
-                        f"{where}: has more fields than the header; must be as many; quote a field with {delimiter!r}"
-                    )
-                yield where, {key.strip(): value for key, value in row.items() if value not in (None, "")}
+                yield where, partial(_csv_fields, row, where, delimiter)
         except csv.Error as error:
             raise UserError(
                 f"{path}, line {reader.line_num}: is not CSV ({error}); must be fields between {delimiter!r}"
             ) from error
+
+
+def _csv_fields(row: dict[str | None, Any], where: str, delimiter: str) -> dict[str, Any]:
+    """The fields of a line that are not empty."""
+    if None in row:
+        raise UserError(
+            f"{where}: has more fields than the header; must be as many; quote a field with {delimiter!r}"
+        )
+    return {str(key).strip(): value for key, value in row.items() if value not in (None, "")}

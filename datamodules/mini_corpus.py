@@ -43,7 +43,7 @@ class MiniDataModule(SpeechDataModule):
         embedded = read_manifest(MINI_FOLDER / f"{split}.jsonl")
         if split != "train" or self.extra_train is None:
             return embedded
-        extra = read_manifest(Path(self.extra_train))
+        extra = read_manifest(Path(self.extra_train), skipped=self.skipped)
         ids = {utterance.id for utterance in embedded}
         kept = {item.text for name in ("dev", *self.test_splits) for item in self.read_split(name)}
         for utterance in extra:

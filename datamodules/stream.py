@@ -1,7 +1,6 @@
 """Corpora too large to list: sharded tar files and JSON lines read as a stream that resumes from a checkpoint."""
 
-import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,14 @@ from datamodules.audio import load_audio
 from datamodules.audio_file import SAMPLE_RATE
 from datamodules.augment import SLOWEST, Augmentation, augment, keyed_generator
 from datamodules.batch import Batch, collate
+from datamodules.corrupt import count_skipped, too_long
+from datamodules.leaks import LeakError
 from datamodules.loader import end_with_parent, plain_errors
 from datamodules.segments import Segment
 from datamodules.utterance import Utterance
 from qat.system.errors import UserError
 
 WINDOW = 512  # utterances that are sorted into batches of similar length together
-_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -78,6 +78,8 @@ class SpeechStream(IterableDataset[Batch]):
         settings: of the batches.
         rank: of this process.
         world: number of processes.
+        check: called with each recording of the first pass before it is decoded; raises `UserError` where it may not be
+            trained on.
     """
 
     segments: Sequence[Segment]
@@ -85,6 +87,7 @@ class SpeechStream(IterableDataset[Batch]):
     rank: int = 0
     world: int = 1
     place: Place = field(default_factory=Place)
+    check: Callable[[Utterance], None] | None = None
 
     def __iter__(self) -> Iterator[Batch]:
         while True:
@@ -151,19 +154,9 @@ class SpeechStream(IterableDataset[Batch]):
         Raises:
             UserError: more than `max_corrupt` items were skipped.
         """
-        reason = (
-            f"{item.audio}: lasts {item.duration_s:.1f} s; must be at most a batch, {self.settings.max_batch_s:g} s"
-            if isinstance(item, Utterance)
-            else str(item)
-        )
+        reason = too_long(item, self.settings.max_batch_s) if isinstance(item, Utterance) else str(item)
         self.place.corrupt += 1
-        if self.place.corrupt > self.settings.max_corrupt:
-            raise UserError(
-                f"{reason} (item {self.place.corrupt} to skip; max_corrupt is {self.settings.max_corrupt})"
-            )
-        _log.warning(
-            f"skipped ({self.place.corrupt} of at most {self.settings.max_corrupt} per worker): {reason}"
-        )
+        count_skipped(reason, self.place.corrupt, self.settings.max_corrupt)
 
     def batches(self, window: Sequence[Utterance]) -> list[list[Utterance]]:
         """Groups a window into batches of similar length, in a random order."""
@@ -183,7 +176,11 @@ class SpeechStream(IterableDataset[Batch]):
         pairs: list[tuple[Utterance, Tensor]] = []
         for item in batch:
             try:
+                if self.check is not None and self.place.turn == 0:
+                    self.check(item)
                 signal = load_audio(item.audio)
+            except LeakError:
+                raise
             except UserError as error:
                 self.skip(error)
                 continue

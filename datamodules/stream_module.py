@@ -2,17 +2,19 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from datamodules.base import SpeechDataModule, describe_split
+from datamodules.base import SpeechDataModule
+from datamodules.leaks import KnownRecordings
 from datamodules.manifest import ManifestDataModule
 from datamodules.segments import find_segments
 from datamodules.stream import WINDOW, SpeechStream, StreamLoader, StreamSettings
-from datamodules.utterance import Utterance
+from datamodules.utterance import Utterance, describe_split
 from qat.system.errors import UserError
 from qat.system.ranks import rank_and_world
 
@@ -26,8 +28,6 @@ class StreamDataModule(SpeechDataModule):
         dev: manifest to choose checkpoints by.
         test: manifest of the test split "test", or {name of the split: manifest}.
         batches_per_epoch: training batches per process and epoch; the next epoch continues the stream.
-        max_corrupt: training items that a worker may skip because they cannot be read or are longer than a batch; each
-            is logged, one more is an error.
         window: utterances that are sorted into batches of similar length together.
         audio_root: folder that relative audio paths start from; null means the manifest's own folder.
         kwargs: see `SpeechDataModule`; `max_train_utterances`, `num_buckets` and `cache` do not apply to training.
@@ -42,23 +42,18 @@ class StreamDataModule(SpeechDataModule):
         dev: str,
         test: str | dict[str, str],
         batches_per_epoch: int = 1000,
-        max_corrupt: int = 0,
         window: int = WINDOW,
         audio_root: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        for name, value, least in (
-            ("batches_per_epoch", batches_per_epoch, 1),
-            ("max_corrupt", max_corrupt, 0),
-            ("window", window, 1),
-        ):
-            if value < least:
-                raise UserError(f"{name} is {value}; must be an integer from {least}")
+        for name, value in (("batches_per_epoch", batches_per_epoch), ("window", window)):
+            if value < 1:
+                raise UserError(f"{name} is {value}; must be an integer from 1")
         self.rest = ManifestDataModule(train=dev, dev=dev, test=test, audio_root=audio_root)
         self.test_splits = self.rest.test_splits
         self.segments = find_segments(train)
-        self.batches_per_epoch, self.max_corrupt, self.window = batches_per_epoch, max_corrupt, window
+        self.batches_per_epoch, self.window = batches_per_epoch, window
         self._audio_root = None if audio_root is None else Path(audio_root)
 
     def read_split(self, split: str) -> list[Utterance]:
@@ -74,6 +69,13 @@ class StreamDataModule(SpeechDataModule):
     def can_list(self, split: str) -> bool:
         """Every split but the training one."""
         return split != "train"
+
+    def training_items(self) -> Iterator[Utterance]:
+        """What can be read of the stream, in the order of its files."""
+        for segment in self.segments:
+            for _, item in segment.items(segment.start, self._audio_root):
+                if isinstance(item, Utterance):
+                    yield item
 
     def check(self) -> None:
         """Reads the dev and test sets, and the first training utterance.
@@ -99,7 +101,8 @@ class StreamDataModule(SpeechDataModule):
 
     def make_train_loader(self) -> StreamLoader:
         """The stream of this rank."""
-        stream = SpeechStream(self.segments, self.settings(), *rank_and_world())
+        known = KnownRecordings({split: self.utterances(split) for split in self.test_splits})
+        stream = SpeechStream(self.segments, self.settings(), *rank_and_world(), check=known.check)
         return StreamLoader(stream, self.batches_per_epoch, self.num_workers)
 
     def calibration_utterances(self, count: int, seed: int) -> list[Utterance]:
@@ -119,6 +122,8 @@ class StreamDataModule(SpeechDataModule):
             for _, item in segment.items(segment.start, self._audio_root):
                 if isinstance(item, UserError):
                     wrong = wrong or item
+                    continue
+                if not self.reads(item):
                     continue
                 chosen.append(item)
                 taken += 1

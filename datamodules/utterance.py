@@ -1,6 +1,7 @@
 """One utterance of a corpus, and how it is read from a line of a manifest."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,20 @@ class Utterance:
     speaker: str = ""
     source: str = ""
     license: str = ""
+
+
+def evenly_spaced(utterances: list[Utterance], limit: int | None) -> list[Utterance]:
+    """At most `limit` utterances, evenly spaced over the manifest, the same for every seed."""
+    if limit is None or limit >= len(utterances):
+        return utterances
+    return [utterances[i * len(utterances) // limit] for i in range(limit)]
+
+
+def describe_split(split: str, utterances: Sequence[Utterance]) -> str:
+    """Utterances, hours and words of a split, in one line."""
+    hours = sum(u.duration_s for u in utterances) / 3600
+    words = sum(len(u.text.split()) for u in utterances)
+    return f"{split}: {len(utterances)} utterances, {hours:.2f} h, {words} words"
 
 
 def parse_json_line(line: str | bytes, where: str) -> dict[str, Any]:

@@ -129,9 +129,9 @@ def write_run(setup: Setup, folder: Path) -> list[str]:
 
 
 def run_whole(setup: Setup, folder: Path) -> tuple[list[str], float]:
-    """Flags and seconds of an uninterrupted run, which is made once and kept as `folder/whole`."""
+    """Flags and seconds of an uninterrupted run, which is made once for a commit and kept as `folder/whole`."""
     known = folder / "whole.json"
-    if not known.is_file():
+    if not known.is_file() or json.loads(known.read_text()).get("commit") != git_commit():
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         flags = write_run(setup, folder)
@@ -142,7 +142,7 @@ def run_whole(setup: Setup, folder: Path) -> tuple[list[str], float]:
         if any(statuses):
             sys.exit(f"{folder}/whole.log: an uninterrupted run ended with {statuses}")
         (folder / "run").rename(folder / "whole")
-        write_text(known, json.dumps({"flags": flags, "seconds": seconds}))
+        write_text(known, json.dumps({"flags": flags, "seconds": seconds, "commit": git_commit()}))
     stored = json.loads(known.read_text())
     return stored["flags"], stored["seconds"]
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests import soak
 from tests.soak import SETUPS, Kill, attempt, how_to_resume, line_of, phase_of, summary
 from tests.soak_compare import differences
 
@@ -132,6 +133,24 @@ def test_a_run_that_was_faster_than_its_kill_is_not_counted() -> None:
     assert {"by": "phase", "value": "training", "kills": 2, "wrong": 1} in rows
     assert {"by": "run", "value": "b", "kills": 1, "wrong": 0} in rows
     assert "report.json: missing" in line_of(kills[1]) and line_of(kills[3]).endswith(": equal")
+
+
+def test_what_another_commit_left_is_not_compared_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Path] = []
+
+    def make(setup: Any, folder: Path) -> list[str]:
+        made.append(folder)
+        (folder / "run").mkdir()
+        return ["--run", "x"]
+
+    monkeypatch.setattr(soak, "write_run", make)
+    monkeypatch.setattr(soak, "start", lambda *arguments: [])
+    monkeypatch.setattr(soak, "finish", lambda *arguments: [0])
+    for commit, count in (("a", 1), ("a", 1), ("b", 2)):
+        monkeypatch.setattr(soak, "git_commit", lambda commit=commit: commit)
+        assert soak.run_whole(SETUPS[0], tmp_path / "kind")[0] == ["--run", "x"] and len(made) == count
 
 
 @pytest.mark.slow

@@ -166,6 +166,8 @@ class Resumable(Callback):
         checkpoint["logged"] = [row for log in metrics_logs(trainer) for row in log.state()]
         checkpoint["processes"] = trainer.world_size
         checkpoint["inside_epoch"] = data_of(trainer).inside_epoch
+        if (teacher := getattr(pl_module, "teacher", None)) is not None:
+            checkpoint["teacher_sha256"] = teacher.sha256
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]

@@ -10,6 +10,7 @@ from typing import Any
 
 from qat.models.checkpoint import keep_as, model_path, read_checkpoint
 from qat.models.ctc import CTCModule
+from qat.models.loading import sha256_of_float
 from qat.recipe import Recipe
 from qat.runs import BEFORE_LAST_FILE, METRICS_FILE, checkpoint_to_resume
 from qat.system.errors import UserError
@@ -37,6 +38,7 @@ def resume_from(
     checkpoint = read_last(path) if choice == "last" else read_checkpoint(path)
     check_same_run(model, checkpoint, path)
     check_same_batches(checkpoint, path, batch_conditions)
+    check_same_teacher(checkpoint, path, model.options.teacher)
     old = rows_before(run_folder / METRICS_FILE, checkpoint["global_step"])
     return str(path), checkpoint.get("logged", old)  # an older version's checkpoint has none
 
@@ -93,6 +95,24 @@ def check_same_batches(
     if stored is not None:  # an older version's checkpoint has none
         known = {key: value for key, value in stored.items() if key in batch_conditions or key != "seed"}
         refuse_difference(known, batch_conditions, path)
+
+
+def check_same_teacher(checkpoint: Mapping[str, Any], path: Path, teacher: str | None) -> None:
+    """Refuse a teacher whose file has changed since the run began.
+
+    Raises:
+        UserError: naming both digests.
+    """
+    stored = checkpoint.get("teacher_sha256")  # an older version's checkpoint has none
+    if not stored or not teacher:
+        return
+    ours = sha256_of_float(teacher)
+    if ours != stored:
+        now = f"has the SHA-256 {ours[:12]}..." if ours else "is not on this machine"
+        raise UserError(
+            f"{path}: its teacher {teacher} {now} and must have {stored[:12]}..., as when the run began; put that "
+            "file back, or start a new run"
+        )
 
 
 def refuse_difference(stored: Mapping[str, Any], ours: Mapping[str, Any], path: Path) -> None:

@@ -151,6 +151,8 @@ class Conditions:
         config_sha256: of the run's configuration.
         provenance: commit, versions, command, start and duration.
         window_s: longer utterances were read in windows of this length.
+        texts_in_train: test split -> utterances whose text is in train too; empty where train cannot be read.
+        trained_on: utterances of a training stream that texts were compared with; None: all of train.
     """
 
     run: str
@@ -164,3 +166,5 @@ class Conditions:
     config_sha256: str
     provenance: Mapping[str, Any]
     window_s: int = WINDOW_S
+    texts_in_train: Mapping[str, int] = field(default_factory=dict)
+    trained_on: int | None = None

@@ -24,13 +24,16 @@ class Teacher:
         path: where it comes from, for messages.
         labels: what it emits, in order.
         student_labels: what the student emits.
+        sha256: of the file or folder, by which a resumed run knows it again; empty where nobody asks.
 
     Raises:
         UserError: the labels differ.
     """
 
-    def __init__(self, model: nn.Module, path: str, labels: list[str], student_labels: list[str]) -> None:
-        self.path, self.model = path, model.requires_grad_(False)
+    def __init__(
+        self, model: nn.Module, path: str, labels: list[str], student_labels: list[str], sha256: str = ""
+    ) -> None:
+        self.path, self.model, self.sha256 = path, model.requires_grad_(False), sha256
         if labels != student_labels:
             raise UserError(
                 f"{path}: teacher has {len(labels)} labels {labels[:4]}..., the student "

@@ -139,19 +139,30 @@ def read_preprocessor(pretrained: str) -> dict[str, Any]:
     Raises:
         UserError: it asks for another rate or other features, or a hub name has none.
     """
-    for name in (PROCESSOR, PREPROCESSOR):  # newer versions write the first, with the second's fields nested
-        if path := file_of(pretrained, name):
-            contents = read_json(path)
-            fields = contents.get("feature_extractor") if name == PROCESSOR else contents
-            if isinstance(fields, dict):
-                check_values(f"{pretrained}/{name}", fields, FEATURES)
-                return {"do_normalize": fields.get("do_normalize", True)}
+    if (fields := preprocessor_of(pretrained)) is not None:
+        return {"do_normalize": fields.get("do_normalize", True)}
     if not Path(pretrained).is_dir():  # of the hub it may exist and not be at hand
         raise UserError(
             f"{pretrained}: must hold {PREPROCESSOR}, which says whether the waveform is normalised; with a network, "
             f"`hf download {pretrained} --local-dir FOLDER`, then give FOLDER"
         )
     return {}
+
+
+def preprocessor_of(pretrained: str) -> dict[str, Any] | None:
+    """What a folder or hub name says of the waveform, all of which is built; None where no file says anything.
+
+    Raises:
+        UserError: it asks for another rate or other features.
+    """
+    for name in (PROCESSOR, PREPROCESSOR):  # newer versions write the first, with the second's fields nested
+        if path := file_of(pretrained, name):
+            contents = read_json(path)
+            fields = contents.get("feature_extractor") if name == PROCESSOR else contents
+            if isinstance(fields, dict):
+                check_values(f"{pretrained}/{name}", fields, FEATURES)
+                return fields
+    return None
 
 
 def read_tokenizer(pretrained: str, outputs: int) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from qat.models.checkpoint import first_problem, read_checkpoint, refuse_not_fin
 from qat.models.ctc import CTCModule
 from qat.models.distillation import Teacher
 from qat.models.speechbrain_folder import cached_folder, folder_layout, is_folder
-from qat.runs import SPEECHBRAIN_FILE
+from qat.runs import SPEECHBRAIN_FILE, sha256_of_checkpoint
 from qat.system.errors import UserError
 
 
@@ -120,4 +120,12 @@ def load_teacher_(module: CTCModule) -> None:
     path = module.options.teacher
     if path and module.teacher is None:
         teacher = load_float(path)
-        module.teacher = Teacher(teacher, path, teacher.label_names, module.label_names)
+        module.teacher = Teacher(
+            teacher, path, teacher.label_names, module.label_names, sha256_of_float(path)
+        )
+
+
+def sha256_of_float(name: str) -> str:
+    """Digest of the file or folder that `load_float` reads; empty where it is not on this machine."""
+    path = find_float(name)
+    return "" if path is None else sha256_of_checkpoint(path)

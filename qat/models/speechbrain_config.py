@@ -2,7 +2,7 @@
 
 SpeechBrain downloads the model that `wav2vec2_hub` names for its configuration, then replaces all of its weights. The
 shapes say nearly everything; what they cannot say follows from the few architectures there are, and a `config.json`
-(and `preprocessor_config.json`) that is put into the folder says all.
+(and `preprocessor_config.json` or `processor_config.json`) that is put into the folder says all.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from torch import Tensor
 from transformers import Wav2Vec2Config
 
 from qat.models.hugging_face_config import check_fields, plain_config
+from qat.models.hugging_face_folder import preprocessor_of
 from qat.system.errors import UserError
 
-CONFIG_FILE, PROCESSOR_FILE = "config.json", "preprocessor_config.json"
+CONFIG_FILE = "config.json"
 HEADS = {768: 12, 1024: 16, 1280: 16, 1920: 16}  # by width: of the base, large and XLS-R models
 KERNELS, STRIDES = (10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2)  # of all published models
 
@@ -63,12 +64,14 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def normalizes(folder: Path) -> bool:
-    """Whether the waveform is normalised: as a `preprocessor_config.json` says, or yes, as of all published models."""
-    path = folder / PROCESSOR_FILE
-    value = read_json(path).get("do_normalize", True) if path.is_file() else True
-    if type(value) is not bool:
-        raise UserError(f"{path}: do_normalize: {value!r}, must be true or false")
-    return value
+    """Whether the waveform is normalised: as a file in the folder says, or yes, as of all published models.
+
+    Raises:
+        UserError: such a file, in the folder or beside it, asks for another sampling rate or other features.
+    """
+    preprocessor_of(str(folder.resolve().parent))
+    fields = preprocessor_of(str(folder)) or {}
+    return bool(fields.get("do_normalize", True))
 
 
 def fields_of(folder: Path, state: dict[str, Tensor]) -> dict[str, Any]:

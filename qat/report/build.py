@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.base import SpeechDataModule
+from datamodules.leaks import SharedTexts, shared_texts
 from qat.evaluation.error_rates import worst_utterances
 from qat.evaluation.measure import measure
 from qat.evaluation.measurement import Conditions, Measurement, own_last
@@ -20,6 +21,7 @@ from qat.report.tables import write_report_markdown
 from qat.report.terminal import print_table
 from qat.report.utterance_files import save_utterances, save_worst
 from qat.runs import METRICS_FILE, RECIPE_FILE, REPORT_FILE, SEARCH_FOLDER, UTTERANCES_FILE, WORST_FILE
+from qat.system.errors import UserError
 from qat.system.provenance import config_sha256, provenance
 
 
@@ -57,6 +59,7 @@ def conditions_of(
 ) -> Conditions:
     """What the measurements of a report share; `started` is `time.time()` at its beginning."""
     seed = config.get("seed_everything")
+    shared = texts_of(data)
     return Conditions(
         run=run,
         dataset=type(data).__name__.removesuffix("DataModule").lower(),
@@ -69,7 +72,17 @@ def conditions_of(
         config_sha256=config_sha256(config),
         provenance=provenance(started),
         window_s=options.window_s,
+        texts_in_train=shared.counts,
+        trained_on=None if shared.is_whole else shared.compared,
     )
+
+
+def texts_of(data: SpeechDataModule) -> SharedTexts:
+    """The test sets' texts that are in train too; none where train is no longer there, which a report does not need."""
+    try:
+        return shared_texts(data)
+    except UserError:
+        return SharedTexts()
 
 
 def write_report(

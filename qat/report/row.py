@@ -80,6 +80,7 @@ class Row:
     """One model on one test split; the design names every field. A null has its reason in `notes`.
 
     `decoding` names the search of an attention model, `parts_ms` the medians of its parts; both are absent elsewhere.
+    `texts_in_train` counts the utterances whose text is in train too; absent where it was not counted.
     """
 
     run: str
@@ -94,6 +95,7 @@ class Row:
     split: str = limited()
     utterances: int | None = limited(low=0)
     reference_words: int | None = limited(low=0)
+    texts_in_train: int | None = limited(low=0, optional=True)
     wer: float | None = limited(low=0)
     wer_ci95: PAIR | None = limited()
     cer: float | None = limited(low=0)

@@ -47,6 +47,7 @@ def row_of(item: Measurement, reference: Measurement, split: str, conditions: Co
         dataset=conditions.dataset,
         split=split,
         **error_fields(item.utterances[split], conditions.bootstrap_seed, baseline),
+        texts_in_train=conditions.texts_in_train.get(split) if conditions.trained_on is None else None,
         decoding=item.decoding or None,
         **speed_fields(item),
         size_mb=item.size_mb,
@@ -62,7 +63,11 @@ def row_of(item: Measurement, reference: Measurement, split: str, conditions: Co
         parity=item.parity.get(split),
         config_sha256=conditions.config_sha256,
         checkpoint_sha256=item.checkpoint_sha256,
-        notes=[*notes_of(item, is_float), *window_notes(item, split, conditions.window_s)],
+        notes=[
+            *notes_of(item, is_float),
+            *window_notes(item, split, conditions.window_s),
+            *text_notes(split, conditions),
+        ],
         **conditions.provenance,
     )
 
@@ -92,6 +97,16 @@ def window_notes(item: Measurement, split: str, window_s: int) -> list[str]:
         return []
     return [
         f"utterances: {long} of more than {window_s} s, read in windows that are joined where it is quiet"
+    ]
+
+
+def text_notes(split: str, conditions: Conditions) -> list[str]:
+    """How many texts are in the part of a training stream that was compared, where it was not compared as a whole."""
+    if conditions.trained_on is None:
+        return []
+    return [
+        f"texts_in_train: {split}: {conditions.texts_in_train[split]} in the first {conditions.trained_on} utterances "
+        "of the training stream, which is too long to count in"
     ]
 
 

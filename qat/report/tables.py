@@ -55,6 +55,10 @@ WER: list[Column] = [
     ),
     ("p", p_cell),
 ]
+SEEN_TEXTS: Column = (
+    "texts in train",
+    lambda row: NOT_APPLICABLE if row.texts_in_train is None else str(row.texts_in_train),
+)
 DURATIONS: list[Column] = [(name.replace("s", " s"), bucket_cell(name)) for name, _, _ in DURATION_BUCKETS]
 SPEED: list[Column] = [
     ("p50 / p95 ms", lambda row: percentiles(row, "latency_ms")),
@@ -142,6 +146,11 @@ def names_of(rows: Sequence[Row]) -> list[Column]:
     return [*NAMES, SEARCH] if any(row.decoding for row in rows) else NAMES
 
 
+def errors_of(rows: Sequence[Row]) -> list[Column]:
+    """Error rates of a row, with its texts that are in train where any row counts them."""
+    return [WER[0], SEEN_TEXTS, *WER[1:]] if any(row.texts_in_train is not None for row in rows) else WER
+
+
 def parts_table(rows: Sequence[Row]) -> str:
     """Medians of the parts of a transcription, one line per file; "" where no file has parts."""
     timed = [row for row in rows if row.parts_ms]
@@ -178,7 +187,7 @@ def report_markdown(
     integer = [row for row in rows if row.precision == "integer" and not is_variant(row)]
     parity = [*PARITY, DIFFERING] if any(has_tokens(row) for row in integer) else PARITY
     sections = {
-        "Word error rate": markdown_table(rows, names_of(rows) + WER),
+        "Word error rate": markdown_table(rows, names_of(rows) + errors_of(rows)),
         "WER by duration of the utterance": markdown_table(rows, NAMES + DURATIONS),
         "Speed and size of each file": file_table(rows, SPEED),
         "Parts of a transcription": parts_table(rows),

@@ -51,7 +51,7 @@ def upload_suite(suite: Suite, results: Results, folder: Path) -> int:
     stored = [row.to_dict() for row in results.rows]
     columns = [
         *FLAT_FIELDS,
-        *(["decoding"] if any("decoding" in row for row in stored) else []),
+        *(name for name in ("decoding", "texts_in_train") if any(name in row for row in stored)),
     ]
     table = wandb.Table(
         columns=[*columns],

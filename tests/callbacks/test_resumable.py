@@ -119,3 +119,11 @@ def test_the_first_interrupt_waits_for_the_step_and_the_second_does_not(
         os.kill(os.getpid(), signal.SIGINT)
     assert stopped.value.code == 130
     assert "resume with --run mine --ckpt_path last" in capfd.readouterr().err
+
+
+def test_a_checkpoint_knows_its_teacher(resumable: Resumable, tiny_data: SpeechDataModule) -> None:
+    for teacher, expected in ((None, {}), (SimpleNamespace(sha256="abc"), {"teacher_sha256": "abc"})):
+        checkpoint: dict[str, Any] = {}
+        module: Any = SimpleNamespace(teacher=teacher)
+        resumable.on_save_checkpoint(trainer_of(tiny_data), module, checkpoint)
+        assert {key: value for key, value in checkpoint.items() if key == "teacher_sha256"} == expected

@@ -11,6 +11,7 @@ from qat.cli.resume import check_same_batches, check_same_run, difference, read_
 from qat.models.checkpoint import write_checkpoint
 from qat.recipe import Recipe
 from qat.system.errors import UserError
+from qat.system.files import sha256_file
 from tests.conftest import build
 
 PATH = Path("last.ckpt")
@@ -93,3 +94,24 @@ def test_a_torn_last_checkpoint_is_replaced_by_the_one_before(
 def test_of_two_mappings_only_the_difference_is_shown() -> None:
     assert difference({"a": 1, "b": 2}, {"a": 1, "b": 3, "c": 4}) == ("b=2, c=None", "b=3, c=4")
     assert difference(1, {"a": 1}) == ("1", "{'a': 1}")
+
+
+def test_a_teacher_that_has_changed_is_refused_and_an_older_run_has_none_to_compare(tmp_path: Path) -> None:
+    teacher = tmp_path / "teacher.ckpt"
+    teacher.write_bytes(b"one")
+    student = build("crdnn", teacher=str(teacher))
+    stored: dict[str, Any] = {"hyper_parameters": dict(student.hparams), "state_dict": {}, "global_step": 3}
+    student.on_save_checkpoint(stored)
+    digest = sha256_file(teacher)
+    write_checkpoint({**stored, "teacher_sha256": digest}, tmp_path / "last.ckpt")
+    write_checkpoint(stored, tmp_path / "older.ckpt")
+    assert resume_from("last", tmp_path, student, {})[0] == str(tmp_path / "last.ckpt")
+    teacher.write_bytes(b"two")
+    assert resume_from(str(tmp_path / "older.ckpt"), tmp_path, student, {})[0] == str(tmp_path / "older.ckpt")
+    other = rf"its teacher .*teacher.ckpt has the SHA-256 {sha256_file(teacher)[:12]}... and must have {digest[:12]}"
+    with pytest.raises(UserError, match=other) as caught:
+        resume_from("last", tmp_path, student, {})
+    assert "\n" not in str(caught.value)
+    teacher.unlink()
+    with pytest.raises(UserError, match=r"its teacher .*teacher.ckpt is not on this machine and must have"):
+        resume_from("last", tmp_path, student, {})

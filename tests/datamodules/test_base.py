@@ -151,7 +151,8 @@ def test_unknown_split_names_the_allowed_ones(data):
 @pytest.mark.parametrize(
     "field, value",
     [("max_batch_s", 0.0), ("max_batch_s", float("nan")), ("num_buckets", 0), ("num_workers", -1),
-     ("max_unalignable", 1.5), ("max_unalignable", -0.1), ("max_train_utterances", 0), ("max_test_utterances", -3)],
+     ("max_corrupt", -1), ("max_unalignable", 1.5), ("max_unalignable", -0.1), ("max_train_utterances", 0),
+     ("max_test_utterances", -3)],
 )  # fmt: skip
 def test_bad_arguments_name_field_and_value(manifests, field, value):
     with pytest.raises(UserError, match=f"{field} is {value}; must be a"):

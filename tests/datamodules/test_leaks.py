@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 
 from datamodules import leaks
-from datamodules.leaks import check_leaks, content_sha256, shared_audio
+from datamodules.leaks import (
+    KnownRecordings,
+    LeakError,
+    check_leaks,
+    content_sha256,
+    shared_audio,
+    shared_texts,
+)
 from datamodules.manifest import ManifestDataModule
 from datamodules.utterance import Utterance
 from tests.datamodules.corpora import error_of, write_audio, write_jsonl
@@ -102,3 +109,37 @@ def test_published_splits_are_compared_by_file_alone(tmp_path: Path, monkeypatch
     assert check_leaks(data) == ["test: 1 of its 1 texts are in train too"]
     train = data.utterances("train")
     assert shared_audio(train, train[1:], by_file=True) == [(train[1], train[1])]
+
+
+def test_a_known_recording_is_known_whatever_its_name_format_and_stated_duration(tmp_path: Path) -> None:
+    known = KnownRecordings(
+        {"test": [Utterance("a", write_audio(tmp_path / "a.wav", noise(5)), "one", 0.25)]}
+    )
+    samples = noise(5)
+    copy = Utterance("b", write_audio(tmp_path / "b.flac", samples), "two", 9.0)
+    with pytest.raises(
+        LeakError, match="test: its recording 'a' is in train too .there 'b', .*b.flac.; must be in"
+    ):
+        known.check(copy)
+    samples[-1] += 1
+    known.check(Utterance("c", write_audio(tmp_path / "c.wav", samples), "one", 0.25))
+
+
+def test_texts_in_train_are_counted_for_each_test_set(tmp_path: Path) -> None:
+    found = shared_texts(corpus(tmp_path, train=[0, 2], dev=[4], test=[21, 34, 36]))
+    assert (found.counts, found.compared, found.is_whole) == ({"test": 2}, 2, True)
+
+
+def test_recordings_that_all_begin_with_silence_are_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quiet = np.zeros(leaks.START, np.int16)
+    paths = [write_audio(tmp_path / f"{n}.wav", np.concatenate([quiet, noise(n)])) for n in range(4)]
+    items = [Utterance(str(n), path, "one", 0.5) for n, path in enumerate(paths)]
+    read: list[object] = []
+    whole = leaks.read_audio
+    monkeypatch.setattr(leaks, "read_audio", lambda path: (read.append(path), whole(path))[1])
+    known = KnownRecordings({"test": items[:2]})
+    for item in items[2:]:
+        known.check(item)
+    assert sorted(str(path) for path in read) == sorted(map(str, paths))

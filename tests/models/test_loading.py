@@ -14,9 +14,17 @@ from transformers.utils import hub
 
 from qat.layers.swap import quant_layers, quantizers
 from qat.models.checkpoint import read_checkpoint, write_checkpoint
-from qat.models.loading import find_float, load_float, load_module, load_teacher_, save_module
+from qat.models.loading import (
+    find_float,
+    load_float,
+    load_module,
+    load_teacher_,
+    save_module,
+    sha256_of_float,
+)
 from qat.models.wav2vec2 import Wav2Vec2Module
 from qat.recipe import Recipe
+from qat.runs import sha256_of_checkpoint
 from qat.system.errors import UserError
 from tests.conftest import build, noise, write_hugging_face
 from tests.models.conftest import padded_batch
@@ -70,6 +78,8 @@ def test_a_pretrained_model_may_teach(pretrained: Path) -> None:
     load_teacher_(student)
     teacher = student.teacher
     assert teacher is not None
+    assert teacher.sha256 == sha256_of_float(str(pretrained)) == sha256_of_checkpoint(pretrained)
+    assert sha256_of_float("no/model") == ""
     signal, lengths = noise(1, 0.5), torch.tensor([8_000])
     with torch.no_grad():
         logits, frames = student.eval()(signal, lengths)

@@ -72,3 +72,23 @@ def test_what_shapes_cannot_say_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "preprocessor_config.json").write_text('{"do_normalize": 1}')
     with pytest.raises(UserError, match="do_normalize: 1, must be true or false"):
         normalizes(tmp_path)
+
+
+@pytest.mark.parametrize("place", [".", ".."], ids=["inside", "beside"])
+@pytest.mark.parametrize("name", ["preprocessor_config.json", "processor_config.json"])
+def test_another_sampling_rate_in_or_beside_the_folder_is_one_line(
+    tmp_path: Path, name: str, place: str
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for rate in (16_000, 8_000):
+        fields: dict[str, Any] = {"sampling_rate": rate, "do_normalize": False}
+        nested = {"feature_extractor": fields} if name.startswith("processor") else fields
+        (folder / place / name).write_text(json.dumps(nested))
+        if rate == 16_000:
+            assert normalizes(folder) == (place == ".."), "beside the folder lies another model's"
+    with pytest.raises(
+        UserError, match=rf"{name}: sampling_rate: 8000, must be 16000; nothing else is built"
+    ) as caught:
+        normalizes(folder)
+    assert "\n" not in str(caught.value)

@@ -9,16 +9,27 @@ from typing import Any
 
 import pytest
 
+from datamodules.manifest import ManifestDataModule
+from datamodules.utterance import Utterance
 from qat.evaluation.options import EvaluationOptions
 from qat.report import build
 from qat.report.build import conditions_of, report_checkpoint
 from qat.report.row import load_report
 from qat.report.rows import rows_of
+from tests.datamodules.corpora import write_split
 from tests.evaluation.measurements import conditions, float_measurement, integer_measurement
 
 
 class MiniDataModule(SimpleNamespace):
-    """Named like a data module."""
+    """Named like a data module, without any utterance."""
+
+    test_splits = ("test_seen", "test_real")
+
+    def can_list(self, split: str) -> bool:
+        return True
+
+    def utterances(self, split: str) -> list[Utterance]:
+        return []
 
 
 def test_files_are_those_of_the_measurements(
@@ -57,3 +68,10 @@ def test_conditions_come_from_data_configuration_and_options() -> None:
     assert (found.threads, found.batch_size, found.repeats) == (2, 1, 20)
     assert conditions_of("demo", data, {}, EvaluationOptions(), 0.0).seed == 0
     assert found.provenance["started_at"] == "1970-01-01T00:00:00+00:00"
+    assert (found.texts_in_train, found.trained_on) == ({"test_seen": 0, "test_real": 0}, None)
+
+
+def test_a_report_does_not_need_the_training_set(tmp_path: Path) -> None:
+    test = str(write_split(tmp_path, "test", 2))
+    data = ManifestDataModule(train="gone.jsonl", dev="gone.jsonl", test=test)
+    assert conditions_of("demo", data, {}, EvaluationOptions(), 0.0).texts_in_train == {}

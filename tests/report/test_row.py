@@ -40,6 +40,7 @@ def test_a_row_has_exactly_the_designed_fields() -> None:
         "wer_by_duration",
         "decoding",
         "parts_ms",
+        "texts_in_train",
     }
 
 

@@ -111,3 +111,26 @@ def test_a_row_says_how_many_utterances_were_read_in_windows() -> None:
     assert all(row.notes.count(long) == 1 and long in report_markdown([row]) for row in rows)
     in_one = rows_of([float_measurement(), integer_measurement()], conditions())
     assert not any("windows" in note for row in in_one for note in row.notes)
+
+
+def test_texts_that_are_in_train_too_are_counted_in_row_and_table() -> None:
+    measured = [float_measurement(), integer_measurement()]
+    counts = {"test_seen": 2, "test_real": 0}
+    rows = rows_of(measured, conditions(texts_in_train=counts))
+    assert [row.texts_in_train for row in rows] == [2, 2, 0, 0]
+    assert all(list(row_problems(row.to_dict())) == [] for row in rows)
+    header = report_markdown(rows).partition("| split |")[2].partition("\n")[0]
+    assert "| utterances | texts in train | WER % [95 % CI] |" in header
+    uncounted = rows_of(measured, conditions())
+    assert "texts_in_train" not in uncounted[0].to_dict() and "texts in train" not in report_markdown(
+        uncounted
+    )
+
+
+def test_a_count_over_a_part_of_a_stream_is_a_note_and_no_number() -> None:
+    counts = {"test_seen": 2, "test_real": 0}
+    rows = rows_of([float_measurement()], conditions(texts_in_train=counts, trained_on=20_000))
+    assert rows[0].texts_in_train is None and reason_for_null(rows[0].notes, "texts_in_train").startswith(
+        "test_seen: 2 in the first 20000 utterances of the training stream"
+    )
+    assert rows[0].notes[-1] in report_markdown(rows)
