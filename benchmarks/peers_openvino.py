@@ -36,17 +36,17 @@ class OpenVINOSession:
         self.model = openvino.Core().compile_model(str(path), "CPU", settings)
         self.decoder = decoder
 
-    def run(self, signal: NDArray[Any]) -> tuple[NDArray[Any], int]:
-        """Samples `(S,)` -> logits `(T, V)`, valid frames."""
-        padded = np.pad(signal, (0, max(0, SHORTEST - signal.size)))
-        found = self.model({"signal": padded[None], "lengths": np.array([signal.size], dtype=np.int64)})
-        return found["logits"][0], int(found["frames"][0])
+    def run(self, signal: NDArray[Any], lengths: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Zero-padded `(B, S)` float32, `(B,)` int64 -> (logits `(B, T, V)`, frames `(B,)`)."""
+        padded = np.pad(signal, ((0, 0), (0, max(0, SHORTEST - signal.shape[1]))))
+        found = self.model({"signal": padded, "lengths": lengths})
+        return found["logits"], found["frames"]
 
     def transcribe(self, signal: NDArray[Any]) -> str:
         """Samples `(S,)` -> text."""
         assert self.decoder is not None
-        logits, frames = self.run(signal)
-        return self.decoder.decode(logits[:frames])
+        logits, frames = self.run(signal[None], np.array([signal.size], dtype=np.int64))
+        return self.decoder.decode(logits[0, : int(frames[0])])
 
 
 def build(subject: Subject, options: dict[str, Any], folder: Path) -> Built:

@@ -10,32 +10,29 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.peers_subject import Signal
-from qat.runtime.latency import ChildProcess, Run, Worker, take_turns, write_signals
+from qat.runtime.latency import ChildProcess, write_signals
 from qat.system.hardware import idle_cores
 
 ROUNDS = 3  # over all utterances, besides the first
 
 
 class PeerWorker(ChildProcess):
-    """A child that holds an OpenVINO model; answers as a `qat.runtime.latency.Worker`.
+    """A child that holds a file.
 
     Args:
-        folder: with `model.xml`.
+        path: of the file; for OpenVINO a folder.
+        engine: `onnxruntime` or `openvino`.
         signals: `.npz`.
         cores: what it may run on.
     """
 
-    def __init__(self, folder: Path, signals: Path, cores: list[int] | None) -> None:
+    def __init__(self, path: Path, engine: str, signals: Path, cores: list[int] | None) -> None:
         super().__init__("benchmarks.peers_worker", threads=1)
         try:
-            self.ask(open=str(folder / "model.xml"), signals=str(signals), cores=cores)
+            self.ask(open=str(path.resolve()), engine=engine, signals=str(signals), cores=cores)
         except BaseException:
             self.close()
             raise
-
-    def timed(self, index: int) -> Run:
-        """One run on signal `index`."""
-        return Run(float(self.ask(run=index)["seconds"]), {})
 
 
 def speed(
@@ -43,7 +40,9 @@ def speed(
 ) -> dict[str, Any]:
     """How many times as fast as the float file a quantized one is.
 
-    Both sides run every utterance once, which counts as the first time of its length, and then `rounds` times more.
+    Both sides run every utterance once, which counts as the first time of its length, and then `rounds` times more;
+    who goes first changes every time. What counts is processor time: with one thread it is the time that passes on an
+    idle machine, and what else a shared machine does adds little to it.
 
     Args:
         float_file: for ONNX Runtime.
@@ -53,40 +52,56 @@ def speed(
         rounds: after the first.
 
     Returns:
-        `ratio` of the repeated times and `first_ratio`, medians over utterances in turns; `float_ms`, `peer_ms` and
-        `first_ms`, medians.
+        See `summary`.
     """
     count = len(signals) - 1
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         store, cores = write_signals(Path(folder), signals), idle_cores(1)
-        base = stack.enter_context(Worker(float_file, store, 1, cores))
-        peer: Any = stack.enter_context(
-            Worker(file, store, 1, cores) if engine == "onnxruntime" else PeerWorker(file, store, cores)
-        )
-        for side in (base, peer):
-            side.timed(count)
-        runs = take_turns([base, peer], count, count * (1 + rounds))
-    return summary([[run.seconds for run in side] for side in runs], count)
+        sides = [
+            stack.enter_context(PeerWorker(*side, store, cores))
+            for side in ((float_file, "onnxruntime"), (file, engine))
+        ]
+        for side in sides:
+            side.ask(run=count)
+        return summary(*take_turns(sides, count, count * (1 + rounds)), count)
 
 
-def summary(seconds: Sequence[Sequence[float]], count: int) -> dict[str, Any]:
+def take_turns(sides: Sequence[PeerWorker], count: int, repeats: int) -> list[list[dict[str, float]]]:
+    """Each side's times."""
+    runs: list[list[dict[str, float]]] = [[] for _ in sides]
+    for run in range(repeats):
+        for index in (0, 1) if run % 2 == 0 else (1, 0):
+            runs[index].append(sides[index].ask(run=run % count))
+    return runs
+
+
+def summary(base: Sequence[dict[str, float]], peer: Sequence[dict[str, float]], count: int) -> dict[str, Any]:
     """Medians of both sides' times, of which the first `count` are those of new lengths.
 
-    >>> summary([[2.0, 1.0, 1.0], [4.0, 0.5, 0.25]], 1)["ratio"]
-    3.0
-    """
-    base, peer = seconds
-    ratios = [one / two for one, two in zip(base, peer, strict=True)]
+    Returns:
+        `ratio` of the repeated times and `first_ratio`, medians over pairs of runs; `wall_ratio`, by the clock;
+        `float_ms`, `peer_ms` and `first_ms`, medians.
 
-    def ms(values: Sequence[float]) -> float:
-        return 1000 * statistics.median(values)
+    >>> base, peer = ([{"seconds": s, "wall_s": 2 * s} for s in side] for side in ((2, 1, 1), (4, 0.5, 0.25)))
+    >>> found = summary(base, peer, 1)
+    >>> found["ratio"], found["first_ratio"], found["float_ms"]
+    (3.0, 0.5, 1000.0)
+    """
+    pairs = list(zip(base, peer, strict=True))
+
+    def ratio(chosen: Sequence[tuple[dict[str, float], dict[str, float]]], clock: str) -> float:
+        return statistics.median(one[clock] / two[clock] for one, two in chosen)
+
+    def ms(runs: Sequence[dict[str, float]]) -> float:
+        return 1000.0 * statistics.median(run["seconds"] for run in runs)
 
     return {
-        "ratio": statistics.median(ratios[count:]),
-        "first_ratio": statistics.median(ratios[:count]),
+        "ratio": ratio(pairs[count:], "seconds"),
+        "first_ratio": ratio(pairs[:count], "seconds"),
+        "wall_ratio": ratio(pairs[count:], "wall_s"),
         "float_ms": ms(base[count:]),
         "peer_ms": ms(peer[count:]),
         "first_ms": ms(peer[:count]),
         "utterances": count,
-        "runs": len(ratios) - count,
+        "runs": len(pairs) - count,
     }

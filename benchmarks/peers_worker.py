@@ -1,4 +1,4 @@
-"""A process that times one OpenVINO model: `python -m benchmarks.peers_worker`, driven by `benchmarks.peers_speed`."""
+"""A process that times one file: `python -m benchmarks.peers_worker`, driven by `benchmarks.peers_speed`."""
 
 from __future__ import annotations
 
@@ -12,21 +12,36 @@ import numpy as np
 from qat.runtime.worker import serve
 
 
-def answer(request: dict[str, Any], state: dict[str, Any]) -> dict[str, Any]:
-    """One reply to `{"open": xml, "signals": npz, "cores": [0] | null}` or `{"run": index}`."""
-    from benchmarks.peers_openvino import OpenVINOSession
+def opened(engine: str, path: Path) -> Any:
+    """What runs a file: its `run` takes samples `(1, S)` and lengths `(1,)`."""
+    if engine == "openvino":
+        from benchmarks.peers_openvino import OpenVINOSession
 
+        return OpenVINOSession(path / "model.xml")
+    from qat.runtime.session import Session
+
+    return Session(path, 1)
+
+
+def answer(request: dict[str, Any], state: dict[str, Any]) -> dict[str, Any]:
+    """One reply.
+
+    Requests: `{"open": path, "engine": name, "signals": npz, "cores": [0] | null}` and `{"run": index}`, which answers
+    with `seconds` of processor time, all threads together, and `wall_s`.
+    """
     if "open" in request:
         if request.get("cores"):
-            os.sched_setaffinity(0, request["cores"])
+            os.sched_setaffinity(0, request["cores"])  # before the engine makes its threads, which inherit it
         with np.load(request["signals"]) as signals:
             state["signals"] = [signals[str(index)] for index in range(len(signals.files))]
-        state["session"] = OpenVINOSession(Path(request["open"]))
-        return {"provider": "openvino"}
+        state["session"] = opened(request["engine"], Path(request["open"]))
+        return {"opened": True}
     signal = state["signals"][request["run"]]
-    started = time.perf_counter()
-    state["session"].run(signal)
-    return {"seconds": time.perf_counter() - started}
+    lengths = np.array([signal.size], dtype=np.int64)
+    started = time.perf_counter(), time.process_time()
+    state["session"].run(signal[None], lengths)
+    wall, seconds = time.perf_counter() - started[0], time.process_time() - started[1]
+    return {"seconds": seconds, "wall_s": wall}
 
 
 if __name__ == "__main__":
