@@ -1,7 +1,8 @@
 """Write the tables of benchmarks.md, gpu.md, peers.md and reliability.md in docs/: `python -m benchmarks.publish`.
 
 Everything between `<!-- table: FILE -->` and `<!-- end -->` is rewritten from that result file; between
-`<!-- gpu: FILE checks -->` (or `steps`) and `<!-- end -->` stand tables of `benchmarks.gpu`, where its file is stored; in `<!-- peers: FILE MODEL -->` that of a model.
+`<!-- gpu: FILE checks -->` (or `steps`) and `<!-- end -->` stand tables of `benchmarks.gpu`, where its file is stored;
+between `<!-- peers: FILE MODEL -->` and `<!-- end -->` the table of a model from `benchmarks.peers`.
 """
 
 from __future__ import annotations
