@@ -65,13 +65,15 @@ class Rows:
 
 
 def pending(options: argparse.Namespace, rows: Rows) -> list[tuple[str, Case]]:
-    """What is to be measured, those of a quantizer together."""
-    return [
-        (kind, case)
-        for kind in options.models
-        for case in cases_of(kind)
-        if any(text in case.name for text in options.only) and (options.again or not rows.has(kind, case))
-    ]
+    """What is to be measured: in the order of `--only`, then of the table."""
+    every = [(kind, case) for kind in options.models for case in cases_of(kind)]
+    found = {
+        f"{kind}, {case.name}": (kind, case)
+        for text in options.only
+        for kind, case in every
+        if text in f"{kind}, {case.name}" and (options.again or not rows.has(kind, case))
+    }
+    return list(found.values())
 
 
 def run_all(todo: Sequence[tuple[str, Case]], options: argparse.Namespace, rows: Rows, folder: Path) -> None:
