@@ -81,13 +81,22 @@ def measure(case: Case, subject: Subject, rounds: int = ROUNDS) -> Row:
         )
 
 
+def say(what: str) -> None:
+    """What is done, with the seconds of processor time until now."""
+    print(f"  {what}, {time.process_time():.0f} s of processor time", file=sys.stderr, flush=True)
+
+
 def measured(case: Case, subject: Subject, rounds: int) -> Row:
     """Quantize, transcribe all test sets, weigh and time the file."""
     started = time.perf_counter()
     with tempfile.TemporaryDirectory(dir=subject.folder) as folder:
         built = importlib.import_module(BUILDERS[case.peer]).build(subject, case.options, Path(folder))
         built_s = time.perf_counter() - started
-        scores = subject.score(subject.transcribe(built.recogniser))
+        say("quantized")
+        texts = subject.transcribe(built.recogniser)
+        say("transcribed")
+        scores = subject.score(texts)
+        say("scored")
         timed = built.file is not None and built.engine
         return {
             **head(case, subject.kind),
