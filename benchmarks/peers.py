@@ -15,7 +15,8 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -23,8 +24,10 @@ from benchmarks.peers_cases import BOTH, CASES, Case, cases_of
 from benchmarks.peers_page import line
 from benchmarks.peers_run import FAILED, MEASURED, Row, unmeasured
 from benchmarks.result_file import RESULTS, ROOT, save, table
+from qat.system.provenance import git_commit
 
 PATH = RESULTS / "peers.json"
+LOOK_S = 1.0  # seconds between two looks for new rows
 ORDER = {
     (kind, case.peer, case.setting, case.bits): n
     for n, (kind, case) in enumerate((kind, case) for kind in BOTH for case in CASES)
@@ -46,6 +49,7 @@ class Rows:
     def __init__(self, path: Path | None) -> None:
         self.path = path
         stored = json.loads(path.read_text())["results"] if path is not None and path.is_file() else []
+        self.commit = git_commit()  # at the start: a stored file that changes is no other code
         self.rows: dict[tuple[str, str, str, str], Row] = {key(row): row for row in stored}
 
     def has(self, kind: str, case: Case) -> bool:
@@ -55,6 +59,7 @@ class Rows:
 
     def add(self, row: Row) -> None:
         """Keep a row in its place, write the file, print the row. A measured one stays if it cannot be measured now."""
+        row = {"git_commit": self.commit, **row}
         before = self.rows.get(key(row))
         if row["status"] == MEASURED or before is None or before["status"] != MEASURED:
             self.rows[key(row)] = row
@@ -81,24 +86,36 @@ def run_all(todo: Sequence[tuple[str, Case]], options: argparse.Namespace, rows:
     for (kind, _), group in groupby(todo, key=lambda item: (item[0], item[1].peer)):
         left = [case for _, case in group]
         while left:
-            done, reason = run_some(kind, left, options.quick, folder)
-            for row in done:
-                rows.add(row)
-            left = left[len(done) :]
+            done, reason = run_some(kind, left, options.quick, folder, rows.add)
+            left = left[done:]
             if left:
                 rows.add(unmeasured(left[0], kind, FAILED, reason))
                 left = left[1:]
 
 
-def run_some(kind: str, cases: Sequence[Case], quick: bool, folder: Path) -> tuple[list[Row], str]:
-    """Rows that one process measures until its end, and how it ended."""
+def run_some(
+    kind: str, cases: Sequence[Case], quick: bool, folder: Path, add: Callable[[Row], None]
+) -> tuple[int, str]:
+    """Measure rows in one process until its end, and hand on each as it comes; how many came, and how it ended."""
     store = folder / "rows.jsonl"
-    store.unlink(missing_ok=True)
+    store.write_text("")
     command = [sys.executable, "-m", "benchmarks.peers_run", "--model", kind, "--folder", str(folder)]
     command += ["--rows", str(store), *(["--quick"] if quick else []), "--cases", *(c.name for c in cases)]
-    status = subprocess.run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode
-    lines = store.read_text().splitlines() if store.is_file() else []
-    return [json.loads(text) for text in lines], f"its process ended with status {status}"
+    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    done, ended = 0, False
+    try:
+        while not ended:
+            time.sleep(LOOK_S)
+            ended = process.poll() is not None  # before the last look, so that no row is missed
+            lines = store.read_text().splitlines(keepends=True)
+            for text in lines[done:]:
+                if text.endswith("\n"):
+                    add(json.loads(text))
+                    done += 1
+    finally:
+        process.kill()
+        process.wait()
+    return done, f"its process ended with status {process.returncode}"
 
 
 def main() -> None:

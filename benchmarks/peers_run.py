@@ -26,7 +26,6 @@ from benchmarks.result_file import versions
 from qat.evaluation.graphs import size_mb
 from qat.system.errors import first_line
 from qat.system.hardware import processor
-from qat.system.provenance import git_commit
 
 MEASURED, FAILED, MISSING = "measured", "failed", "not installed"
 LONGEST_NOTE = 200  # characters
@@ -47,7 +46,6 @@ def head(case: Case, kind: str) -> Row:
         "device": processor(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "cpu_flags": processor_flags(),
-        "git_commit": git_commit(),
         "versions": versions(("torch", "onnxruntime", *PACKAGES[case.peer])),
     }
 
