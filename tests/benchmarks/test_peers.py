@@ -116,7 +116,7 @@ def test_a_process_that_ends_costs_its_own_row_alone(tmp_path: Path, monkeypatch
 def test_a_table_has_what_was_measured_and_says_on_what(tmp_path: Path) -> None:
     path = tmp_path / "peers.json"
     assert "Not measured yet" in block(path, "crdnn")
-    fake = row_of("crdnn", case_of(RUNTIME, "LSTM"), size_mb=None, speed=None)
+    fake = row_of("crdnn", case_of(RUNTIME, "LSTM", "crdnn"), size_mb=None, speed=None)
     peers.Rows(path).add(fake)
     text = block(path, "crdnn")
     assert "| 5.00 | +1.00 [+0.50, +1.50] | 0.0100 |  |  |  |" in text
