@@ -1,7 +1,8 @@
-"""Write the tables of benchmarks.md, gpu.md and reliability.md in docs/ from results: `python -m benchmarks.publish`.
+"""Write the tables of benchmarks.md, gpu.md, peers.md and reliability.md in docs/: `python -m benchmarks.publish`.
 
 Everything between `<!-- table: FILE -->` and `<!-- end -->` is rewritten from that result file; between
-`<!-- gpu: FILE checks -->` (or `steps`) and `<!-- end -->` stand tables of `benchmarks.gpu`, where its file is stored.
+`<!-- gpu: FILE checks -->` (or `steps`) and `<!-- end -->` stand tables of `benchmarks.gpu`, where its file is stored;
+between `<!-- peers: FILE MODEL -->` and `<!-- end -->` the table of a model from `benchmarks.peers`.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu_page import block
+from benchmarks import gpu_page, peers_page
 from benchmarks.result_file import ROOT, table
 from qat.report.readme import fill_blocks
 from qat.system.files import write_text
 
-PAGES = tuple(ROOT / "docs" / f"{name}.md" for name in ("benchmarks", "gpu", "reliability"))
+PAGES = tuple(ROOT / "docs" / f"{name}.md" for name in ("benchmarks", "gpu", "peers", "reliability"))
 MODULES = {  # the others are `benchmarks.NAME`
     "soak": "tests.soak",
     "fuzz": "tests.fuzz_inputs",
@@ -271,7 +272,7 @@ def published(path: Path, words: str = "") -> str:
 
 def fill(text: str, root: Path = ROOT) -> str:
     """The text with every table rewritten from its result file."""
-    for kind, make in (("table", published), ("gpu", block)):
+    for kind, make in (("table", published), ("gpu", gpu_page.block), ("peers", peers_page.block)):
         text = fill_blocks(text, kind, make, root, may_be_absent=True)
     return text
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
+from qat.layer_recipe import FourBitLinear
 from qat.recipe import Recipe
 from qat.runs import CONFIG_FILE, folder_of, read_config, started_outside
 from qat.system.ranks import launched_rank
@@ -16,7 +17,7 @@ from qat.system.ranks import launched_rank
 CHOSEN = "SPEECH_QAT_FOUR_BIT_LINEAR"  # what the first process has measured, for those that it launches
 
 
-def four_bit_linear(recipe: Recipe, run: str | None, resumed: str | None) -> str:
+def four_bit_linear(recipe: Recipe, run: str | None, resumed: str | None) -> FourBitLinear:
     """What a run's recipe says: the value given, or the kernel that is faster on this machine.
 
     A resumed run keeps its kernel. Processes that something else has launched do not measure, each for itself: they
@@ -34,7 +35,7 @@ def four_bit_linear(recipe: Recipe, run: str | None, resumed: str | None) -> str
     if started_outside():
         return "integer"
     if launched_rank() != 0:
-        return os.environ.get(CHOSEN, "integer")
+        return "matmul_nbits" if os.environ.get(CHOSEN) == "matmul_nbits" else "integer"
     from qat.runtime.four_bit import faster, kernel_times
 
     times = kernel_times()
@@ -43,10 +44,11 @@ def four_bit_linear(recipe: Recipe, run: str | None, resumed: str | None) -> str
     return chosen
 
 
-def kept_kernel(folder: Path) -> str:
+def kept_kernel(folder: Path) -> FourBitLinear:
     """What the configuration of a run says; `auto` where there is none."""
     path = folder / CONFIG_FILE
-    return str(read_config(path).get("qat", {}).get("four_bit_linear", "auto")) if path.is_file() else "auto"
+    kept = read_config(path).get("qat", {}).get("four_bit_linear") if path.is_file() else None
+    return next((kernel for kernel in get_args(FourBitLinear) if kernel == kept), "auto")
 
 
 def sentence(chosen: str, times: Mapping[Any, float]) -> str:

@@ -14,7 +14,7 @@ from qat.decoding.windows import WINDOW_S, WindowedRecogniser, check_window
 from qat.runs import MODEL_FILE, SPEECHBRAIN_FILE, find_checkpoint, sha256_of_checkpoint
 from qat.runtime.attention_session import open_session
 from qat.runtime.checkpoint_of import checkpoint_of, read_metadata
-from qat.runtime.formats import FORMAT_KEY, EngineName
+from qat.runtime.formats import FORMAT_KEY, EngineName, FileFormat
 from qat.runtime.manifest import is_exported_folder
 
 
@@ -107,7 +107,8 @@ def exported_model(target: str, engine: EngineName = "onnxruntime") -> Path:
 
     module = load_module(checkpoint)
     if module.recipe.active:
-        name, file_format = (f"{folder.name}.qdq", "qdq") if portable else (folder.name, "onnxruntime")
+        name = f"{folder.name}.qdq" if portable else folder.name
+        file_format: FileFormat = "qdq" if portable else "onnxruntime"
         return export(module, folder.with_name(name), "integer", digest, file_format).path
     return export(module, folder, "float", digest).path
 

@@ -98,9 +98,9 @@ def on_first_rank(work: Callable[[], T]) -> T:
             held[0] = work()
         except Exception as error:  # the others wait: they must not wait for ever
             held[1] = error
-    value, error = broadcast_from(held)
-    if error is not None:
-        raise error
+    value, raised = broadcast_from(held)
+    if raised is not None:
+        raise raised
     return cast(T, value)
 
 
