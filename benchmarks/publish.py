@@ -200,6 +200,22 @@ def equalize_rows(results: list[Row]) -> Iterator[Row]:
         }
 
 
+def processor_rows(results: list[Row]) -> Iterator[Row]:
+    """Rows of the suite by the fake-quantized model, on the weight ranges of two kinds of processor."""
+    for row in results:
+        yield {
+            "row": row["row"],
+            "8-bit weights": "7-bit range, as without VNNI"
+            if row["reduce_range"]
+            else "full range, as with VNNI",
+            "threads": row["threads"],
+            "test set": row["split"],
+            "word errors": row["errors"],
+            "stored row (VNNI)": row["stored"],
+            "utterances with other errors": f"{row['differing']} of {row['utterances']}",
+        }
+
+
 def fuzz_rows(results: list[Row]) -> Iterator[Row]:
     """Mutated inputs that ended in the right answer or one line, and those that did not."""
     for row in results:
@@ -241,6 +257,7 @@ SECTIONS = {
     "coverage_fuzz": coverage_fuzz_rows,
     "long_audio": long_audio_rows,
     "equalize": equalize_rows,
+    "processors": processor_rows,
     "fuzz": fuzz_rows,
     "soak": soak_rows,
     "beams": beam_rows,

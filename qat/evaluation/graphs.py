@@ -5,19 +5,10 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from torch import nn
-
 from qat.evaluation import guards
 from qat.evaluation.measurement import Nodes
-from qat.layers.lstm import QuantLSTM
-from qat.layers.swap import quant_layers, weighted_layers
-from qat.runtime.formats import FileFormat
-from qat.runtime.graph import count_nodes, optimised_graph, owner_of
+from qat.runtime.graph import count_nodes, optimised_graph
 from qat.runtime.manifest import MANIFEST
-from qat.runtime.openvino_engine import RECURRENT, OpenVinoEngine
-
-LSTM_REASON = "a file of format qdq holds a float LSTM on dequantized weights"
-NODE_REASON = "the engine computes this node of a file of format qdq in float"
 
 
 def graphs_of(file: Path) -> list[Path]:
@@ -43,26 +34,6 @@ def nodes_of(file: Path) -> Nodes:
         add_(in_float, counts.float_compute, path.stem)
         add_(weights, guards.float_compute_weights(graph), path.stem)
     return Nodes(integer, in_float, weights)
-
-
-def engine_nodes(engine: OpenVinoEngine) -> Nodes:
-    """Nodes of a compiled graph of OpenVINO.
-
-    Recurrent nodes lose their names there: the coverage names their layers, which compute in float in such a file.
-    """
-    counts = engine.count_nodes()
-    weights = {name: name for name, kind in counts.float_compute.items() if kind not in RECURRENT}
-    return Nodes(counts.integer, counts.float_compute, weights)
-
-
-def float_layers(module: nn.Module, nodes: Nodes, file_format: FileFormat) -> dict[str, str]:
-    """Quantized layers that a file of standard operators computes in float, each with the reason."""
-    if file_format != "qdq":
-        return {}
-    layers = [name for name, _ in weighted_layers(module)]
-    found = {name: LSTM_REASON for name, layer in quant_layers(module) if isinstance(layer, QuantLSTM)}
-    owners = (owner_of(node, layers) for node in nodes.float_weights)
-    return found | {name: NODE_REASON for name in owners if name and name not in found}
 
 
 def add_(nodes: dict[str, str], more: dict[str, str], graph: str) -> None:

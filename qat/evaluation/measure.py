@@ -20,10 +20,11 @@ from qat.evaluation import guards
 from qat.evaluation.beams import measure_beams
 from qat.evaluation.candidates import Candidate, candidates_of
 from qat.evaluation.exported import ExportedModel, OpenRecogniser, export_candidate
-from qat.evaluation.graphs import constants_sha256, engine_nodes, float_layers, nodes_of, size_mb
+from qat.evaluation.graphs import constants_sha256, nodes_of, size_mb
 from qat.evaluation.measurement import Bits, Measurement, Timing
 from qat.evaluation.options import EvaluationOptions
 from qat.evaluation.parity import signal_of
+from qat.evaluation.portable import engine_nodes, float_layers
 from qat.evaluation.sqnr import layer_sqnr
 from qat.evaluation.transcripts import Split, Transcripts, read_splits, transcribe_split
 from qat.layers.coverage import count_macs, coverage, side_in_float
@@ -69,21 +70,17 @@ def measure(
         UserError: a search that the model cannot follow, or a format that the engine does not run.
     """
     decoding = DecodingOptions.from_dict(config.get("decoding") or {})
-    exported = ExportOptions.of(config)
-    check_engine(options.engine, exported.format)
+    file_format = format_for(options.engine, config)
     open_recogniser = open_recogniser or partial(open_session, decoding=decoding, engine=options.engine)
     candidates = candidates_of(checkpoint, dict(config), options.twin, options.variants)
     splits = read_splits(data)
     check_calibration(data, splits, candidates)
-    models = [
-        export_candidate(candidate, folder, options, open_recogniser, exported.format)
-        for candidate in candidates
-    ]
+    models = [export_candidate(item, folder, options, open_recogniser, file_format) for item in candidates]
     transcripts = {split.name: transcribe_split(models, split, data, options) for split in splits}
     if rank_and_world()[0]:
         return []
     measurements = [
-        describe(model, {name: found[index] for name, found in transcripts.items()}, exported.format)
+        describe(model, {name: found[index] for name, found in transcripts.items()}, file_format)
         for index, model in enumerate(models)
     ]
     check_measurements(measurements)
@@ -124,16 +121,18 @@ def check_calibration(
             guards.check_no_leak(seen, split.utterances, split.name, data.is_disjoint)
 
 
-def check_engine(engine: EngineName, file_format: FileFormat) -> None:
-    """Refuse an engine for files that it cannot read.
+def format_for(engine: EngineName, config: Mapping[str, Any]) -> FileFormat:
+    """The format of integer files that a configuration names.
 
     Raises:
-        UserError: it cannot.
+        UserError: the engine cannot read it.
     """
+    file_format = ExportOptions.of(config).format
     if engine != "onnxruntime" and file_format != "qdq":
         raise UserError(
             f"evaluation.engine: {engine!r} runs standard operators alone; must go with --export.format qdq"
         )
+    return file_format
 
 
 def describe(

@@ -198,13 +198,11 @@ def measure_latency(
     check_counts(signals=len(signals), threads=threads, warmup=warmup, repeats=repeats)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         store, cores = write_signals(Path(folder), signals), idle_cores(threads)
-        paths, more = (
-            (Path(float_path), Path(integer_path)),
-            (store, threads, cores, decoding, window_s, engine),
-        )
+        more = (store, threads, cores, decoding, window_s, engine)
+        paths = (Path(float_path), Path(integer_path))
         workers = [stack.enter_context(worker) for worker in (Worker(path, *more) for path in paths)]
-        warmup = max(warmup, len(signals)) if engine == "openvino" else warmup
-        warm_up(workers, [len(signal) for signal in signals], warmup)
+        lengths = [len(signal) for signal in signals]
+        warm_up(workers, lengths, max(warmup, len(signals)) if engine == "openvino" else warmup)
         runs = take_turns(workers, len(signals), repeats)
         memory = [float(worker.ask(memory=True)["peak_memory_mb"]) for worker in workers]
     audio_s = sum(len(signals[run % len(signals)]) for run in range(repeats)) / SAMPLE_RATE

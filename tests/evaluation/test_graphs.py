@@ -3,27 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from qat.evaluation.graphs import (
-    LSTM_REASON,
-    NODE_REASON,
-    constants_sha256,
-    engine_nodes,
-    exports_in,
-    float_layers,
-    graphs_of,
-    nodes_of,
-    size_mb,
-)
+from qat.evaluation.graphs import constants_sha256, exports_in, graphs_of, nodes_of, size_mb
 from qat.evaluation.guards import initializers_sha256
-from qat.layers.coverage import coverage
-from qat.runtime.export import export_onnx
 from qat.runtime.manifest import MANIFEST
-from qat.runtime.openvino_engine import OpenVinoEngine
 from tests.runtime.conftest import Exported
 
 
@@ -68,15 +54,3 @@ def test_a_run_holds_exported_files_and_folders(folder: Path) -> None:
     assert [path.name for path in exports_in(run)] == ["float.onnx", "model"]
     assert [path.name for path in graphs_of(folder)] == ["encoder.onnx", "lm_step.onnx"]
     assert graphs_of(run / "float.onnx") == [run / "float.onnx"]
-
-
-def test_a_portable_file_names_the_layers_that_it_computes_in_float(crdnn: Exported, tmp_path: Path) -> None:
-    path = tmp_path / "model.onnx"
-    export_onnx(crdnn.module, path, "integer", file_format="qdq")
-    for nodes in (nodes_of(path), engine_nodes(OpenVinoEngine(path, 1))):
-        assert float_layers(crdnn.module, nodes, "qdq") == {"crdnn.RNN.rnn": LSTM_REASON}
-        shares = coverage(crdnn.module, in_float=["crdnn.RNN.rnn"])
-        assert shares["skipped"] == ["crdnn.RNN.rnn"] and shares["weights"] == 1.0
-    assert not float_layers(crdnn.module, nodes, "onnxruntime")
-    more = replace(nodes, float_weights={"head/MatMul": "head/MatMul"})
-    assert float_layers(crdnn.module, more, "qdq")["head"] == NODE_REASON

@@ -1,0 +1,25 @@
+"""A portable file's layers in float are named, whatever engine runs it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from qat.evaluation.graphs import nodes_of
+from qat.evaluation.portable import LSTM_REASON, NODE_REASON, engine_nodes, float_layers
+from qat.layers.coverage import coverage
+from qat.runtime.export import export_onnx
+from qat.runtime.openvino_engine import OpenVinoEngine
+from tests.runtime.conftest import Exported
+
+
+def test_a_portable_file_names_the_layers_that_it_computes_in_float(crdnn: Exported, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    export_onnx(crdnn.module, path, "integer", file_format="qdq")
+    for nodes in (nodes_of(path), engine_nodes(OpenVinoEngine(path, 1))):
+        assert float_layers(crdnn.module, nodes, "qdq") == {"crdnn.RNN.rnn": LSTM_REASON}
+        shares = coverage(crdnn.module, in_float=["crdnn.RNN.rnn"])
+        assert shares["skipped"] == ["crdnn.RNN.rnn"] and shares["weights"] == 1.0
+    assert not float_layers(crdnn.module, nodes, "onnxruntime")
+    more = replace(nodes, float_weights={"head/MatMul": "head/MatMul"})
+    assert float_layers(crdnn.module, more, "qdq")["head"] == NODE_REASON
