@@ -17,7 +17,9 @@ from qat.system.ranks import launched_rank
 CHOSEN = "SPEECH_QAT_FOUR_BIT_LINEAR"  # what the first process has measured, for those that it launches
 
 
-def four_bit_linear(recipe: Recipe, run: str | None, resumed: str | None) -> FourBitLinear:
+def four_bit_linear(
+    recipe: Recipe, run: str | None, resumed: str | None, portable: bool = False
+) -> FourBitLinear:
     """What a run's recipe says: the value given, or the kernel that is faster on this machine.
 
     A resumed run keeps its kernel. Processes that something else has launched do not measure, each for itself: they
@@ -27,12 +29,13 @@ def four_bit_linear(recipe: Recipe, run: str | None, resumed: str | None) -> Fou
         recipe: from the command line.
         run: its name or folder, if given.
         resumed: what `--ckpt_path` names, if given.
+        portable: the file holds standard operators alone, which know `integer` alone.
     """
     if recipe.four_bit_linear == "auto" and resumed:
         return kept_kernel(folder_of(run) if run else Path(resumed).parent)
     if not recipe.leaves_kernel_open:
         return recipe.four_bit_linear
-    if started_outside():
+    if portable or started_outside():
         return "integer"
     if launched_rank() != 0:
         return "matmul_nbits" if os.environ.get(CHOSEN) == "matmul_nbits" else "integer"

@@ -29,6 +29,7 @@ from qat.cli.options import add_own_arguments
 from qat.cli.resume import resume_from
 from qat.cli.trainer import loggers, own_callbacks, plugins, read_whole_numbers, refuse_sharding
 from qat.evaluation.module_side import check_search
+from qat.evaluation.portable import check_export
 from qat.models.check_texts import check_texts
 from qat.models.ctc import CTCModule
 from qat.models.float_start import keep_start
@@ -61,7 +62,8 @@ class SpeechCLI(LightningCLI):
         check_sections(self.config)
         check_trainer(self.config["trainer"], self.config["seed_everything"])
         recipe = Recipe.from_dict(recipe_builtins(self.config["qat"]))
-        kernel = four_bit_linear(recipe, self.config["run"], self.config["ckpt_path"])
+        portable = self.config["export"]["format"] != "onnxruntime"
+        kernel = four_bit_linear(recipe, self.config["run"], self.config["ckpt_path"], portable)
         self.config["qat"]["four_bit_linear"] = kernel
         self.config["model"]["init_args"]["recipe"] = replace(recipe, four_bit_linear=kernel).to_dict()
 
@@ -89,6 +91,7 @@ class SpeechCLI(LightningCLI):
             rank_zero_info(line)
         load_teacher_(self.model)
         check_search(self.model, self.config_init["decoding"])
+        check_export(self.model, self.config_init["export"], self.config_init["evaluation"].engine)
         if not resumes:
             self.run_folder = make_run_folder(self.run_folder, named=bool(self.config["run"]))
         options = self.config_init["trainer"]

@@ -31,10 +31,9 @@ from qat.layers.coverage import count_macs, coverage, side_in_float
 from qat.layers.swap import quant_layers
 from qat.models.ctc import CTCModule
 from qat.runtime.attention_session import open_session
-from qat.runtime.formats import EngineName, ExportOptions, FileFormat
+from qat.runtime.formats import ExportOptions, FileFormat
 from qat.runtime.latency import measure_latency
 from qat.runtime.openvino_engine import OpenVinoEngine
-from qat.system.errors import UserError
 from qat.system.ranks import rank_and_world
 
 GUARD_UTTERANCES = 3  # of the first test set, on which logits must differ from float
@@ -70,7 +69,7 @@ def measure(
         UserError: a search that the model cannot follow, or a format that the engine does not run.
     """
     decoding = DecodingOptions.from_dict(config.get("decoding") or {})
-    file_format = format_for(options.engine, config)
+    file_format = ExportOptions.of(config).format_for(options.engine)
     open_recogniser = open_recogniser or partial(open_session, decoding=decoding, engine=options.engine)
     candidates = candidates_of(checkpoint, dict(config), options.twin, options.variants)
     splits = read_splits(data)
@@ -119,20 +118,6 @@ def check_calibration(
         seen = data.calibration_utterances(count, recipe.seed)
         for split in splits:
             guards.check_no_leak(seen, split.utterances, split.name, data.is_disjoint)
-
-
-def format_for(engine: EngineName, config: Mapping[str, Any]) -> FileFormat:
-    """The format of integer files that a configuration names.
-
-    Raises:
-        UserError: the engine cannot read it.
-    """
-    file_format = ExportOptions.of(config).format
-    if engine != "onnxruntime" and file_format != "qdq":
-        raise UserError(
-            f"evaluation.engine: {engine!r} runs standard operators alone; must go with --export.format qdq"
-        )
-    return file_format
 
 
 def describe(

@@ -34,6 +34,19 @@ class ExportOptions:
         if self.format not in FORMATS:
             raise UserError(f"export.format: {self.format!r}, must be {' or '.join(FORMATS)}")
 
+    def format_for(self, engine: EngineName) -> FileFormat:
+        """The format, for an engine that can read it.
+
+        Raises:
+            UserError: it cannot.
+        """
+        if engine != "onnxruntime" and self.format != "qdq":
+            raise UserError(
+                f"evaluation.engine: {engine!r} runs standard operators alone; must go with format qdq (train.py "
+                "--export.format qdq, evaluate.py report --format qdq)"
+            )
+        return self.format
+
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> ExportOptions:
         """What the configuration of a run says."""

@@ -54,6 +54,10 @@ def test_processes_launched_from_outside_compute_as_at_eight_bits(
     assert four_bit_linear(OPEN, None, None) == "integer" and not measured
 
 
+def test_a_portable_file_has_one_kernel(measured: list[int]) -> None:
+    assert four_bit_linear(OPEN, None, None, portable=True) == "integer" and not measured
+
+
 @pytest.mark.parametrize("named", [True, False])
 def test_a_resumed_run_keeps_its_kernel(named: bool, tmp_path: Path, measured: list[int]) -> None:
     (tmp_path / "config.yaml").write_text("qat: {weight_bits: 4, four_bit_linear: integer}\n")

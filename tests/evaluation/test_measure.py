@@ -18,7 +18,6 @@ from qat.evaluation.measurement import Nodes
 from qat.evaluation.options import EvaluationOptions
 from qat.evaluation.transcripts import read_splits
 from qat.recipe import Recipe, Rule
-from qat.system.errors import UserError
 from tests.conftest import build
 from tests.evaluation.measurements import float_measurement, integer_measurement
 
@@ -128,10 +127,3 @@ def test_the_mix_of_lengths_spans_all_durations(data: SpeechDataModule) -> None:
     mix = [item.duration_s for item in length_mix(splits, 4)]
     assert mix == [every[1], every[3], every[5], every[7]]
     assert len(length_mix(splits, 20)) == 20
-
-
-def test_an_engine_is_refused_for_files_that_it_cannot_read() -> None:
-    assert measuring.format_for("onnxruntime", {}) == "onnxruntime"
-    assert measuring.format_for("openvino", {"export": {"format": "qdq"}}) == "qdq"
-    with pytest.raises(UserError, match="must go with --export.format qdq"):
-        measuring.format_for("openvino", {})

@@ -19,3 +19,10 @@ def test_another_format_is_one_line() -> None:
     name: Any = "tflite"
     with pytest.raises(UserError, match="export.format: 'tflite', must be onnxruntime or qdq"):
         ExportOptions(name)
+
+
+def test_an_engine_is_refused_for_files_that_it_cannot_read() -> None:
+    assert ExportOptions().format_for("onnxruntime") == "onnxruntime"
+    assert ExportOptions("qdq").format_for("openvino") == "qdq"
+    with pytest.raises(UserError, match="evaluation.engine: 'openvino' .* must go with format qdq"):
+        ExportOptions().format_for("openvino")
