@@ -72,7 +72,7 @@ class Writer:
         if old.is_graph_output():  # callers know it by name
             old.name, output.name = f"{old.name}.old", old.name
         old.replace_all_uses_with(output, replace_graph_outputs=True)
-        self.graph.remove(self.node, safe=False)
+        self.graph.remove(self.node, safe=True)
 
 
 def value_of(item: ir.Value | None) -> Array:
@@ -97,7 +97,7 @@ def linear(write: Writer) -> ir.Value:
 
 
 def conv(write: Writer) -> ir.Value:
-    """`QLinearConv`: a convolution of dequantized levels, quantized again; the bias is exact in float."""
+    """`QLinearConv`: a convolution of dequantized levels, quantized again. The bias is float, as TensorRT has it."""
     x, scale, zero_point, weight, weight_scale, _, output_scale, output_zero, bias = pad_to(
         write.node.inputs, 9
     )
@@ -108,8 +108,7 @@ def conv(write: Writer) -> ir.Value:
     inputs = [left, right]
     if bias is not None:
         unit = (value_of(scale).astype(np.float64) * scales).astype(np.float32)
-        places = (bias, write.store(f"{bias.name}.scale", unit))
-        inputs.append(write.add("DequantizeLinear", places, axis=0))
+        inputs.append(write.store(f"{bias.name}.float", value_of(bias).astype(np.float32) * unit))
     names = ("strides", "pads", "dilations")
     attributes: dict[str, Any] = {name: write.node.attributes[name].as_ints() for name in names}
     attributes["group"] = write.node.attributes["group"].as_int()

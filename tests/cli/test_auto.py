@@ -14,6 +14,7 @@ from lightning.fabric.plugins.environments.lightning import find_free_network_po
 from qat.cli.auto import keep, searched, settings, split
 from qat.models.loading import save_module
 from qat.search import search as found
+from qat.search.cost import REST, Costs
 from qat.search.options import SearchOptions
 from qat.system.errors import UserError
 from tests.search.conftest import decided
@@ -97,11 +98,33 @@ def test_the_search_is_kept_with_the_run(tmp_path: Path) -> None:
 
 
 def search_on_rank(config: str, results: Any) -> None:
-    """What a process that torchrun has started makes of `--qat auto`; integer layers take half of float's time."""
-    from qat.search import measure
-    from tests.search.test_search import profile_twice_as_fast
+    """What a process that torchrun has started makes of `--qat auto`.
 
-    measure.profile = profile_twice_as_fast
+    Nothing is exported: integer layers take half of float's time, and dev shows nothing.
+    """
+    from qat.search import measure
+    from qat.search.proof import Proof
+
+    def costs_of(files: dict[str, Path], work: Any) -> dict[str, Costs]:
+        times = {name: dict.fromkeys(work.layers, 2.0 if name == "float" else 1.0) for name in files}
+        return {
+            name: Costs({**ms, REST: 1.0}, {**dict.fromkeys(ms, 9), REST: 9}) for name, ms in times.items()
+        }
+
+    def prove(module: Any, path: Path) -> Proof:
+        path.write_bytes(b"file")
+        return Proof(1.0, 1.0, {"mean": 0.0, "ci95": [0.0, 0.0], "p_value": 1.0})
+
+    side = {"latency_ms": {"p50": 1.0}}
+    times = {"integer": side, "float": side, "speedup": 1.0, "engine": "x", "threads": 1, "device": "y"}
+    for module, name, stub in (
+        (measure, "export_onnx", lambda *given: None),
+        (measure, "costs_of", costs_of),
+        (found, "export_onnx", lambda *given: None),
+        (found, "Prover", lambda *given: prove),
+        (found, "measure_latency", lambda *given, **more: times),
+    ):
+        setattr(module, name, stub)
     auto = ["--auto.bits", "[8]", "--auto.utterances", "2", "--auto.calibration_utterances", "4"]
     more = ["--auto.max_loss", "10", "--run", "x"]
     results.put(searched(["--config", config, "--qat", "auto", *auto, *more]))

@@ -20,7 +20,7 @@ def test_a_float_file_is_exported_once_and_then_copied(
 ) -> None:
     written: list[str] = []
 
-    def export(module: object, path: Path, precision: str, checkpoint_sha256: str) -> ExportInfo:
+    def export(module: object, path: Path, precision: str, checkpoint_sha256: str, *more: str) -> ExportInfo:
         written.append(precision)
         assert checkpoint_sha256 == sha256_file(models[precision == "integer"].candidate.checkpoint)
         path = path.with_suffix(".onnx")
@@ -48,7 +48,7 @@ def test_a_float_file_is_exported_once_and_then_copied(
 def test_a_file_is_opened_with_the_threads_asked_for(
     models: list[ExportedModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exported, "write_file", lambda candidate, place, cache: (models[0].file, 0))
+    monkeypatch.setattr(exported, "write_file", lambda candidate, *more: (models[0].file, 0))
     found = export_candidate(models[0].candidate, tmp_path, EvaluationOptions(threads=2), Session)
     assert isinstance(found.recogniser, Session) and found.recogniser.threads == 2
 
@@ -58,7 +58,7 @@ def test_a_folder_of_graphs_is_kept_like_a_file(
 ) -> None:
     written: list[Path] = []
 
-    def export(module: object, path: Path, precision: str, checkpoint_sha256: str) -> ExportInfo:
+    def export(module: object, path: Path, precision: str, checkpoint_sha256: str, *more: str) -> ExportInfo:
         written.append(path)
         path.mkdir()
         for name in ("decoder_step.onnx", "encoder.onnx", "manifest.json"):
@@ -82,7 +82,7 @@ def test_a_folder_of_graphs_is_kept_like_a_file(
 def test_a_variant_has_a_place_of_its_own_in_the_cache_and_no_parity(
     models: list[ExportedModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def export(module: object, path: Path, precision: str, checkpoint_sha256: str) -> ExportInfo:
+    def export(module: object, path: Path, precision: str, checkpoint_sha256: str, *more: str) -> ExportInfo:
         path = path.with_suffix(".onnx")
         path.write_text(path.name)
         return ExportInfo(path, "float", 1.0, "0" * 64, packed=0)

@@ -105,12 +105,12 @@ def test_skipped_pairs_and_their_reasons_are_told_and_in_the_coverage(tiny_data:
     )
     assert "conv_layers.1.conv` and 7 more: GELU stands between them" in line
     calibrate_(model, tiny_data)
-    found = coverage_of(model)
+    found = coverage_of(model, {})
     assert found["pairs_equalized"] == 7 and len(found["pairs_not_equalized"]) == 9
     assert ["hf.wav2vec2.encoder.layer_norm -> hf.lm_head", "no quantized layer reads it"] in found[
         "pairs_not_equalized"
     ]
-    assert "pairs_equalized" not in coverage_of(model_of("wav2vec2"))
+    assert "pairs_equalized" not in coverage_of(model_of("wav2vec2"), {})
 
 
 def test_magnitudes_are_those_of_channels() -> None:

@@ -180,5 +180,10 @@ def test_a_ctc_model_becomes_one_file(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr("qat.runtime.attention_export.export_onnx", lambda *args: asked.append(args))
     module = build("crdnn")
     export(module, tmp_path / "model.best", "float")
-    assert asked == [(module, tmp_path / "model.best.onnx", "float", "")]
+    export(module, tmp_path / "model", "integer", "abc", "qdq")
+    assert [item[1:] for item in asked] == [
+        (tmp_path / "model.best.onnx", "float", "", "onnxruntime"),
+        (tmp_path / "model.onnx", "integer", "abc", "qdq"),
+    ]
+    assert all(item[0] is module for item in asked)
     assert torch.is_grad_enabled()
