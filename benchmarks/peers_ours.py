@@ -51,7 +51,8 @@ def recipe_of(subject: Subject, options: dict[str, Any]) -> Recipe:
 
 def found_recipe(subject: Subject, folder: Path) -> Recipe:
     """The recipe that a search without a budget finds on dev, on this machine."""
-    path = search(subject.checkpoint, folder / "search", subject.data, {}, SearchOptions())
+    options = SearchOptions(calibration_utterances=subject.calibrated_on)
+    path = search(subject.checkpoint, folder / "search", subject.data, {}, options)
     return Recipe.from_dict(yaml.safe_load(path.read_text()))
 
 

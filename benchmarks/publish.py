@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks import gpu_page, peers_page
+from benchmarks import gpu_page, peers_page, reliability_rows
 from benchmarks.result_file import ROOT, table
 from qat.report.readme import fill_blocks
 from qat.system.files import write_text
@@ -216,50 +216,13 @@ def processor_rows(results: list[Row]) -> Iterator[Row]:
         }
 
 
-def fuzz_rows(results: list[Row]) -> Iterator[Row]:
-    """Mutated inputs that ended in the right answer or one line, and those that did not."""
-    for row in results:
-        yield {
-            "mutations of": row["kind"].replace("_", " "),
-            "inputs": row["inputs"],
-            "went wrong": row["wrong"],
-        }
-
-
-def soak_rows(results: list[Row]) -> Iterator[Row]:
-    """Kills by what was under way; the file counts them by kind of run as well."""
-    for row in results:
-        if row["by"] == "phase":
-            yield {"killed while": row["value"], "kills": row["kills"], "ended otherwise": row["wrong"]}
-
-
-def coverage_fuzz_rows(results: list[Row]) -> Iterator[Row]:
-    """Inputs that coverage guided, and places in the code where one went wrong."""
-    for row in results:
-        yield {
-            "reader": row["reader"].replace("_", " "),
-            "inputs": row["inputs"],
-            "went wrong": row["wrong"],
-        }
-
-
-def long_audio_rows(results: list[Row]) -> Iterator[Row]:
-    """Memory of recordings of several lengths."""
-    for row in results:
-        yield {
-            "model": row["model"],
-            "minutes of audio": f"{row['audio_s'] / 60:.0f}",
-            "peak memory MB": milliseconds(row["peak_memory_mb"]),
-        }
-
-
 SECTIONS = {
-    "coverage_fuzz": coverage_fuzz_rows,
-    "long_audio": long_audio_rows,
+    "coverage_fuzz": reliability_rows.guided,
+    "long_audio": reliability_rows.long_audio,
     "equalize": equalize_rows,
     "processors": processor_rows,
-    "fuzz": fuzz_rows,
-    "soak": soak_rows,
+    "fuzz": reliability_rows.mutated,
+    "soak": reliability_rows.soak,
     "beams": beam_rows,
     "attention": attention_rows,
     "search_equality": equality_rows,
