@@ -28,8 +28,7 @@ from qat.cli.messages import OneLineErrors
 from qat.cli.options import add_own_arguments
 from qat.cli.resume import resume_from
 from qat.cli.trainer import loggers, own_callbacks, plugins, read_whole_numbers, refuse_sharding
-from qat.evaluation.module_side import check_search
-from qat.evaluation.portable import check_export
+from qat.evaluation.module_side import check_export, check_search
 from qat.models.check_texts import check_texts
 from qat.models.ctc import CTCModule
 from qat.models.float_start import keep_start

@@ -1,4 +1,4 @@
-"""A module as evaluation sees an exported file: what it emits, and the text that a search makes of it."""
+"""A module as evaluation sees an exported file: what it emits, its text by a search, and what it cannot become."""
 
 from __future__ import annotations
 
@@ -13,8 +13,13 @@ from qat.decoding.recogniser import Emission, Recogniser
 from qat.decoding.windows import Frames
 from qat.layers.base import device_of
 from qat.layers.held import held_weights
+from qat.layers.linear import QuantLinear
+from qat.layers.swap import quant_layers
 from qat.models.ctc import CTCModule
 from qat.runtime.attention_session import AttentionSession
+from qat.runtime.formats import EngineName, ExportOptions
+from qat.runtime.openvino_engine import import_openvino
+from qat.system.errors import UserError
 
 
 class ModuleLogits:
@@ -109,3 +114,23 @@ def check_search(module: CTCModule, decoding: DecodingOptions) -> None:
         ModuleSearch(module, decoding.method or "attention", decoding.over(settings))
         return
     decoding.refuse_for_ctc(f"{type(module).__name__}, a CTC model")
+
+
+def check_export(module: CTCModule, exported: ExportOptions, engine: EngineName) -> None:
+    """Refuse a format or an engine that a report at the end of a run would fail on.
+
+    Raises:
+        UserError: the engine is not installed, or a file of standard operators cannot hold the model.
+    """
+    file_format = exported.format_for(engine)
+    if engine == "openvino":
+        import_openvino()
+    if file_format == "onnxruntime":
+        return
+    if hasattr(module, "decoder"):
+        exported.refuse_for_graphs()
+    layers = [layer for _, layer in quant_layers(module) if isinstance(layer, QuantLinear)]
+    if any(layer.layer_recipe.packs_linear for layer in layers):
+        raise UserError(
+            f"export.format: {file_format!r} has no kernel matmul_nbits; must go with --qat.four_bit_linear integer"
+        )

@@ -5,40 +5,15 @@ from __future__ import annotations
 from torch import nn
 
 from qat.evaluation.measurement import Nodes
-from qat.layers.linear import QuantLinear
 from qat.layers.lstm import QuantLSTM
 from qat.layers.swap import quant_layers, weighted_layers
-from qat.models.ctc import CTCModule
-from qat.runtime.formats import EngineName, ExportOptions, FileFormat
+from qat.runtime.formats import FileFormat
 from qat.runtime.graph import owner_of
-from qat.runtime.openvino_engine import OpenVinoEngine, import_openvino
+from qat.runtime.openvino_engine import OpenVinoEngine
 from qat.runtime.openvino_nodes import RECURRENT, count_compiled_nodes
-from qat.system.errors import UserError
 
 LSTM_REASON = "a file of format qdq holds a float LSTM on dequantized weights"
 NODE_REASON = "the engine computes this node of a file of format qdq in float"
-
-
-def check_export(module: CTCModule, exported: ExportOptions, engine: EngineName) -> None:
-    """Refuse a format or an engine that a report at the end of a run would fail on.
-
-    Raises:
-        UserError: the engine is not installed, or a file of standard operators cannot hold the model.
-    """
-    file_format = exported.format_for(engine)
-    if engine == "openvino":
-        import_openvino()
-    if file_format == "onnxruntime":
-        return
-    if hasattr(module, "decoder"):
-        raise UserError(
-            f"export.format: {file_format!r}, must be onnxruntime for an attention model's graphs"
-        )
-    packed = [name for name, layer in quant_layers(module) if layer.layer_recipe.packs_linear]
-    if any(isinstance(module.get_submodule(name), QuantLinear) for name in packed):
-        raise UserError(
-            f"export.format: {file_format!r} has no kernel matmul_nbits; must go with --qat.four_bit_linear integer"
-        )
 
 
 def engine_nodes(engine: OpenVinoEngine) -> Nodes:

@@ -16,13 +16,12 @@ from qat.models.ctc import CTCModule
 from qat.runtime.attention_graph import expand_energies_
 from qat.runtime.attention_parts import Part, parts_of
 from qat.runtime.export import ExportInfo, Precision, check_ready, export_onnx, trace
-from qat.runtime.formats import FileFormat
+from qat.runtime.formats import ExportOptions, FileFormat
 from qat.runtime.frontend import OnnxFbank
 from qat.runtime.layers import replace_layers_
 from qat.runtime.manifest import FORMAT_VERSION, MANIFEST, TOKENIZER
 from qat.runtime.metadata import origin
 from qat.runtime.packing import name_axes_, name_nodes_, pack_low_bits_, write_atomically
-from qat.system.errors import UserError
 from qat.system.files import replacing_folder, sha256_file
 
 
@@ -46,10 +45,7 @@ def export(
         UserError: see `export_onnx`; another format of an attention model.
     """
     if isinstance(module, AttentionModule):
-        if file_format != "onnxruntime":
-            raise UserError(
-                f"export.format: {file_format!r}, must be onnxruntime for an attention model's graphs"
-            )
+        ExportOptions(file_format).refuse_for_graphs()
         return export_folder(module, place, precision, checkpoint_sha256)
     return export_onnx(
         module, place.with_name(f"{place.name}.onnx"), precision, checkpoint_sha256, file_format

@@ -47,6 +47,17 @@ class ExportOptions:
             )
         return self.format
 
+    def refuse_for_graphs(self) -> None:
+        """Refuse every format but the default one for a model of several graphs.
+
+        Raises:
+            UserError: it is another one.
+        """
+        if self.format != "onnxruntime":
+            raise UserError(
+                f"export.format: {self.format!r}, must be onnxruntime for an attention model's graphs"
+            )
+
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> ExportOptions:
         """What the configuration of a run says."""

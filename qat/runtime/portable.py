@@ -145,36 +145,26 @@ def quantize_rows(write: Writer) -> ir.Value:
     return write.add("Cast", (write.add("Clip", (levels, *bounds)),), to=ir.DataType.UINT8.value)
 
 
-def packed(write: Writer) -> ir.Value:
-    """`MatMulNBits` quantizes activations in blocks, which standard operators have no kernel for.
+def refused(reason: str) -> Callable[[Writer], ir.Value]:
+    """For a node that standard operators have no kernel for: raises `UserError` with the reason."""
 
-    Raises:
-        UserError: always.
-    """
-    raise UserError(
-        f"export: {write.node.name} runs on 4-bit weights by matmul_nbits, which ONNX Runtime alone has; a file of "
-        "format qdq must have --qat.four_bit_linear integer"
-    )
+    def refuse(write: Writer) -> ir.Value:
+        raise UserError(f"export: {write.node.name} {reason}")
 
-
-def loop(write: Writer) -> ir.Value:
-    """A loop of a decoder or GRU.
-
-    Raises:
-        UserError: always.
-    """
-    raise UserError(
-        f"export: {write.node.name} is a loop of integer operators; a file of format qdq must be of a CRDNN or "
-        "Wav2Vec2 with a CTC head"
-    )
+    return refuse
 
 
 REPLACED: dict[str, Callable[[Writer], ir.Value]] = {
     "MatMulIntegerToFloat": linear,
     "QLinearConv": conv,
     "DynamicQuantizeLSTM": lstm,
-    "MatMulNBits": packed,
-    "GRULoop": loop,
+    "MatMulNBits": refused(
+        "runs on 4-bit weights by matmul_nbits, which ONNX Runtime alone has; a file of format qdq must have "
+        "--qat.four_bit_linear integer"
+    ),
+    "GRULoop": refused(
+        "is a loop of integer operators; a file of format qdq must be of a CRDNN or Wav2Vec2 with a CTC head"
+    ),
 }
 
 

@@ -30,20 +30,21 @@ def measure_costs(work: Workbench) -> str:
     kernels = {name: candidate for name, candidate in every.items() if name not in work.store.costs}
     if not kernels:
         return f"costs of {len(every)} kernels: measured before"
-    files = {}
+    assert work.histograms  # ranks calibrate together, before the first one works alone
+    found = on_first_rank(lambda: costs_of(kernels, work))
+    work.store.costs |= found
+    work.store.write()
+    whole = ", ".join(f"{name} {sum(costs.ms.values()):.1f} ms" for name, costs in found.items())
+    return f"costs of {len(kernels)} kernels ({whole} an utterance) in {time.perf_counter() - started:.0f} s"
+
+
+def costs_of(kernels: Mapping[str, Candidate], work: Workbench) -> dict[str, Costs]:
+    """Export the model on each kernel, time the files in turns and count their bytes: kernel -> costs."""
+    files: dict[str, Path] = {}
     for name, candidate in kernels.items():
         files[name] = work.folder / f"{name.replace(' ', '_')}.onnx"
         module = work.module if candidate.is_float else work.quantized(uniform(work.units, candidate))
         export_onnx(module, files[name], "float" if candidate.is_float else "integer")
-    found = on_first_rank(lambda: costs_of(files, work))
-    work.store.costs |= found
-    work.store.write()
-    whole = ", ".join(f"{name} {sum(costs.ms.values()):.1f} ms" for name, costs in found.items())
-    return f"costs of {len(files)} kernels ({whole} an utterance) in {time.perf_counter() - started:.0f} s"
-
-
-def costs_of(files: Mapping[str, Path], work: Workbench) -> dict[str, Costs]:
-    """Time the files in turns and count their bytes: kernel -> costs."""
     found = profile(files, work.signals, work.layers, work.options.threads)
     for name, path in files.items():
         found[name].bytes = constant_bytes(path, work.layers)
@@ -52,12 +53,12 @@ def costs_of(files: Mapping[str, Path], work: Workbench) -> dict[str, Costs]:
 
 def unrest_line(work: Workbench) -> str:
     """What is said of times that were taken on a busy machine; "" of a quiet one."""
-    unrest = max(costs.unrest for costs in work.store.costs.values())
-    if unrest < UNREST:
+    if work.store.unrest < UNREST:
         return ""
     return (
-        f"the machine was busy when layers were timed: half of the runs took over {100 * unrest:.0f} % longer than the "
-        "shortest; the choice may be wrong, search again on a quiet machine (remove search.json before)"
+        "the machine was busy when layers were timed: half of the runs took over "
+        f"{100 * work.store.unrest:.0f} % longer than the shortest; the choice may be wrong, "
+        "search again on a quiet machine (remove search.json before)"
     )
 
 

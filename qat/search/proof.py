@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ class Proof:
 
 
 class Prover:
-    """Compares files with the float file on dev.
+    """Compares files with the float file on dev; the first rank of several does all of it.
 
     Args:
         work: with dev, and the float model.
@@ -81,16 +82,18 @@ class Prover:
     """
 
     def __init__(self, work: Workbench, float_file: Path) -> None:
-        self.work = work
-        self.baseline = self.transcribe(float_file)
+        self.work, self.float_file = work, float_file
+
+    @cached_property
+    def baseline(self) -> list[UtteranceErrors]:
+        """What the float file makes of dev."""
+        return self.transcribe(self.float_file)
 
     def transcribe(self, path: Path) -> list[UtteranceErrors]:
-        """What a file makes of dev, on the first rank."""
+        """What a file makes of dev."""
         data, utterances = self.work.data, self.work.data.utterances("dev")
         recogniser = WindowedRecogniser(Session(path, self.work.options.threads), WINDOW_S)
-        texts = on_first_rank(
-            lambda: [recogniser.transcribe(signal_of(batch)) for batch in data.loader(utterances)]
-        )
+        texts = [recogniser.transcribe(signal_of(batch)) for batch in data.loader(utterances)]
         return count_utterances(
             [item.id for item in utterances],
             [item.text for item in utterances],
@@ -100,6 +103,10 @@ class Prover:
 
     def __call__(self, module: CTCModule, path: Path) -> Proof:
         """Export a quantized model to `path` and compare it."""
+        return on_first_rank(lambda: self.compare(module, path))
+
+    def compare(self, module: CTCModule, path: Path) -> Proof:
+        """As a call, on this rank alone."""
         export_onnx(module, path, "integer")
         seed = self.work.options.seed
         found = error_fields(self.transcribe(path), seed, self.baseline)

@@ -88,12 +88,12 @@ def search(
             if line := measured(work):
                 say(line)
         float_file, file = work.folder / "reference.onnx", work.folder / "chosen.onnx"
-        export_onnx(module, float_file, "float")
+        on_first_rank(lambda: export_onnx(module, float_file, "float"))
         found, proof, rounds = prove(work, Prover(work, float_file), file)
         latency = on_first_rank(
             lambda: measure_latency(float_file, file, work.signals, options.threads, repeats=TIMED)
         )
-        store.result = result_of(work, found, proof, file)
+        store.result = on_first_rank(lambda: result_of(work, found, proof, file))
         store.result |= {"rounds": rounds, "latency": latency, "command": command(sys.argv)}
         store.result["duration_s"] = round(time.perf_counter() - started, 1)
         on_first_rank(lambda: write_files(folder, work, found))
@@ -134,7 +134,7 @@ def result_of(work: Workbench, found: Verified, proof: Proof, file: Path) -> dic
         "dev_words": str(proof),
         "calibration_utterances": len(work.calibrating),
         "held_out_utterances": len(work.held_out),
-        "unrest": max(costs.unrest for costs in work.store.costs.values()),
+        "unrest": work.store.unrest,
         "pareto": [vars(item) for item in pareto(work.prices())],
     }
 

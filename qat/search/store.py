@@ -48,6 +48,11 @@ class Store:
             pass  # none yet, or damaged: measured again
         return cls(path, made_of)
 
+    @property
+    def unrest(self) -> float:
+        """The largest of the costs."""
+        return max(costs.unrest for costs in self.costs.values())
+
     def loss(self, unit: str, candidate: str) -> float | None:
         """A divergence, if it is known."""
         return self.losses.get(unit, {}).get(candidate)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,10 @@ import pytest
 import torch
 
 from qat.decoding.options import DecodingOptions
-from qat.evaluation.module_side import check_search, module_side
+from qat.evaluation.module_side import check_export, check_search, module_side
+from qat.recipe import Recipe
 from qat.runtime.attention_session import open_session
+from qat.runtime.formats import ExportOptions
 from qat.runtime.session import Session
 from qat.system.errors import UserError
 from tests.conftest import build, noise
@@ -50,3 +53,21 @@ def test_a_search_that_a_model_cannot_follow_is_one_line(attention: Any) -> None
         check_search(crdnn, DecodingOptions(method="attention"))
     with pytest.raises(UserError, match="min_ratio"):
         check_search(attention.module, DecodingOptions(min_ratio=2.0))
+
+
+def test_what_a_report_would_fail_on_is_refused_before(
+    crdnn: Exported, attention: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    portable = ExportOptions("qdq")
+    check_export(crdnn.module, ExportOptions(), "onnxruntime")
+    check_export(crdnn.module, portable, "openvino")
+    with pytest.raises(UserError, match="must go with format qdq"):
+        check_export(crdnn.module, ExportOptions(), "openvino")
+    with pytest.raises(UserError, match="must be onnxruntime for an attention model"):
+        check_export(attention.module, portable, "onnxruntime")
+    blocks = build("crdnn", Recipe(preset="x", weight_bits=4, four_bit_linear="matmul_nbits"))
+    with pytest.raises(UserError, match="must go with --qat.four_bit_linear integer"):
+        check_export(blocks, portable, "onnxruntime")
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(UserError, match="openvino must be installed"):
+        check_export(crdnn.module, portable, "openvino")
