@@ -14,7 +14,7 @@ from qat.decoding.windows import WINDOW_S, WindowedRecogniser, check_window
 from qat.runs import MODEL_FILE, SPEECHBRAIN_FILE, find_checkpoint, sha256_of_checkpoint
 from qat.runtime.attention_session import open_session
 from qat.runtime.checkpoint_of import checkpoint_of, read_metadata
-from qat.runtime.formats import FORMAT_KEY, EngineName, FileFormat
+from qat.runtime.formats import FORMAT_KEY, EngineName, FileFormat, Precision
 from qat.runtime.manifest import is_exported_folder
 
 
@@ -106,16 +106,12 @@ def exported_model(target: str, engine: EngineName = "onnxruntime") -> Path:
     from qat.runtime.attention_export import export
 
     module = load_module(checkpoint)
-    if module.recipe.active:
-        name = f"{folder.name}.qdq" if portable else folder.name
-        file_format: FileFormat = "qdq" if portable else "onnxruntime"
-        return export(module, folder.with_name(name), "integer", digest, file_format).path
-    return export(module, folder, "float", digest).path
+    name = f"{folder.name}.qdq" if portable else folder.name
+    file_format: FileFormat = "qdq" if portable else "onnxruntime"
+    precision: Precision = "integer" if module.recipe.active else "float"
+    return export(module, folder.with_name(name), precision, digest, file_format).path
 
 
 def is_portable(exported: Path) -> bool:
-    """Whether a file holds standard operators alone: a float one, or one of format qdq."""
-    if exported.is_dir():
-        return False
-    said = read_metadata(exported)
-    return said.get("precision") == "float" or said.get(FORMAT_KEY) == "qdq"
+    """Whether a file holds standard operators alone."""
+    return not exported.is_dir() and read_metadata(exported).get(FORMAT_KEY) == "qdq"

@@ -77,23 +77,24 @@ def write_file(
         candidate: the model.
         place: path without a suffix: a model of one graph becomes a file `.onnx`, others a folder.
         cache: folder; None keeps nothing.
-        file_format: of integer files.
+        file_format: of the file.
     """
     digest = candidate.sha256
     if candidate.module.recipe.active:
         info = export(candidate.module, place, "integer", digest, file_format)
         return info.path, info.packed
     if cache is None:
-        info = export(candidate.module, place, "float", digest)
+        info = export(candidate.module, place, "float", digest, file_format)
         return info.path, info.packed
     made_of = [digest, *candidate.module.folded, sources_sha256(), str(versions())]
     made_of += [candidate.name] if candidate.is_variant else []
+    made_of += [] if file_format == "onnxruntime" else [file_format]
     name = hashlib.sha256(" ".join(made_of).encode()).hexdigest()
     for kept in (Path(cache) / f"{name}.onnx", Path(cache) / name):
         if kept.exists():
             copy_export(kept, file := place.with_name(place.name + kept.suffix))
             return file, 0
-    info = export(candidate.module, place, "float", digest)
+    info = export(candidate.module, place, "float", digest, file_format)
     copy_export(info.path, Path(cache) / f"{name}{info.path.suffix}", keeps=True)
     return info.path, info.packed
 

@@ -13,6 +13,7 @@ from transformers.models.wav2vec2.modeling_wav2vec2 import _compute_mask_indices
 
 from qat.layers.base import QuantLayer
 from qat.layers.equalize import ScalePair
+from qat.layers.masked_norm import MaskedGroupNorm, mask_group_norms_
 from qat.layers.masking import at_least_shortest, frame_mask, to_device_of, valid_lengths
 from qat.layers.weight_norm import remove_weight_norm_
 from qat.models.ctc import CTCModule
@@ -48,6 +49,7 @@ class Wav2Vec2Encoder(CTCModule):
     def prepare_backbone_(self, freeze_feature_encoder: bool) -> None:
         """What a float model needs before its weights are loaded and its layers swapped."""
         remove_weight_norm_(self.backbone)
+        mask_group_norms_(self.backbone.feature_extractor)
         if hasattr(self.backbone, "masked_spec_embed"):  # without masking it would stay without gradient
             self.backbone.masked_spec_embed.requires_grad_(self.masks_time)
         if freeze_feature_encoder:
@@ -125,7 +127,7 @@ class Wav2Vec2Encoder(CTCModule):
         for layer in layers:
             kernel, stride = layer.conv.kernel_size[0], layer.conv.stride[0]
             lengths = (torch.div(lengths - kernel, stride, rounding_mode="floor") + 1).clamp(min=1)
-            if isinstance(getattr(layer, "layer_norm", None), nn.GroupNorm):
+            if isinstance(getattr(layer, "layer_norm", None), MaskedGroupNorm):
                 hidden = self.masked_layer(layer, hidden, to_device_of(hidden, lengths))
             else:
                 hidden = layer(hidden)
@@ -134,7 +136,7 @@ class Wav2Vec2Encoder(CTCModule):
     @staticmethod
     def masked_layer(layer: Any, hidden: Tensor, frames: Tensor) -> Tensor:
         """The first layer of a feature extractor with GroupNorm: `(B, C, T)` -> `(B, C', T')`, `frames (B,)` valid."""
-        return layer.activation(masked_group_norm(layer.conv(hidden), frames, layer.layer_norm))
+        return layer.activation(layer.layer_norm(layer.conv(hidden), frames))
 
     def head_pairs(self) -> tuple[Sequence[str], str, Iterator[ScalePair]]:
         """Which layers read the encoder's output, why it cannot be scaled (or empty), and the pairs within the head."""
@@ -202,32 +204,3 @@ def spec_augment(model: Any, hidden: Tensor, frames: Tensor) -> Tensor:
         )
         hidden = hidden.masked_fill(to_device_of(hidden, torch.tensor(bands, device="cpu"))[:, None], 0.0)
     return hidden
-
-
-ROWS = 4  # that share the frames of a sum of squares
-
-
-def masked_group_norm(x: Tensor, frames: Tensor, norm: nn.GroupNorm) -> Tensor:
-    """GroupNorm with one channel per group whose statistics see valid frames only.
-
-    Equals `norm(x)` where nothing is padded.
-
-    Args:
-        x: `(B, C, T)`.
-        frames: valid frames `(B,)`.
-        norm: affine, `num_groups == num_channels`.
-    """
-    # Sums over time as products with the mask: ONNX Runtime's ReduceSum took a fifth of a whole wav2vec2-base. A
-    # product of one row adds frame after frame, one of several rows by blocks, which loses a tenth as much of a square.
-    with torch.autocast(x.device.type, enabled=False):
-        x = x.float()
-        by_time = x.transpose(1, 2)
-        valid = frame_mask(frames, x, axis=2).unsqueeze(1)
-        row = torch.arange(ROWS, device=x.device).unsqueeze(1)
-        turns = torch.arange(x.shape[-1], device=x.device) % ROWS == row
-        count = to_device_of(x, frames).float()[:, None, None]
-        mean = (valid.float() @ by_time).transpose(1, 2) / count
-        square = ((valid & turns).float() @ by_time.square()).sum(1).unsqueeze(2) / count
-        variance = (square - mean.square()).clamp(min=0.0)
-    scale = norm.weight[:, None] * torch.rsqrt(variance + norm.eps)
-    return x * scale + (norm.bias[:, None] - mean * scale)

@@ -15,8 +15,8 @@ from qat.models.attention import AttentionModule
 from qat.models.ctc import CTCModule
 from qat.runtime.attention_graph import expand_energies_
 from qat.runtime.attention_parts import Part, parts_of
-from qat.runtime.export import ExportInfo, Precision, check_ready, export_onnx, trace
-from qat.runtime.formats import ExportOptions, FileFormat
+from qat.runtime.export import ExportInfo, check_ready, export_onnx, trace
+from qat.runtime.formats import ExportOptions, FileFormat, Precision
 from qat.runtime.frontend import OnnxFbank
 from qat.runtime.layers import replace_layers_
 from qat.runtime.manifest import FORMAT_VERSION, MANIFEST, TOKENIZER

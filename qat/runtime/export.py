@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import onnx_ir as ir
 import torch
@@ -20,15 +20,15 @@ from torch import Tensor, nn
 from datamodules.audio_file import SAMPLE_RATE
 from qat.layers.swap import quantizers
 from qat.models.ctc import CTCModule
-from qat.runtime.formats import FORMAT_KEY, FileFormat
+from qat.runtime.formats import FORMAT_KEY, FileFormat, Precision
 from qat.runtime.frontend import OnnxFbank
+from qat.runtime.fused import fuse_, keep_norms_apart_
 from qat.runtime.layers import replace_layers_
 from qat.runtime.metadata import metadata
 from qat.runtime.packing import name_axes_, name_nodes_, pack_low_bits_, write_atomically
 from qat.runtime.portable import make_portable_
 from qat.system.errors import UserError
 
-Precision = Literal["integer", "float"]
 OPSET = 21  # the first with int4
 AXES = {
     "signal": ("batch", "samples"),
@@ -92,7 +92,7 @@ def export_onnx(
         path: the file; written beside it and then renamed.
         precision: "integer" computes quantized layers on integers, "float" exports the same layers unquantized.
         checkpoint_sha256: see `qat.runtime.metadata.origin`.
-        file_format: of an integer file: `qat.runtime.formats.ExportOptions`.
+        file_format: see `qat.runtime.formats.ExportOptions`.
 
     Raises:
         UserError: an integer export of a module that is not quantized and calibrated; or see `make_portable_` and
@@ -102,13 +102,17 @@ def export_onnx(
     check_ready(module, precision)
     copied = copy.deepcopy(module, {id(getattr(module, "_trainer", None)): None}).cpu().float().eval()
     replace_layers_(copied, precision)
+    portable = file_format == "qdq"
+    if not portable:
+        fuse_(copied)
     lengths = torch.tensor([2 * SAMPLE_RATE, SAMPLE_RATE])
     inputs = {"signal": torch.zeros(2, 2 * SAMPLE_RATE), "lengths": lengths}
     model = trace(copied, inputs, ["logits", "frames"])
     name_nodes_(model, [name for name, child in copied.named_modules() if isinstance(child, OnnxFbank)])
     name_axes_(model, AXES)
-    portable = file_format == "qdq" and precision == "integer"
-    packed = make_portable_(model) if portable else pack_low_bits_(model)
+    if not portable:
+        keep_norms_apart_(model)
+    packed = make_portable_(model) if portable and precision == "integer" else pack_low_bits_(model)
     model.metadata_props.update(metadata(module, precision, checkpoint_sha256))
     if portable:
         model.metadata_props[FORMAT_KEY] = file_format

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 from qat.system.errors import UserError
 
 FileFormat = Literal["onnxruntime", "qdq"]
+Precision = Literal["integer", "float"]
 EngineName = Literal["onnxruntime", "openvino"]
 FORMATS: tuple[FileFormat, ...] = get_args(FileFormat)
 FORMAT_KEY = "format"  # in the metadata of a file that is not of the default one

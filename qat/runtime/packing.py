@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from qat.runtime.fused import expand_branches_
 from qat.runtime.loops import expand_loops_
 from qat.system.errors import UserError
 from qat.system.files import replacing
@@ -25,9 +26,9 @@ PROTOBUF_LIMIT = 2**31 - 1
 def name_nodes_(model: ir.Model, frontend: Collection[str]) -> None:
     """Name nodes, outputs and constants after the module that they come from: `crdnn.DNN.block_0.linear.w/MatMul`.
 
-    Loops, which the exporter left as one node each, are written out. Nodes of the modules named in `frontend`
-    (filterbanks, float by design) get the prefix `frontend/`. The exporter's own notes, which hold stack traces and
-    paths of the exporting machine, are dropped.
+    Loops and branches, which the exporter left as one node each, are written out. Nodes of the modules named in
+    `frontend` (filterbanks, float by design) get the prefix `frontend/`. The exporter's own notes, which hold stack
+    traces and paths of the exporting machine, are dropped.
     """
     graph, counts = model.graph, dict[str, int]()
     for value in list(graph.initializers.values()):
@@ -50,6 +51,7 @@ def name_nodes_(model: ir.Model, frontend: Collection[str]) -> None:
         value.metadata_props.clear()
     graph.metadata_props.clear()
     expand_loops_(model)
+    expand_branches_(model)
 
 
 def name_axes_(model: ir.Model, axes: Mapping[str, Sequence[str]]) -> None:

@@ -23,10 +23,11 @@ from qat.decoding.recogniser import Emission
 from qat.evaluation.parity import Parity, check_parity, merge_ranks, word_error_rate
 from qat.models.loading import load_module
 from qat.models.wav2vec2 import Wav2Vec2Module
-from qat.models.wav2vec2_encoder import masked_group_norm
 from qat.recipe import Recipe
 from qat.runtime.export import export_onnx, trace
+from qat.runtime.fused import ExportedGroupNorm, fused_attention
 from qat.runtime.layers import replace_layers_
+from qat.runtime.packing import name_nodes_
 from qat.runtime.session import Session, session_options
 from qat.system.errors import UserError
 from tests.conftest import noise
@@ -77,9 +78,10 @@ def engine(function: Callable[..., Tensor], *example: Tensor) -> Callable[..., T
             return function(*inputs)
 
     inputs = {f"x{index}": x for index, x in enumerate(example)}
-    proto = ir.to_proto(trace(Called(), inputs, ["y"]))
+    model = trace(Called(), inputs, ["y"])
+    name_nodes_(model, [])
     session = ort.InferenceSession(
-        proto.SerializeToString(), session_options(1), providers=["CPUExecutionProvider"]
+        ir.to_proto(model).SerializeToString(), session_options(1), providers=["CPUExecutionProvider"]
     )
 
     def run(*given: Tensor) -> Tensor:
@@ -134,7 +136,7 @@ def test_only_last_bits_of_float_kernels_differ(tmp_path: Path, monkeypatch: pyt
 
     def front(signal: Tensor, lengths: Tensor) -> Tensor:
         frames = torch.div(lengths - kernel, stride, rounding_mode="floor") + 1
-        return masked_group_norm(first.conv(signal.unsqueeze(1)), frames, first.layer_norm)
+        return ExportedGroupNorm.of(first.layer_norm)(first.conv(signal.unsqueeze(1)), frames)
 
     begin = engine(front, torch.zeros(2, 32_000), torch.tensor([32_000, 16_000]))
     waveform: list[Tensor] = []
@@ -145,7 +147,8 @@ def test_only_last_bits_of_float_kernels_differ(tmp_path: Path, monkeypatch: pyt
         return waveform[0], waveform[1]
 
     monkeypatch.setattr(module, "features", remember)
-    monkeypatch.setattr("qat.models.wav2vec2_encoder.masked_group_norm", lambda *_: begin(*waveform))
+    norm: Any = module.hf.wav2vec2.feature_extractor.conv_layers[0].layer_norm
+    norm.forward = lambda *_: begin(*waveform)
     gelu = engine(F.gelu, torch.zeros(2, 9))
     for layer in module.modules():
         if isinstance(layer, nn.LayerNorm):
@@ -153,12 +156,13 @@ def test_only_last_bits_of_float_kernels_differ(tmp_path: Path, monkeypatch: pyt
             layer.forward = engine(plain.forward, torch.zeros(2, 9, *layer.normalized_shape))  # type: ignore[method-assign]
         elif "GELU" in type(layer).__name__:
             layer.forward = lambda x: gelu(x.reshape(1, -1)).reshape(x.shape)
-    attend, heads = F.scaled_dot_product_attention, module.hf.config.num_attention_heads
+    heads = module.hf.config.num_attention_heads
     size = module.hf.config.hidden_size // heads
 
     def by_time(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
         query, key, value = (x.transpose(1, 2) for x in (query, key, value))
-        return attend(query, key, value, bias[:, None, None, :], scale=size**-0.5)
+        found = fused_attention(module, query, key, value, bias[:, None, None, :], size**-0.5)
+        return found[0].transpose(1, 2)
 
     attention = engine(by_time, *(torch.zeros(2, 9, heads, size) for _ in range(3)), torch.zeros(2, 9))
 

@@ -3,40 +3,12 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 
 from qat.layers.state import finish_calibration_, set_observing_
 from qat.layers.swap import quant_layers, quantizers
 from qat.models.wav2vec2 import Wav2Vec2Module
-from qat.models.wav2vec2_encoder import masked_group_norm
 from qat.recipe import Recipe
 from tests.conftest import TINY_WAV2VEC2, build, noise
-
-
-def test_masked_group_norm_equals_group_norm_without_padding() -> None:
-    norm, x = nn.GroupNorm(6, 6), torch.randn(2, 6, 50)
-    nn.init.normal_(norm.weight)
-    nn.init.normal_(norm.bias)
-    torch.testing.assert_close(
-        masked_group_norm(x, torch.tensor([50, 50]), norm), norm(x), atol=1e-5, rtol=1e-5
-    )
-
-
-def test_masked_group_norm_sums_squares_nearly_exactly() -> None:
-    """What a long sum loses scales a whole channel and shows in the file as other levels: one row loses 1e-6."""
-    x = torch.randn(1, 32, 4031, generator=torch.Generator().manual_seed(0))
-    norm = nn.GroupNorm(32, 32)
-    out = masked_group_norm(x, torch.tensor([4031]), norm)
-    variance = x.double().var(2, correction=0)
-    right = (variance / (variance + norm.eps)).sqrt()
-    assert (out.double().std(2, correction=0) / right - 1).abs().max() < 2e-7
-
-
-def test_masked_group_norm_ignores_padding() -> None:
-    norm, x = nn.GroupNorm(6, 6), torch.randn(2, 6, 50)
-    alone = masked_group_norm(x[1:, :, :20], torch.tensor([20]), norm)
-    together = masked_group_norm(x, torch.tensor([50, 20]), norm)
-    torch.testing.assert_close(together[1:, :, :20], alone, atol=1e-6, rtol=1e-6)
 
 
 def test_spec_augment_masks_in_training_only_and_trains_its_embedding() -> None:
