@@ -32,16 +32,18 @@ def milliseconds(value: float) -> str:
 
 
 def integer_rows(results: list[Row]) -> Iterator[Row]:
-    """Integer file beside float file."""
+    """Integer file beside float files."""
     for row in results:
         yield {
-            "model": f"{row['model']}, {row['parameters_m']:.0f} M parameters",
+            "model": f"{row['model']}, {row['parameters_m']:.3g} M parameters",
             "audio s": f"{row['audio_s']:g}",
             "float ms": milliseconds(row["float_ms"]),
+            "fused float ms": milliseconds(row["fused_float_ms"]),
             "integer ms": milliseconds(row["integer_ms"]),
             "speedup": f"{row['speedup']:.2f}x",
-            "float MB": f"{row['float_size_mb']:.0f}",
-            "integer MB": f"{row['integer_size_mb']:.0f}",
+            "to fused float": f"{row['speedup_to_fused']:.2f}x",
+            "float MB": f"{row['float_size_mb']:.3g}",
+            "integer MB": f"{row['integer_size_mb']:.3g}",
         }
 
 

@@ -207,7 +207,7 @@ def hidden_of(crdnn: CRDNN, inputs: Tensor, frames: Tensor, time_pooling_size: i
     """A CRDNN lobe on features `(B, T, F)`, valid frames `(B,)`; `T // time_pooling_size` frames come out."""
     with valid_lengths(frames, inputs.shape[1]):
         x = crdnn.time_pooling(convolved(crdnn.CNN, inputs, frames))
-    frames = torch.div(frames, time_pooling_size, rounding_mode="floor").clamp(min=1)
+    frames = (frames // time_pooling_size).clamp(min=1)
     x = x.flatten(2)
     rnn = crdnn.RNN.rnn
     if not isinstance(rnn, nn.LSTM):  # an exported layer takes padded input and its frames

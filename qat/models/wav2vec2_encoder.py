@@ -109,7 +109,7 @@ class Wav2Vec2Encoder(CTCModule):
             return signal, lengths
         signal, count = signal.double(), to_device_of(signal, lengths).double().unsqueeze(1)
         mean = signal.sum(1, keepdim=True) / count
-        centred = (signal - mean).masked_fill(~mask, 0.0)
+        centred = (signal - mean) * mask
         variance = centred.square().sum(1, keepdim=True) / count
         return (centred / (variance + self.waveform_eps).sqrt()).float(), lengths
 
@@ -126,7 +126,7 @@ class Wav2Vec2Encoder(CTCModule):
         layers: Any = self.backbone.feature_extractor.conv_layers
         for layer in layers:
             kernel, stride = layer.conv.kernel_size[0], layer.conv.stride[0]
-            lengths = (torch.div(lengths - kernel, stride, rounding_mode="floor") + 1).clamp(min=1)
+            lengths = (lengths - kernel).clamp(min=0) // stride + 1
             if isinstance(getattr(layer, "layer_norm", None), MaskedGroupNorm):
                 hidden = self.masked_layer(layer, hidden, to_device_of(hidden, lengths))
             else:

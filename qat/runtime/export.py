@@ -23,6 +23,7 @@ from qat.models.ctc import CTCModule
 from qat.runtime.formats import FORMAT_KEY, FileFormat, Precision
 from qat.runtime.frontend import OnnxFbank
 from qat.runtime.fused import fuse_, keep_norms_apart_
+from qat.runtime.groups import merge_groups_
 from qat.runtime.layers import replace_layers_
 from qat.runtime.metadata import metadata
 from qat.runtime.packing import name_axes_, name_nodes_, pack_low_bits_, write_atomically
@@ -112,6 +113,7 @@ def export_onnx(
     name_axes_(model, AXES)
     if not portable:
         keep_norms_apart_(model)
+        merge_groups_(model)
     packed = make_portable_(model) if portable and precision == "integer" else pack_low_bits_(model)
     model.metadata_props.update(metadata(module, precision, checkpoint_sha256))
     if portable:
@@ -174,7 +176,10 @@ def trace(
             input_names=list(inputs),
             output_names=list(outputs),
             dynamic_shapes=(tuple(free(*item) for item in inputs.items()),),
-            custom_translation_table={torch.ops.aten.squeeze.dim: squeeze},
+            custom_translation_table={
+                torch.ops.aten.squeeze.dim: squeeze,
+                torch.ops.aten.floor_divide.default: floor_divide,
+            },
             verbose=False,
         )
     assert program is not None
@@ -188,6 +193,11 @@ def squeeze(x: Any, dim: int) -> Any:
         return op.Identity(x)
     axes: Any = op.Constant(value_ints=[dim])
     return op.Squeeze(x, axes)
+
+
+def floor_divide(x: Any, divisor: Any) -> Any:
+    """Lengths by strides: neither is ever negative, which the exporter would ask five nodes."""
+    return op.Div(x, op.CastLike(divisor, x))
 
 
 @contextmanager

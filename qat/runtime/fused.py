@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import torch
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 from torch import Tensor, nn
 from torch.onnx.ops import symbolic
 
-from qat.layers.masked_norm import MaskedGroupNorm, turns
-from qat.layers.masking import frame_mask, to_device_of
+from qat.layers.masked_norm import ROWS, MaskedGroupNorm
 from qat.runtime.loops import Body
 from qat.runtime.operators import LOOPS
 
@@ -70,20 +70,19 @@ def fused_attention(
         scaling: of the products.
 
     Returns:
-        `(B, T, N, D)`, and no weights.
+        `(B, T, N D)`, and no weights.
     """
-    heads, size = query.shape[1], query.shape[3]
     inputs = [x.transpose(1, 2).flatten(2) for x in (query, key, value)]
     whole = attention_mask.min() >= 0
     out = symbolic(
         f"{LOOPS}::{ATTENTION}",
         (*inputs, attention_mask, whole),
-        {"num_heads": heads, "scale": scaling},
+        {"num_heads": query.shape[1], "scale": scaling},
         dtype=torch.float32,
         shape=inputs[0].shape,
         version=1,
     )
-    return out.unflatten(2, (heads, size)), None
+    return out, None
 
 
 class ExportedGroupNorm(MaskedGroupNorm):
@@ -92,10 +91,7 @@ class ExportedGroupNorm(MaskedGroupNorm):
     def forward(self, x: Tensor, frames: Tensor | None = None) -> Tensor:
         """See `MaskedGroupNorm`."""
         assert frames is not None
-        valid = frame_mask(frames, x, axis=2).unsqueeze(1).float()
-        count = to_device_of(x, frames).float()[:, None, None]
-        whole = frames.min() >= x.shape[2]
-        inputs = (x, valid, turns(x).float(), count, whole, self.weight, self.bias)
+        inputs = (x, frames, frames.min() >= x.shape[2], self.weight, self.bias)
         return symbolic(
             f"{LOOPS}::{GROUP_NORM}", inputs, {"eps": self.eps}, dtype=torch.float32, shape=x.shape, version=1
         )
@@ -103,12 +99,13 @@ class ExportedGroupNorm(MaskedGroupNorm):
 
 def attention_branch(body: Body, node: ir.Node, whole: bool) -> ir.Value:
     """`MultiHeadAttention`, with the mask where something is padded."""
-    query, key, value, mask, _ = node.inputs
+    query, key, value = (without_heads(x) for x in node.inputs[:3])
+    mask = node.inputs[3]
     fields = {
         "num_heads": node.attributes["num_heads"].as_int(),
         "scale": node.attributes["scale"].as_float(),
     }
-    inputs = [query, key, value]
+    inputs: list[ir.Value | None] = [query, key, value]
     if not whole:
         frames = body.one("Shape", query, start=1, end=2)
         ones = body.constant(np.array([1, 1], np.int64))
@@ -118,21 +115,42 @@ def attention_branch(body: Body, node: ir.Node, whole: bool) -> ir.Value:
     return body.one("MultiHeadAttention", *inputs, domain=MICROSOFT, **fields)
 
 
+def without_heads(x: ir.Value | None) -> ir.Value:
+    """`(B, T, H)` as it was before Transformers split it into heads and this file joined them."""
+    assert x is not None
+    found: ir.Value | None = x
+    while found is not None:
+        node = found.producer()
+        if node is None or node.op_type not in ("Reshape", "Transpose"):
+            return found if found.shape == x.shape else x
+        found = node.inputs[0]
+    return x
+
+
 def group_norm_branch(body: Body, node: ir.Node, whole: bool) -> ir.Value:
     """`InstanceNormalization`, or `MaskedGroupNorm.forward` node by node."""
-    x, valid, rows, count, _, weight, bias = node.inputs
+    x, frames, _, weight, bias = node.inputs
     eps = node.attributes["eps"].as_float()
     if whole:
         return body.one("InstanceNormalization", x, weight, bias, epsilon=eps)
-    axis = body.constant(np.array([1], np.int64))
-    by_time = body.one("Transpose", x, perm=[0, 2, 1])
+    kind = ir.DataType.FLOAT.value
+    axis, last = (body.constant(np.array(axes, np.int64)) for axes in ([1], [1, 2]))
+    total = body.one("Squeeze", body.one("Shape", x, start=2, end=3))
+    ends = (body.constant(np.array(end, np.int64)) for end in (0, 1))
+    index = body.one("Range", next(ends), total, next(ends))
+    lengths = body.one("Unsqueeze", frames, last)
+    valid = body.one("Cast", body.one("Less", index, lengths), to=kind)
+    numbers = body.constant(np.arange(ROWS, dtype=np.int64)[:, None])
+    row = body.one("Equal", body.one("Mod", index, body.constant(np.array(ROWS, np.int64))), numbers)
+    by_time, count = body.one("Transpose", x, perm=[0, 2, 1]), body.one("Cast", lengths, to=kind)
 
-    def mean_of(factors: ir.Value | None, values: ir.Value) -> ir.Value:
+    def mean_of(factors: ir.Value, values: ir.Value) -> ir.Value:
         total = body.one("ReduceSum", body.one("MatMul", factors, values), axis, keepdims=1)
         return body.one("Div", body.one("Transpose", total, perm=[0, 2, 1]), count)
 
     mean = mean_of(valid, by_time)
-    square = mean_of(body.one("Mul", valid, rows), body.one("Mul", by_time, by_time))
+    rows = body.one("Mul", valid, body.one("Cast", row, to=kind))
+    square = mean_of(rows, body.one("Mul", by_time, by_time))
     variance = body.one("Sub", square, body.one("Mul", mean, mean))
     variance = body.one("Max", variance, body.constant(np.array(0, np.float32)))
     root = body.one("Sqrt", body.one("Add", variance, body.constant(np.array(eps, np.float32))))
@@ -143,7 +161,7 @@ def group_norm_branch(body: Body, node: ir.Node, whole: bool) -> ir.Value:
 
 BRANCHES: dict[str, tuple[Callable[[Body, ir.Node, bool], ir.Value], int]] = {
     ATTENTION: (attention_branch, 4),
-    GROUP_NORM: (group_norm_branch, 4),
+    GROUP_NORM: (group_norm_branch, 2),
 }  # operator -> what writes a branch of it, and the place of the input that says whether nothing is padded
 
 
@@ -166,10 +184,23 @@ def expand_branches_(model: ir.Model) -> int:
         ir.convenience.replace_nodes_and_values(
             model.graph, node, [node], [branch], [node.outputs[0]], [branch.outputs[0]]
         )
+    model.graph.opset_imports.pop(LOOPS, None)
     if found:
         model.opset_imports.setdefault(MICROSOFT, 1)
-    model.graph.opset_imports.pop(LOOPS, None)
+        drop_idle_reshapes_(model)
     return len(found)
+
+
+def drop_idle_reshapes_(model: ir.Model) -> None:
+    """Take out each Reshape to the shape that is there already, and what nobody reads any more.
+
+    ONNX Runtime keeps both: it does not know the lengths of free axes, nor does it ask who reads a node.
+    """
+    for node in list(model.graph):
+        x, y = (node.inputs[0], node.outputs[0]) if node.op_type == "Reshape" else (None, node.outputs[0])
+        if x is not None and is_known(x.shape) and x.shape == y.shape and not y.is_graph_output():
+            y.replace_all_uses_with(x)
+    RemoveUnusedNodesPass()(model)
 
 
 def keep_norms_apart_(model: ir.Model) -> int:
@@ -185,3 +216,8 @@ def keep_norms_apart_(model: ir.Model) -> int:
                 before.op_type = "Sum"
                 count += 1
     return count
+
+
+def is_known(shape: ir.Shape | None) -> bool:
+    """Whether each axis has a length or a name."""
+    return shape is not None and all(isinstance(dim, int) or dim.value is not None for dim in shape)
