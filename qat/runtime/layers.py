@@ -35,7 +35,11 @@ from qat.runtime.weights import ActivationRange, StoredWeight, integer_bias, int
 
 
 class IntegerConv(nn.Module):
-    """`QuantConv1d` or `QuantConv2d` on uint8 activations and int8 weights, with a uint8 output."""
+    """`QuantConv1d` or `QuantConv2d` on uint8 activations and int8 weights, with a uint8 output.
+
+    A two-dimensional one is computed with both spatial axes exchanged: ONNX Runtime brings the channels to the end,
+    where SpeechBrain's layers have them, and `(B, T, F, C)` needs no transposition then.
+    """
 
     weight: Tensor
     weight_scale: Tensor
@@ -54,13 +58,20 @@ class IntegerConv(nn.Module):
         self.dilation, self.groups, self.padding_mode = layer.dilation, layer.groups, layer.padding_mode
         sides = list(layer._reversed_padding_repeated_twice)  # last axis first, begin and end of each
         self.outer = [] if layer.padding_mode == "zeros" else sides
-        self.pads = [0] * len(sides) if self.outer else sides[0::2][::-1] + sides[1::2][::-1]
+        inner = [0] * len(sides) if self.outer else sides
+        self.exchanged = weight.ndim == 4
+        order = slice(None) if self.exchanged else slice(None, None, -1)
+        self.pads = inner[0::2][order] + inner[1::2][order]
+        if self.exchanged:
+            self.weight = weight.transpose(2, 3).contiguous()
 
     def forward(self, x: Tensor) -> Tensor:
         """float32 `(B, C, ...)` -> float32 `(B, O, ...)`."""
         if any(self.outer):
             x = F.pad(x, self.outer, mode=self.padding_mode)
         inputs, outputs = self.input_range, self.output_range
+        order = -1 if self.exchanged else 1
+        x = x.transpose(2, 3) if self.exchanged else x
         y = operators.conv(
             inputs.quantize(x),
             inputs.scale,
@@ -70,12 +81,13 @@ class IntegerConv(nn.Module):
             outputs.scale,
             outputs.zero_point,
             self.bias,
-            stride=self.stride,
+            stride=self.stride[::order],
             padding=self.pads,
-            dilation=self.dilation,
+            dilation=self.dilation[::order],
             groups=self.groups,
         )
-        return outputs.dequantize(y)
+        y = outputs.dequantize(y)
+        return y.transpose(2, 3) if self.exchanged else y
 
 
 class FrameConv(FrameLinear):
