@@ -109,7 +109,8 @@ def export_onnx(
     lengths = torch.tensor([2 * SAMPLE_RATE, SAMPLE_RATE])
     inputs = {"signal": torch.zeros(2, 2 * SAMPLE_RATE), "lengths": lengths}
     model = trace(copied, inputs, ["logits", "frames"])
-    name_nodes_(model, [name for name, child in copied.named_modules() if isinstance(child, OnnxFbank)])
+    frontends = [name for name, child in copied.named_modules() if isinstance(child, OnnxFbank)]
+    name_nodes_(model, frontends, portable)
     name_axes_(model, AXES)
     if not portable:
         keep_norms_apart_(model)

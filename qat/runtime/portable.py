@@ -96,6 +96,23 @@ def linear(write: Writer) -> ir.Value:
     return add_bias(write, write.add("MatMul", (left, right)), bias)
 
 
+def frame_linear(write: Writer) -> ir.Value:
+    """A linear layer with a range for each row: its zero points are taken off in float."""
+    x, scale, zero_point, weight, weight_scale, bias = pad_to(write.node.inputs, 6)
+    assert weight is not None
+    levels, scales = value_of(weight).T.copy(), value_of(weight_scale)
+    one, zero = (
+        write.store("portable.one", np.array(1, np.float32)),
+        write.store("portable.zero", np.array(0, np.uint8)),
+    )
+    left = write.add("DequantizeLinear", (x, one, zero))
+    right = write.add("Transpose", (write.weight(f"{weight.name}.rows", levels, scales),), perm=[1, 0])
+    sums = (levels.sum(1, dtype=np.int64) * scales).astype(np.float32)
+    less = write.add("Mul", (zero_point, write.store(f"{weight.name}.sums", sums)))
+    out = write.add("Mul", (write.add("Sub", (write.add("MatMul", (left, right)), less)), scale))
+    return add_bias(write, out, bias)
+
+
 def conv(write: Writer) -> ir.Value:
     """`QLinearConv`: a convolution of dequantized levels, quantized again. The bias is float, as TensorRT has it."""
     x, scale, zero_point, weight, weight_scale, _, output_scale, output_zero, bias = pad_to(
@@ -156,6 +173,7 @@ def refused(reason: str) -> Callable[[Writer], ir.Value]:
 
 REPLACED: dict[str, Callable[[Writer], ir.Value]] = {
     "MatMulIntegerToFloat": linear,
+    "FrameLinear": frame_linear,
     "QLinearConv": conv,
     "DynamicQuantizeLSTM": lstm,
     "MatMulNBits": refused(
