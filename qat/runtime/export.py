@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from datamodules.audio_file import SAMPLE_RATE
 from qat.layers.swap import quantizers
 from qat.models.ctc import CTCModule
-from qat.runtime.formats import FORMAT_KEY, FileFormat, Precision
+from qat.runtime.formats import FORMAT_KEY, FileFormat, Precision, check_target
 from qat.runtime.frontend import OnnxFbank
 from qat.runtime.fused import fuse_, keep_norms_apart_
 from qat.runtime.groups import merge_groups_
@@ -96,11 +96,13 @@ def export_onnx(
         file_format: see `qat.runtime.formats.ExportOptions`.
 
     Raises:
-        UserError: an integer export of a module that is not quantized and calibrated; or see `make_portable_` and
-            `write_atomically`.
+        UserError: an integer export of a module that is not quantized and calibrated, or that was made for another
+            runtime; or see `make_portable_` and `write_atomically`.
     """
     path = Path(path)
     check_ready(module, precision)
+    if precision == "integer":
+        check_target(module.recipe.target, file_format)
     copied = copy.deepcopy(module, {id(getattr(module, "_trainer", None)): None}).cpu().float().eval()
     replace_layers_(copied, precision)
     portable = file_format == "qdq"
@@ -115,7 +117,10 @@ def export_onnx(
     if not portable:
         keep_norms_apart_(model)
         merge_groups_(model)
-    packed = make_portable_(model) if portable and precision == "integer" else pack_low_bits_(model)
+    if portable and precision == "integer":
+        packed = make_portable_(model, signed=module.recipe.target == "tensorrt")
+    else:
+        packed = pack_low_bits_(model)
     model.metadata_props.update(metadata(module, precision, checkpoint_sha256))
     if portable:
         model.metadata_props[FORMAT_KEY] = file_format

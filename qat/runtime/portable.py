@@ -20,6 +20,9 @@ from qat.system.errors import UserError
 Array = NDArray[Any]
 
 
+MIDDLE = 128  # of unsigned 8-bit levels: what an exported signed quantizer has as its zero point
+
+
 class Writer:
     """Adds nodes in place of one node.
 
@@ -191,11 +194,29 @@ def pad_to(inputs: Sequence[ir.Value | None], count: int) -> list[ir.Value | Non
     return [*inputs, *[None] * (count - len(inputs))]
 
 
-def make_portable_(model: ir.Model) -> int:
+def make_signed_(model: ir.Model) -> None:
+    """Move unsigned levels around 128 to signed ones around 0, with the same real numbers, as TensorRT reads them."""
+    zero, kind = constant("portable.signed", np.array(0, np.int8)), ir.TensorType(ir.DataType.INT8)
+    for node in model.graph:
+        offset = node.inputs[2] if node.op_type in ("QuantizeLinear", "DequantizeLinear") else None
+        if offset is None or offset.const_value is None or offset.const_value.dtype != ir.DataType.UINT8:
+            continue
+        if not np.all(offset.const_value.numpy() == MIDDLE):
+            raise UserError(
+                f"export: {node.name} has unsigned levels, must be of a recipe with target tensorrt"
+            )
+        model.graph.initializers.setdefault("portable.signed", zero)
+        node.replace_input_with(2, zero)
+        if node.op_type == "QuantizeLinear":
+            node.outputs[0].type = kind
+
+
+def make_portable_(model: ir.Model, signed: bool = False) -> int:
     """Replace the operators that ONNX Runtime alone has, and those that few engines know.
 
     Args:
         model: as traced, weights not packed.
+        signed: all levels are to be signed with a zero point of 0.
 
     Returns:
         How many weights are stored in 4 bits.
@@ -211,6 +232,8 @@ def make_portable_(model: ir.Model) -> int:
         if replace is not None:
             write = Writer(graph, node)
             write.put(replace(write))
+    if signed:
+        make_signed_(model)
     used = {item for node in graph for item in node.inputs}
     for name, value in list(graph.initializers.items()):
         if value not in used and not value.is_graph_output():
