@@ -196,24 +196,19 @@ class Recipe(LayerFields):
         Raises:
             UserError: naming the field or rule, its value and what is allowed.
         """
-        if self.target == "onnxruntime":
-            return
-        if self.four_bit_linear == "matmul_nbits":
+        if self.target != "onnxruntime" and self.four_bit_linear == "matmul_nbits":
             raise UserError(
-                f"qat.four_bit_linear: 'matmul_nbits', must be integer or auto with qat.target {self.target}"
+                f"qat.four_bit_linear: 'matmul_nbits', must be auto or integer with target {self.target}"
             )
-        items: list[tuple[Recipe | Rule, str]] = [(self, "qat.")]
-        items += [(rule, f"rule {rule.match!r}: ") for rule in self.rules]
-        for item, where in items:
-            if self.target == "tensorrt" and item.activation_granularity not in (None, "tensor"):
-                granularity = item.activation_granularity
-                raise UserError(
-                    f"{where}activation_granularity: {granularity!r}, must be tensor with qat.target tensorrt"
-                )
-            if self.target == "tensorrt" and item.activation_bits not in (None, 0, 8):
-                raise UserError(
-                    f"{where}activation_bits: {item.activation_bits}, must be 8, or 0 (float), with qat.target tensorrt"
-                )
+        for item in (self, *self.rules) if self.target == "tensorrt" else ():
+            where = f"rule {item.match!r}: " if isinstance(item, Rule) else "qat."
+            for name, allowed in (
+                ("activation_granularity", (None, "tensor")),
+                ("activation_bits", (None, 0, 8)),
+            ):
+                if (value := getattr(item, name)) not in allowed:
+                    text = " or ".join(map(str, allowed[1:]))
+                    raise UserError(f"{where}{name}: {value!r}, must be {text} with qat.target tensorrt")
 
     def check_rules(self, names: Iterable[str], groups: Mapping[str, Sequence[str]]) -> None:
         """Refuse rules that no layer of `names` fits.

@@ -202,12 +202,12 @@ def test_a_rule_may_have_its_own_percentile() -> None:
 
 def test_a_target_refuses_what_it_has_no_arithmetic_for() -> None:
     for fields, said in (
-        ({"target": "openvino", "four_bit_linear": "matmul_nbits"}, "must be integer or auto"),
+        ({"target": "openvino", "four_bit_linear": "matmul_nbits"}, "must be auto or integer"),
         (
             {"target": "tensorrt", "activation_granularity": "frame"},
             "qat.activation_granularity: 'frame', must be tensor",
         ),
-        ({"target": "tensorrt", "activation_bits": 4}, "qat.activation_bits: 4, must be 8"),
+        ({"target": "tensorrt", "activation_bits": 4}, "qat.activation_bits: 4, must be 0 or 8"),
         (
             {"target": "tensorrt", "rules": [Rule("cnn", activation_granularity="dynamic")]},
             "rule 'cnn': activation_granularity: 'dynamic'",

@@ -114,19 +114,31 @@ def export_onnx(
     frontends = [name for name, child in copied.named_modules() if isinstance(child, OnnxFbank)]
     name_nodes_(model, frontends, portable)
     name_axes_(model, AXES)
-    if not portable:
-        keep_norms_apart_(model)
-        merge_groups_(model)
-    if portable and precision == "integer":
-        packed = make_portable_(model, signed=module.recipe.target == "tensorrt")
-    else:
-        packed = pack_low_bits_(model)
+    packed = finish_(model, portable, signed=module.recipe.target == "tensorrt")
     model.metadata_props.update(metadata(module, precision, checkpoint_sha256))
     if portable:
         model.metadata_props[FORMAT_KEY] = file_format
     write_atomically(model, path)
     data = path.read_bytes()
     return ExportInfo(path, precision, len(data) / 1e6, hashlib.sha256(data).hexdigest(), packed)
+
+
+def finish_(model: ir.Model, portable: bool, signed: bool) -> int:
+    """Bring a named graph into the form of its runtime; how many weights are stored in few bits.
+
+    Args:
+        model: changed in place.
+        portable: for any runtime, of standard operators; else for ONNX Runtime.
+        signed: see `make_portable_`.
+
+    Raises:
+        UserError: see `make_portable_`.
+    """
+    if portable:
+        return make_portable_(model, signed)
+    keep_norms_apart_(model)
+    merge_groups_(model)
+    return pack_low_bits_(model)
 
 
 def check_ready(module: CTCModule, precision: str) -> None:

@@ -1,10 +1,9 @@
 """The ONNX nodes that run on integers, written down directly while a model is exported.
 
 They are emitted as they will run, not as `QuantizeLinear`/`DequantizeLinear` pairs for an optimiser to find: ONNX
-Runtime 1.32 fuses MatMul + Add to a float Gemm before it looks for the pairs, and then folds the int8 weights back to
-float.
+Runtime 1.32 fuses MatMul + Add to a float Gemm before it looks for the pairs, and folds int8 weights back to float.
 
-Every function returns a placeholder of the right shape and type; the arithmetic exists in the exported file only.
+Each returns a placeholder of the right shape and type; the arithmetic exists in the exported file only.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from torch import Tensor
 from torch.onnx.ops import symbolic, symbolic_multi_out
 
 CONTRIB = 1  # version of the com.microsoft operators
-# domain of what stands for several nodes until the graph is written, and names
+# domain of what stands for several nodes until the graph is written, and names of it
 LOOPS, GRU_LOOP, FRAME_LINEAR = "speech_qat", "GRULoop", "FrameLinear"
 
 
