@@ -10,6 +10,7 @@ Observer = Literal["max", "mse", "percentile", "entropy"]
 Granularity = Literal["channel", "tensor"]
 ActivationGranularity = Literal["tensor", "frame", "dynamic"]
 FourBitLinear = Literal["auto", "matmul_nbits", "integer"]
+Target = Literal["onnxruntime", "openvino", "tensorrt"]
 
 MID_RISE_BITS = (
     3  # above, zero as a level is worth more than one level more; 4-bit kernels have no half steps
@@ -33,6 +34,9 @@ class LayerFields:
             frames differ in loudness and are normalised later. dynamic calibrates nothing: frame where a layer can
             have it, LSTMs as their kernel does, and float activations in convolutions in 2D or of groups.
         activation_signed: symmetric signed activations in place of unsigned ones with a zero point.
+        target: the runtime whose arithmetic is trained. onnxruntime: LSTMs on integers, ranges per frame, all kernels.
+            openvino: LSTMs on float activations, as a file of standard operators has them (--export.format qdq).
+            tensorrt: that, and 8-bit activations signed with a zero point of 0, those that convolutions write as well.
         mid_rise: levels of 2 and 3-bit weights lie half a step beside zero, so that all 4 or 8 of them are used (a
             third, a fifth less noise at 2, 3 bits); false: 3 or 7 levels, one of them zero.
         four_bit_linear: kernel of linear layers with 4-bit weights and 8-bit activations. matmul_nbits keeps the
@@ -54,6 +58,7 @@ class LayerFields:
     weight_granularity: Granularity = "channel"
     activation_granularity: ActivationGranularity = "tensor"
     activation_signed: bool = False
+    target: Target = "onnxruntime"
     mid_rise: bool = True
     four_bit_linear: FourBitLinear = "auto"
     learn_scale: bool = False
@@ -105,8 +110,9 @@ class LayerRecipe(LayerFields):
 
     @property
     def activation_quant_min(self) -> int:
-        """Smallest activation level: 0, or -(2^(b-1) - 1) when signed."""
-        return -self.activation_quant_max if self.activation_signed else 0
+        """Smallest activation level: 0, or -(2^(b-1) - 1) when signed; TensorRT clips at -2^(b-1)."""
+        below = 1 if self.target == "tensorrt" else 0
+        return -self.activation_quant_max - below if self.activation_signed else 0
 
     @property
     def activation_quant_max(self) -> int:

@@ -15,6 +15,7 @@ from qat.layer_recipe import (
     LayerRecipe,
     Observer,
     Rounding,
+    Target,
 )
 from qat.system.errors import UserError
 from qat.system.hardware import cpu_has_vnni
@@ -31,6 +32,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "weight_granularity": get_args(Granularity),
     "activation_granularity": get_args(ActivationGranularity),
     "four_bit_linear": get_args(FourBitLinear),
+    "target": get_args(Target),
     "equalize": get_args(Equalize),
 }
 BOOLEANS = (
@@ -126,6 +128,7 @@ class Recipe(LayerFields):
     def __post_init__(self) -> None:
         check_fields(self, "qat.", optional=False)
         object.__setattr__(self, "rules", [_rule(item) for item in (self.rules or [])])
+        self.check_target()
 
     @property
     def active(self) -> bool:
@@ -177,6 +180,7 @@ class Recipe(LayerFields):
         if not chosen["weight_bits"] and not chosen["activation_bits"]:
             return "the recipe gives it neither weight nor activation bits"
         chosen |= {key: chosen[key] or None for key in ("weight_bits", "activation_bits")}
+        chosen["activation_signed"] |= self.target == "tensorrt"
         return LayerRecipe(**chosen, reduce_range=bool(self.resolved().reduce_range))
 
     @property
@@ -185,6 +189,26 @@ class Recipe(LayerFields):
         layers = [self.of_rule(rule) for rule in (*self.rules, Rule("*"))] if self.active else []
         packed = [replace(x, four_bit_linear="matmul_nbits") for x in layers if isinstance(x, LayerRecipe)]
         return self.four_bit_linear == "auto" and any(layer.packs_linear for layer in packed)
+
+    def check_target(self) -> None:
+        """Refuse what the target has no arithmetic for.
+
+        Raises:
+            UserError: naming the field or rule, its value and what is allowed.
+        """
+        if self.target != "onnxruntime" and self.four_bit_linear == "matmul_nbits":
+            raise UserError(
+                f"qat.four_bit_linear: 'matmul_nbits', must be auto or integer with target {self.target}"
+            )
+        for item in (self, *self.rules) if self.target == "tensorrt" else ():
+            where = f"rule {item.match!r}: " if isinstance(item, Rule) else "qat."
+            for name, allowed in (
+                ("activation_granularity", (None, "tensor")),
+                ("activation_bits", (None, 0, 8)),
+            ):
+                if (value := getattr(item, name)) not in allowed:
+                    text = " or ".join(map(str, allowed[1:]))
+                    raise UserError(f"{where}{name}: {value!r}, must be {text} with qat.target tensorrt")
 
     def check_rules(self, names: Iterable[str], groups: Mapping[str, Sequence[str]]) -> None:
         """Refuse rules that no layer of `names` fits.

@@ -52,6 +52,7 @@ def test_bits_from_2_to_8_and_float_are_taken(value: int | None) -> None:
         ("learn_scale", "yes", "true or false"),
         ("fold_batch_norm", 1, "true, false or after_calibration"),
         ("equalize", "off", "none, cross_layer, smooth"),
+        ("target", "tflite", "onnxruntime, openvino, tensorrt"),
         ("smooth_alpha", 1.01, "from 0 to 1"),
         ("smooth_alpha", None, "from 0 to 1"),
         ("calibration_utterances", 0, "from 1"),
@@ -197,3 +198,27 @@ def test_a_rule_may_have_its_own_percentile() -> None:
     ]
     with pytest.raises(UserError, match="rule 'cnn': percentile: 50.0 must be a number above 50"):
         Rule("cnn", percentile=50.0)
+
+
+def test_a_target_refuses_what_it_has_no_arithmetic_for() -> None:
+    for fields, said in (
+        ({"target": "openvino", "four_bit_linear": "matmul_nbits"}, "must be auto or integer"),
+        (
+            {"target": "tensorrt", "activation_granularity": "frame"},
+            "qat.activation_granularity: 'frame', must be tensor",
+        ),
+        ({"target": "tensorrt", "activation_bits": 4}, "qat.activation_bits: 4, must be 0 or 8"),
+        (
+            {"target": "tensorrt", "rules": [Rule("cnn", activation_granularity="dynamic")]},
+            "rule 'cnn': activation_granularity: 'dynamic'",
+        ),
+    ):
+        with pytest.raises(UserError, match=said):
+            Recipe(preset="x", **fields)
+    Recipe(preset="x", target="openvino", activation_granularity="frame", activation_bits=4)
+
+
+def test_tensorrt_has_signed_levels_around_zero() -> None:
+    layer = Recipe(preset="x", target="tensorrt").for_layer("a", {})
+    assert isinstance(layer, LayerRecipe) and layer.activation_signed
+    assert (layer.activation_quant_min, layer.activation_quant_max) == (-128, 127)

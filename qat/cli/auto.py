@@ -90,6 +90,10 @@ def searched(args: Sequence[str]) -> list[str]:
     own = folder_of(str(flags["run"])) / SEARCH_FOLDER / RECIPE_FILE if flags.get("run") else None
     if own is not None and flags.get("ckpt_path") is not None and own.is_file():
         return with_recipe(rest, own)
+    if (target := str(flags.get("qat.target") or "onnxruntime")) != "onnxruntime":
+        raise UserError(
+            f"qat.target: {target!r}, must be onnxruntime with --qat auto, which measures that runtime"
+        )
     config = settings(rest)
     start, place = start_and_folder(config)
     together = started_outside()

@@ -35,6 +35,7 @@ HELP = """usage: python train.py [--config FILE] [--qat PRESET] [--run NAME] [--
   --model.teacher MODEL    follow a float model's frame posteriors (--model.distillation_weight 0 to 1)
   --model.* --data.* --trainer.*    fields of the model, the data module and Lightning's Trainer
   --decoding.beam N        hypotheses of an attention model's search  --decoding.lm_weight W  of its language model
+  --qat.target T           onnxruntime; openvino, tensorrt (with --export.format qdq): whose arithmetic is trained
   --export.format F        onnxruntime, or qdq: standard operators, which --evaluation.engine openvino runs too
   --evaluation.* --wandb.*          how the report is measured; Weights & Biases
   --seed_everything N      seed of new weights, dropout and masking; --data.seed N that of batches and augmentation

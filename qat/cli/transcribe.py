@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -98,20 +99,27 @@ def exported_model(target: str, engine: EngineName = "onnxruntime") -> Path:
     digest = sha256_of_checkpoint(checkpoint)
     place = checkpoint.with_name(MODEL_FILE) if checkpoint.name == SPEECHBRAIN_FILE else checkpoint
     folder, portable = place.with_suffix(""), engine != "onnxruntime"
-    files = [place.with_suffix(".onnx"), *([place.with_suffix(".qdq.onnx")] if portable else [])]
-    for found in (folder, *files):
-        if checkpoint_of(found) == digest and (not portable or is_portable(found)):
+    for found in (folder, place.with_suffix(".onnx"), place.with_suffix(".qdq.onnx")):
+        if checkpoint_of(found) == digest and fits(found, portable):
             return found
     from qat.models.loading import load_module
     from qat.runtime.attention_export import export
 
     module = load_module(checkpoint)
+    portable |= module.recipe.target != "onnxruntime"
     name = f"{folder.name}.qdq" if portable else folder.name
     file_format: FileFormat = "qdq" if portable else "onnxruntime"
     precision: Precision = "integer" if module.recipe.active else "float"
     return export(module, folder.with_name(name), precision, digest, file_format).path
 
 
-def is_portable(exported: Path) -> bool:
-    """Whether a file holds standard operators alone."""
-    return not exported.is_dir() and read_metadata(exported).get(FORMAT_KEY) == "qdq"
+def fits(exported: Path, portable: bool) -> bool:
+    """Whether a file may be read: one of standard operators alone where that is asked for; else any but one that
+    stands beside the default one, unless its model's runtime reads no other."""
+    if exported.is_dir():
+        return not portable
+    said = read_metadata(exported)
+    if portable:
+        return said.get(FORMAT_KEY) == "qdq"
+    target = json.loads(said.get("recipe", "{}")).get("target", "onnxruntime")
+    return not exported.name.endswith(".qdq.onnx") or target != "onnxruntime"

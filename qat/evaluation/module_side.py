@@ -17,7 +17,7 @@ from qat.layers.linear import QuantLinear
 from qat.layers.swap import quant_layers
 from qat.models.ctc import CTCModule
 from qat.runtime.attention_session import AttentionSession
-from qat.runtime.formats import EngineName, ExportOptions
+from qat.runtime.formats import EngineName, ExportOptions, check_target
 from qat.runtime.openvino_engine import import_openvino
 from qat.system.errors import UserError
 
@@ -120,9 +120,11 @@ def check_export(module: CTCModule, exported: ExportOptions, engine: EngineName)
     """Refuse a format or an engine that a report at the end of a run would fail on.
 
     Raises:
-        UserError: the engine is not installed, or a file of standard operators cannot hold the model.
+        UserError: the engine is not installed, a file of standard operators cannot hold the model, or the model was
+            made for a runtime that reads no other.
     """
     file_format = exported.format_for(engine)
+    check_target(module.recipe.target, file_format)
     if engine == "openvino":
         import_openvino()
     if file_format == "onnxruntime":

@@ -40,7 +40,7 @@ class QuantConv(_ConvInputs):
     """A convolution on a quantized input and weight, whose output is quantized to 8 bits.
 
     The integer kernel (`QLinearConv`) writes 8-bit outputs whatever the width of its input, so the output
-    quantizer is always unsigned, 8 bits, with a zero point.
+    quantizer is always unsigned, 8 bits, with a zero point; signed for TensorRT.
     """
 
     weight: Tensor
@@ -53,7 +53,7 @@ class QuantConv(_ConvInputs):
         super().add_quantizers()
         recipe = self.layer_recipe
         if recipe.activation_bits:
-            recipe = replace(recipe, activation_bits=8, activation_signed=False)
+            recipe = replace(recipe, activation_bits=8, activation_signed=recipe.target == "tensorrt")
         self.output_quantizer = new_activation_quantizer(recipe, self.time_axis, device_of(self))
 
     def forward(self, input: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 Speech frames differ in energy by orders of magnitude. Where a normalisation after the layers brings the quiet ones up
 again, as in a Wav2Vec2's feature extractor, one range for all leaves those a few levels; here each row of the matrix
-product, a frame or the window of a convolution, has all of them. The product of a row is `s (q W) - s z (1 W)`, and
+product, a frame or the window of a convolution, has all of them. The product of a row is `s (q W - z (1 W))`, and
 `1 W` is known beforehand. Zero is always in the range, so that the range of a window is that of its frames.
 """
 
@@ -57,7 +57,7 @@ class FrameQuantizer(Quantizer):
         return frame_levels(x, self.quant_max, self.key)
 
     def linear(self, x: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None) -> Tensor:
-        """`(..., I)` -> `(..., O)` as the exported file adds: whole-number sums, rescaling, zero points, bias.
+        """`(..., I)` -> `(..., O)` as the exported file adds: whole-number sums less zero points, rescaling, bias.
 
         Args:
             x: float rows.
@@ -66,9 +66,9 @@ class FrameQuantizer(Quantizer):
             bias: `(O,)`.
         """
         levels, scale, zero_point = self.levels(x)
-        out = F.linear(levels, weight).mul_(weight_scale).mul_(scale)
-        rest = (zero_point * scale) * -(weight.sum(1) * weight_scale)
-        return out.add_(rest if bias is None else rest.add_(bias))
+        sums = F.linear(levels, weight).sub_(zero_point * weight.sum(1))
+        out = sums.mul_(weight_scale).mul_(scale)
+        return out if bias is None else out.add_(bias)
 
 
 def frame_levels(x: Tensor, largest: int, key: NoiseKey | None) -> tuple[Tensor, Tensor, Tensor]:

@@ -36,7 +36,8 @@ class QuantLSTM(QuantLayer, nn.LSTM):
     8 bits per utterance, as the integer kernel does. Evaluation on a CPU emulates that kernel exactly, frame by frame,
     and carries no gradient. Training, and evaluation on a GPU, run PyTorch's fused kernel on fake-quantized weights and
     inputs: its hidden state is not quantized, which would need a Python loop over frames.
-    Below 8 activation bits a static input quantizer stands in front.
+    Below 8 activation bits a static input quantizer stands in front. Other targets than ONNX Runtime have no such
+    kernel: activations stay float there.
     """
 
     float_class = nn.LSTM
@@ -117,7 +118,8 @@ class QuantLSTM(QuantLayer, nn.LSTM):
     @property
     def dynamic(self) -> bool:
         """Whether inputs and states are quantized dynamically, as the integer kernel does."""
-        return bool(self.layer_recipe.activation_bits) and bool(self.weight_quantizers)
+        recipe = self.layer_recipe
+        return bool(recipe.activation_bits and self.weight_quantizers) and recipe.target == "onnxruntime"
 
     @property
     def can_emulate(self) -> bool:

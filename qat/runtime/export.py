@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from datamodules.audio_file import SAMPLE_RATE
 from qat.layers.swap import quantizers
 from qat.models.ctc import CTCModule
-from qat.runtime.formats import FORMAT_KEY, FileFormat, Precision
+from qat.runtime.formats import FORMAT_KEY, FileFormat, Precision, check_target
 from qat.runtime.frontend import OnnxFbank
 from qat.runtime.fused import fuse_, keep_norms_apart_
 from qat.runtime.groups import merge_groups_
@@ -96,11 +96,13 @@ def export_onnx(
         file_format: see `qat.runtime.formats.ExportOptions`.
 
     Raises:
-        UserError: an integer export of a module that is not quantized and calibrated; or see `make_portable_` and
-            `write_atomically`.
+        UserError: an integer export of a module that is not quantized and calibrated, or that was made for another
+            runtime; or see `make_portable_` and `write_atomically`.
     """
     path = Path(path)
     check_ready(module, precision)
+    if precision == "integer":
+        check_target(module.recipe.target, file_format)
     copied = copy.deepcopy(module, {id(getattr(module, "_trainer", None)): None}).cpu().float().eval()
     replace_layers_(copied, precision)
     portable = file_format == "qdq"
@@ -109,18 +111,34 @@ def export_onnx(
     lengths = torch.tensor([2 * SAMPLE_RATE, SAMPLE_RATE])
     inputs = {"signal": torch.zeros(2, 2 * SAMPLE_RATE), "lengths": lengths}
     model = trace(copied, inputs, ["logits", "frames"])
-    name_nodes_(model, [name for name, child in copied.named_modules() if isinstance(child, OnnxFbank)])
+    frontends = [name for name, child in copied.named_modules() if isinstance(child, OnnxFbank)]
+    name_nodes_(model, frontends, portable)
     name_axes_(model, AXES)
-    if not portable:
-        keep_norms_apart_(model)
-        merge_groups_(model)
-    packed = make_portable_(model) if portable and precision == "integer" else pack_low_bits_(model)
+    packed = finish_(model, portable, signed=module.recipe.target == "tensorrt")
     model.metadata_props.update(metadata(module, precision, checkpoint_sha256))
     if portable:
         model.metadata_props[FORMAT_KEY] = file_format
     write_atomically(model, path)
     data = path.read_bytes()
     return ExportInfo(path, precision, len(data) / 1e6, hashlib.sha256(data).hexdigest(), packed)
+
+
+def finish_(model: ir.Model, portable: bool, signed: bool) -> int:
+    """Bring a named graph into the form of its runtime; how many weights are stored in few bits.
+
+    Args:
+        model: changed in place.
+        portable: for any runtime, of standard operators; else for ONNX Runtime.
+        signed: see `make_portable_`.
+
+    Raises:
+        UserError: see `make_portable_`.
+    """
+    if portable:
+        return make_portable_(model, signed)
+    keep_norms_apart_(model)
+    merge_groups_(model)
+    return pack_low_bits_(model)
 
 
 def check_ready(module: CTCModule, precision: str) -> None:

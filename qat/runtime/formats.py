@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from qat.layer_recipe import Target
 from qat.system.errors import UserError
 
 FileFormat = Literal["onnxruntime", "qdq"]
@@ -14,6 +15,18 @@ EngineName = Literal["onnxruntime", "openvino"]
 FORMATS: tuple[FileFormat, ...] = get_args(FileFormat)
 FORMAT_KEY = "format"  # in the metadata of a file that is not of the default one
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)
+
+
+def check_target(target: Target, file_format: FileFormat) -> None:
+    """Refuse a file that the runtime of a recipe cannot read.
+
+    Raises:
+        UserError: naming both.
+    """
+    if target != "onnxruntime" and file_format != "qdq":
+        raise UserError(
+            f"export.format: {file_format!r}, must be qdq for a model of qat.target {target} (--export.format qdq)"
+        )
 
 
 @dataclass(frozen=True)

@@ -184,7 +184,6 @@ def expand_branches_(model: ir.Model) -> int:
         ir.convenience.replace_nodes_and_values(
             model.graph, node, [node], [branch], [node.outputs[0]], [branch.outputs[0]]
         )
-    model.graph.opset_imports.pop(LOOPS, None)
     if found:
         model.opset_imports.setdefault(MICROSOFT, 1)
         drop_idle_reshapes_(model)

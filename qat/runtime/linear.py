@@ -69,9 +69,7 @@ class FrameLinear(nn.Module):
 
     weight: Tensor
     weight_scale: Tensor
-    zero_weight: Tensor
     one: Tensor
-    zero: Tensor
     bias: Tensor | None
 
     def __init__(self, layer: Any) -> None:
@@ -81,10 +79,8 @@ class FrameLinear(nn.Module):
         self.quant_max = layer.input_quantizer.quant_max
         self.register_buffer("weight", matrix.t().contiguous())
         self.register_buffer("weight_scale", scale)
-        self.register_buffer("zero_weight", -(matrix.sum(1).float() * scale))
         self.register_buffer("bias", float_bias(layer.bias))
         self.register_buffer("one", torch.ones(()))
-        self.register_buffer("zero", torch.zeros((), dtype=torch.uint8))
 
     def forward(self, x: Tensor) -> Tensor:
         """float32 `(..., I)` -> `(..., O)`."""
@@ -108,8 +104,5 @@ class FrameLinear(nn.Module):
         return operators.quantize(x, scale, zero_point.to(torch.uint8), quant_max=self.quant_max)
 
     def product(self, levels: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
-        """`FrameQuantizer.linear`, node by node: levels `(..., I)`, scale and zero point `(..., 1)` -> `(..., O)`."""
-        out = operators.linear(levels, self.one, self.zero, self.weight, self.weight_scale, None)
-        rest = (zero_point * scale) * self.zero_weight
-        rest = rest if self.bias is None else rest + self.bias
-        return out * scale + rest
+        """`FrameQuantizer.linear`: levels `(..., I)`, scale and zero point `(..., 1)` -> `(..., O)`."""
+        return operators.frame_linear(levels, scale, zero_point, self.weight, self.weight_scale, self.bias)

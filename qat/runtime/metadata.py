@@ -81,7 +81,7 @@ def layer_format(layer: QuantLayer) -> str:
     activations = "float32"
     if isinstance(layer, QuantLSTM) and recipe.activation_bits:
         first = f"{levels_of(recipe)} per tensor, then " if recipe.activation_bits < 8 else ""
-        activations = f"{first}dynamic uint8 per tensor"
+        activations = f"{first}dynamic uint8 per tensor" if layer.dynamic else f"{first}float32"
     elif isinstance(layer, nn.Linear) and recipe.packs_linear:
         activations = "int8 per block"
     elif recipe.activation_bits:

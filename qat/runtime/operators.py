@@ -1,10 +1,9 @@
 """The ONNX nodes that run on integers, written down directly while a model is exported.
 
 They are emitted as they will run, not as `QuantizeLinear`/`DequantizeLinear` pairs for an optimiser to find: ONNX
-Runtime 1.32 fuses MatMul + Add to a float Gemm before it looks for the pairs, and then folds the int8 weights back to
-float.
+Runtime 1.32 fuses MatMul + Add to a float Gemm before it looks for the pairs, and folds int8 weights back to float.
 
-Every function returns a placeholder of the right shape and type; the arithmetic exists in the exported file only.
+Each returns a placeholder of the right shape and type; the arithmetic exists in the exported file only.
 """
 
 from __future__ import annotations
@@ -17,10 +16,8 @@ from torch import Tensor
 from torch.onnx.ops import symbolic, symbolic_multi_out
 
 CONTRIB = 1  # version of the com.microsoft operators
-LOOPS, GRU_LOOP = (
-    "speech_qat",
-    "GRULoop",
-)  # domain and name of what stands for a loop until the graph is written
+# domain of what stands for several nodes until the graph is written, and names of it
+LOOPS, GRU_LOOP, FRAME_LINEAR = "speech_qat", "GRULoop", "FrameLinear"
 
 
 def quantize(
@@ -79,6 +76,28 @@ def linear(
         dtype=torch.float32,
         shape=(*x.shape[:-1], weight.shape[1]),
         version=CONTRIB,
+    )
+
+
+def frame_linear(
+    x: Tensor, scale: Tensor, zero_point: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None
+) -> Tensor:
+    """uint8 `(..., I)` with a range for each row times int8 -> float32 `(..., O)`; see `qat.runtime.frames`.
+
+    Args:
+        x: uint8.
+        scale: `(..., 1)` float32, of the rows.
+        zero_point: likewise, whole float32.
+        weight: int8 `(I, O)`.
+        weight_scale: `(O,)` float32.
+        bias: `(O,)` float32.
+    """
+    return symbolic(
+        f"{LOOPS}::{FRAME_LINEAR}",
+        (x, scale, zero_point, weight, weight_scale, bias),
+        dtype=torch.float32,
+        shape=(*x.shape[:-1], weight.shape[1]),
+        version=1,
     )
 
 

@@ -12,8 +12,10 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from qat.runtime.frames import expand_frame_linear_
 from qat.runtime.fused import expand_branches_
 from qat.runtime.loops import expand_loops_
+from qat.runtime.operators import LOOPS
 from qat.system.errors import UserError
 from qat.system.files import replacing
 
@@ -23,12 +25,13 @@ NO_MODULE = "_empty_nn_module_stack"  # what the exporter writes for shapes of t
 PROTOBUF_LIMIT = 2**31 - 1
 
 
-def name_nodes_(model: ir.Model, frontend: Collection[str]) -> None:
+def name_nodes_(model: ir.Model, frontend: Collection[str], portable: bool = False) -> None:
     """Name nodes, outputs and constants after the module that they come from: `crdnn.DNN.block_0.linear.w/MatMul`.
 
     Loops and branches, which the exporter left as one node each, are written out. Nodes of the modules named in
     `frontend` (filterbanks, float by design) get the prefix `frontend/`. The exporter's own notes, which hold stack
-    traces and paths of the exporting machine, are dropped.
+    traces and paths of the exporting machine, are dropped. With `portable`, layers with a range for each row are left
+    to `qat.runtime.portable`.
     """
     graph, counts = model.graph, dict[str, int]()
     for value in list(graph.initializers.values()):
@@ -52,6 +55,9 @@ def name_nodes_(model: ir.Model, frontend: Collection[str]) -> None:
     graph.metadata_props.clear()
     expand_loops_(model)
     expand_branches_(model)
+    if not portable:
+        expand_frame_linear_(model)
+    model.graph.opset_imports.pop(LOOPS, None)
 
 
 def name_axes_(model: ir.Model, axes: Mapping[str, Sequence[str]]) -> None:

@@ -20,6 +20,9 @@ from qat.system.errors import UserError
 Array = NDArray[Any]
 
 
+MIDDLE = 128  # of unsigned 8-bit levels: what an exported signed quantizer has as its zero point
+
+
 class Writer:
     """Adds nodes in place of one node.
 
@@ -96,6 +99,23 @@ def linear(write: Writer) -> ir.Value:
     return add_bias(write, write.add("MatMul", (left, right)), bias)
 
 
+def frame_linear(write: Writer) -> ir.Value:
+    """A linear layer with a range for each row: its zero points are taken off in float."""
+    x, scale, zero_point, weight, weight_scale, bias = pad_to(write.node.inputs, 6)
+    assert weight is not None
+    levels, scales = value_of(weight).T.copy(), value_of(weight_scale)
+    one, zero = (
+        write.store("portable.one", np.array(1, np.float32)),
+        write.store("portable.zero", np.array(0, np.uint8)),
+    )
+    left = write.add("DequantizeLinear", (x, one, zero))
+    right = write.add("Transpose", (write.weight(f"{weight.name}.rows", levels, scales),), perm=[1, 0])
+    sums = (levels.sum(1, dtype=np.int64) * scales).astype(np.float32)
+    less = write.add("Mul", (zero_point, write.store(f"{weight.name}.sums", sums)))
+    out = write.add("Mul", (write.add("Sub", (write.add("MatMul", (left, right)), less)), scale))
+    return add_bias(write, out, bias)
+
+
 def conv(write: Writer) -> ir.Value:
     """`QLinearConv`: a convolution of dequantized levels, quantized again. The bias is float, as TensorRT has it."""
     x, scale, zero_point, weight, weight_scale, _, output_scale, output_zero, bias = pad_to(
@@ -156,6 +176,7 @@ def refused(reason: str) -> Callable[[Writer], ir.Value]:
 
 REPLACED: dict[str, Callable[[Writer], ir.Value]] = {
     "MatMulIntegerToFloat": linear,
+    "FrameLinear": frame_linear,
     "QLinearConv": conv,
     "DynamicQuantizeLSTM": lstm,
     "MatMulNBits": refused(
@@ -173,11 +194,29 @@ def pad_to(inputs: Sequence[ir.Value | None], count: int) -> list[ir.Value | Non
     return [*inputs, *[None] * (count - len(inputs))]
 
 
-def make_portable_(model: ir.Model) -> int:
+def make_signed_(model: ir.Model) -> None:
+    """Move unsigned levels around 128 to signed ones around 0, with the same real numbers, as TensorRT reads them."""
+    zero, kind = constant("portable.signed", np.array(0, np.int8)), ir.TensorType(ir.DataType.INT8)
+    for node in model.graph:
+        offset = node.inputs[2] if node.op_type in ("QuantizeLinear", "DequantizeLinear") else None
+        if offset is None or offset.const_value is None or offset.const_value.dtype != ir.DataType.UINT8:
+            continue
+        if not np.all(offset.const_value.numpy() == MIDDLE):
+            raise UserError(
+                f"export: {node.name} has unsigned levels, must be of a recipe with target tensorrt"
+            )
+        model.graph.initializers.setdefault("portable.signed", zero)
+        node.replace_input_with(2, zero)
+        if node.op_type == "QuantizeLinear":
+            node.outputs[0].type = kind
+
+
+def make_portable_(model: ir.Model, signed: bool = False) -> int:
     """Replace the operators that ONNX Runtime alone has, and those that few engines know.
 
     Args:
         model: as traced, weights not packed.
+        signed: all levels are to be signed with a zero point of 0.
 
     Returns:
         How many weights are stored in 4 bits.
@@ -193,6 +232,8 @@ def make_portable_(model: ir.Model) -> int:
         if replace is not None:
             write = Writer(graph, node)
             write.put(replace(write))
+    if signed:
+        make_signed_(model)
     used = {item for node in graph for item in node.inputs}
     for name, value in list(graph.initializers.items()):
         if value not in used and not value.is_graph_output():

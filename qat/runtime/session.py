@@ -29,6 +29,8 @@ def session_options(threads: int) -> ort.SessionOptions:
     options.log_severity_level = 3
     # Spinning pools of two sessions disturb each other's timing.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Signed levels, as TensorRT's files have them, stay signed: ONNX Runtime 1.32 moves them without their type.
+    options.add_session_config_entry("session.qdqisint8allowed", "1")
     return options
 
 

@@ -57,6 +57,11 @@ def test_mistakes_are_one_line(args: list[str], said: str) -> None:
         split(args)
 
 
+def test_a_search_is_for_the_runtime_that_it_measures() -> None:
+    with pytest.raises(UserError, match="qat.target: 'openvino', must be onnxruntime with --qat auto"):
+        searched(["--qat", "auto", "--qat.target", "openvino"])
+
+
 def test_flags_change_the_data_and_the_start(config: Path) -> None:
     read = settings(["--config", str(config), "--data.max_batch_s", "4", "--model.init_from", "b.ckpt"])
     assert read["data"]["init_args"] == {"max_batch_s": 4}

@@ -30,7 +30,7 @@ from qat.system.errors import UserError
 from tests.cli.stub import write_recogniser
 from tests.conftest import ROOT, build
 from tests.runtime.attention import ExportedAttention
-from tests.runtime.conftest import Exported
+from tests.runtime.conftest import Exported, quantized
 
 
 @pytest.fixture
@@ -109,6 +109,16 @@ def test_another_engine_has_a_portable_file_beside_the_default_one(
     assert texts[0] == texts[1]
     (tmp_path / "model.qdq.onnx").replace(tmp_path / "model.onnx")  # a run with --export.format qdq
     assert exported_model(target, "openvino") == exported_model(target) == tmp_path / "model.onnx"
+
+
+def test_a_model_for_another_runtime_has_a_portable_file_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_module(quantized("crdnn", target="openvino"), tmp_path / "model.ckpt")
+    assert exported_model(str(tmp_path)) == tmp_path / "model.qdq.onnx"
+    monkeypatch.setattr("qat.runtime.attention_export.export_onnx", None)  # whoever calls it fails
+    for engine in ENGINES:
+        assert exported_model(str(tmp_path), engine) == tmp_path / "model.qdq.onnx"
 
 
 def test_bad_audio_is_reported_before_anything_is_built(

@@ -68,6 +68,8 @@ def test_what_a_report_would_fail_on_is_refused_before(
     blocks = build("crdnn", Recipe(preset="x", weight_bits=4, four_bit_linear="matmul_nbits"))
     with pytest.raises(UserError, match="must go with --qat.four_bit_linear integer"):
         check_export(blocks, portable, "onnxruntime")
+    with pytest.raises(UserError, match="must be qdq for a model of qat.target openvino"):
+        check_export(build("crdnn", Recipe(preset="x", target="openvino")), ExportOptions(), "onnxruntime")
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(UserError, match="openvino must be installed"):
         check_export(crdnn.module, portable, "openvino")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from qat.runtime.formats import ExportOptions
+from qat.runtime.formats import ExportOptions, check_target
 from qat.system.errors import UserError
 
 
@@ -26,3 +26,12 @@ def test_an_engine_is_refused_for_files_that_it_cannot_read() -> None:
     assert ExportOptions("qdq").format_for("openvino") == "qdq"
     with pytest.raises(UserError, match="evaluation.engine: 'openvino' .* must go with format qdq"):
         ExportOptions().format_for("openvino")
+
+
+def test_a_model_for_another_runtime_has_a_portable_file() -> None:
+    check_target("onnxruntime", "onnxruntime")
+    check_target("tensorrt", "qdq")
+    with pytest.raises(
+        UserError, match="export.format: 'onnxruntime', must be qdq for a model of qat.target openvino"
+    ):
+        check_target("openvino", "onnxruntime")

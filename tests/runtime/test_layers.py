@@ -23,6 +23,7 @@ from qat.layers.swap import quantize_layer
 from qat.runtime.export import trace
 from qat.runtime.graph import INTEGER
 from qat.runtime.layers import FrameConv
+from qat.runtime.packing import name_nodes_
 from tests.runtime.conftest import ExportedZoo, layer_zoo
 
 NAMES = list(layer_zoo())
@@ -75,7 +76,8 @@ def weights_below(model: onnx.ModelProto, name: str) -> dict[str, onnx.TensorPro
 
 @pytest.mark.parametrize("name", [name for name in NAMES if "activations_only" not in name])
 def test_stored_weights_are_integers(zoo: ExportedZoo, name: str) -> None:
-    matrices = [item for item in weights_below(zoo.stored, name).values() if len(item.dims) >= 2]
+    found = weights_below(zoo.stored, name)
+    matrices = [found[key] for key in found if len(found[key].dims) >= 2 and not key.endswith(".zero_point")]
     integers = [item for item in matrices if item.data_type not in (TensorProto.FLOAT, TensorProto.INT32)]
     bits, blocks = layer_zoo()[name][1].get("weight_bits", 8), name.startswith("linear_blocks")
     width = {8: TensorProto.INT8, 4: TensorProto.UINT8 if blocks else TensorProto.INT4}.get(
@@ -123,6 +125,7 @@ def by_window(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
         form = FrameConv(layer)
     inputs = {"x": torch.randn(2, 20, 4)}
     model = trace(form, inputs, ["y"], run=lambda module, x: module(x.transpose(1, 2)))
+    name_nodes_(model, [])
     path = tmp_path_factory.mktemp("by_window") / "conv.onnx"
     ir.save(model, path)
     engine = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -142,9 +145,8 @@ def window_by_window(form: FrameConv, x: NDArray[np.float32]) -> NDArray[np.floa
         scale = np.where(scale == 0, np.float32(1), scale)
         zero_point = np.clip(np.rint(-(low / scale)), 0, 255)
         levels = np.clip(np.rint(window / scale) + zero_point, 0, 255)
-        sums = (levels.astype(np.int64) @ weight).astype(np.float32)
-        rest = (zero_point * scale) * -(weight.sum(0).astype(np.float32) * unit) + bias
-        rows.append((sums * unit) * scale + rest)
+        sums = ((levels - zero_point).astype(np.int64) @ weight).astype(np.float32)
+        rows.append((sums * unit) * scale + bias)
     return np.stack(rows, axis=2)
 
 
@@ -171,5 +173,6 @@ def test_each_value_is_reduced_once_and_windows_are_joined_as_bytes(by_window: B
     makers = {name: node for node in graph.node for name in node.output}
     (product,) = (node for node in graph.node if node.op_type == "MatMulIntegerToFloat")
     joined = makers[product.input[0]]
-    assert joined.op_type == "Concat" and len(joined.input) == by_window.layer.kernel_size[0]
-    assert {makers[name].op_type for name in joined.input} == {"QuantizeLinear"}
+    assert joined.op_type == "Concat" and len(joined.input) == by_window.layer.kernel_size[0] + 1
+    *taps, zero_points = (makers[name].op_type for name in joined.input)
+    assert set(taps) == {"QuantizeLinear"} and zero_points in ("Cast", "Tile")

@@ -44,13 +44,6 @@ def test_levels_times_scales_are_the_fake_quantized_weight(fields: dict[str, Any
 
 
 @torch.no_grad()
-def test_what_a_rows_zero_point_adds_is_known_beforehand() -> None:
-    layer = quantized(activation_granularity="frame")
-    expected = -layer.weight_quantizer(layer.weight).sum(1)
-    torch.testing.assert_close(FrameLinear(layer).zero_weight, expected, rtol=1e-5, atol=1e-6)
-
-
-@torch.no_grad()
 def test_two_levels_lie_in_a_byte_the_lower_first() -> None:
     layer = quantized(weight_bits=4, four_bit_linear="matmul_nbits")
     assert isinstance(layer.input_quantizer, BlockQuantizer)

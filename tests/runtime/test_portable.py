@@ -42,7 +42,7 @@ def portable(zoo: ExportedZoo, tmp_path_factory: pytest.TempPathFactory) -> Path
         replace_layers_(exported, "integer")
     x = torch.randn(2, 20, FEATURES, generator=torch.Generator().manual_seed(0))
     model = trace(exported, {"x": x, "frames": torch.tensor([20, 20])}, NAMES)
-    name_nodes_(model, [])
+    name_nodes_(model, [], portable=True)
     make_portable_(model)
     path = tmp_path_factory.mktemp("portable") / "zoo.onnx"
     ir.save(model, path)

@@ -8,11 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from qat.layers.swap import quant_layers
+from qat.models.ctc import CTCModule
 from qat.runtime.export import export_onnx
+from qat.runtime.session import Session
 from qat.runtime.tensorrt import faults
-from tests.runtime.conftest import Exported
+from tests.conftest import noise
+from tests.runtime.conftest import Exported, quantized
 
 
 def pairs(zero_point: np.ndarray, path: Path) -> Path:
@@ -53,3 +59,37 @@ def test_the_command_says_what_breaks_them(crdnn: Exported, tmp_path: Path) -> N
     assert "its levels must be INT8 or INT4, are UINT8" in done.stdout
     assert "LSTM computes in float" in done.stdout and "frontend/fbank/Conv: Conv has no" in done.stdout
     assert any("com.microsoft" in line for line in faults(crdnn.integer.path))
+
+
+@pytest.fixture(scope="module", params=["crdnn", "wav2vec2"])
+def for_tensorrt(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[CTCModule, Path]:
+    """A tiny model with TensorRT's arithmetic, and its file."""
+    module, path = (
+        quantized(request.param, target="tensorrt"),
+        tmp_path_factory.mktemp("tensorrt") / "model.onnx",
+    )
+    export_onnx(module, path, "integer", file_format="qdq")
+    return module, path
+
+
+def test_a_model_for_tensorrt_keeps_the_rules(for_tensorrt: tuple[CTCModule, Path]) -> None:
+    """But for what has no weights to quantize, or no integer kernel anywhere."""
+    module, path = for_tensorrt
+    onnx.checker.check_model(onnx.load(str(path)), full_check=True)
+    left = [line for line in faults(path) if "computes in float" not in line]
+    assert not left
+    named = {name for name, layer in quant_layers(module) if not isinstance(layer, torch.nn.LSTM)}
+    in_float = {line.partition("/")[0] for line in faults(path)}
+    assert not named & in_float
+
+
+@torch.no_grad()
+def test_its_file_computes_what_the_module_does(for_tensorrt: tuple[CTCModule, Path]) -> None:
+    module, path = for_tensorrt
+    signal = noise(1, 1.7, seed=3)
+    ours = module(signal, torch.tensor([signal.shape[1]]))[0][0]
+    theirs = torch.from_numpy(Session(path).logits(signal[0].numpy()))
+    assert (ours.argmax(-1) == theirs.argmax(-1)).float().mean() > 0.97
+    torch.testing.assert_close(ours, theirs, atol=0.15, rtol=0.0)

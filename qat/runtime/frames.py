@@ -1,0 +1,89 @@
+"""Linear layers with a range for each row, written out: zero points are taken off within the integer product.
+
+A row's sums are `q W - z (1 W)`. Beside a row's levels `q` stands its zero point `z`, some times over, and below the
+weights stand rows that add up to `-(1 W)`: one integer product gives the difference, where ONNX Runtime would need two
+more passes over the output in float.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from qat.runtime.loops import Body
+from qat.runtime.operators import FRAME_LINEAR, LOOPS
+
+REDUCED = 64  # the largest level of weights whose products in pairs fit 16 bits
+ONE, ZERO = "frames.one", "frames.zero"  # names of stored scalars
+
+
+def zero_point_rows(weight: NDArray[np.int8]) -> NDArray[np.int8]:
+    """`(N, O)` below a weight `(I, O)`, so that each column adds up to zero, in levels as large as the weight's may be.
+
+    >>> zero_point_rows(np.array([[100, -3], [90, 1]], np.int8)).tolist()
+    [[-127, 2], [-63, 0]]
+    """
+    rest = -weight.sum(0, dtype=np.int64)
+    largest = REDUCED - 1 if np.abs(weight.astype(np.int16)).max(initial=0) <= REDUCED else 127
+    rows: list[NDArray[np.int64]] = []
+    while rest.any() or not rows:
+        rows.append(np.clip(rest, -largest, largest))
+        rest = rest - rows[-1]
+    return np.stack(rows).astype(np.int8)
+
+
+def expand_frame_linear_(model: ir.Model) -> int:
+    """Write out all such layers of a graph, in place; their number."""
+    found = [node for node in model.graph if (node.domain, node.op_type) == (LOOPS, FRAME_LINEAR)]
+    for node in found:
+        body = Body(str(node.name))
+        output = written(body, node, model.graph)
+        output.shape, output.type = node.outputs[0].shape, node.outputs[0].type
+        ir.convenience.replace_nodes_and_values(
+            model.graph, node, [node], body.nodes, [node.outputs[0]], [output]
+        )
+    if found:
+        model.graph.opset_imports.setdefault("com.microsoft", 1)
+    return len(found)
+
+
+def written(body: Body, node: ir.Node, graph: ir.Graph) -> ir.Value:
+    """Nodes of one layer, and what they come to."""
+    x, scale, zero_point, weight, weight_scale, *rest = node.inputs
+    assert x is not None and weight is not None and weight.const_value is not None and x.shape is not None
+    rows = zero_point_rows(weight.const_value.numpy())
+    below = stored(graph, f"{weight.name}.zero_point", rows)
+    columns = body.one("Cast", zero_point, to=ir.DataType.UINT8.value)
+    if len(rows) > 1:
+        repeats = np.array([*[1] * (len(x.shape) - 1), len(rows)], np.int64)
+        columns = body.one("Tile", columns, stored(graph, f"{weight.name}.repeats", repeats))
+    levels = body.one("Concat", *parts_of(x), columns, axis=-1)
+    matrix = body.one("Concat", weight, below, axis=0)  # once, when the file is loaded
+    one, zero = stored(graph, ONE, np.float32(1)), stored(graph, ZERO, np.uint8(0))
+    inputs = (levels, matrix, one, weight_scale, zero)
+    sums = body.one("MatMulIntegerToFloat", *inputs, domain="com.microsoft")
+    out = body.one("Mul", sums, scale)
+    bias = rest[0] if rest else None
+    return out if bias is None else body.one("Add", out, bias)
+
+
+def parts_of(x: ir.Value) -> list[ir.Value]:
+    """What is joined to `x` for this reader alone; `x` itself where nothing is."""
+    node = x.producer()
+    if node is None or node.op_type != "Concat" or len(x.uses()) > 1:
+        return [x]
+    return [item for item in node.inputs if item is not None]
+
+
+def stored(graph: ir.Graph, name: str, array: Any) -> ir.Value:
+    """A constant of the graph; the one of that name where it is there."""
+    if name not in graph.initializers:
+        tensor = ir.tensor(np.asarray(array))
+        value = ir.Value(
+            name=name, const_value=tensor, shape=ir.Shape(np.shape(array)), type=ir.TensorType(tensor.dtype)
+        )
+        graph.initializers.add(value)
+    return graph.initializers[name]
