@@ -63,12 +63,12 @@ NEEDS = {  # flags of other classes than those of the default configuration
     "--model.pretrained": "--config configs/librispeech_wav2vec2.yaml",
     **{f"--model.{name}": "--config configs/mini_crdnn_attention.yaml" for name in ATTENTION},
 }
-VALUES = {
-    "--qat.target": "openvino",  # for flags that a page names alone; 1 for all others
+VALUES = {  # for flags that a page names alone; 1 for all others
     "--model.lm": "float",
     "--qat": "off",
     "--qat.equalize": "smooth",
     "--qat.reduce_range": "true",
+    "--qat.target": "openvino",
     "--trainer.precision": "bf16-mixed",
 }
 
