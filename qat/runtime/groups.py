@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
 
@@ -57,17 +59,18 @@ def widened(weight: ir.Value, shape: tuple[int, ...], groups: int, count: int) -
     """Nodes from int8 `(O, I / groups, ...)` to `(O, count I / groups, ...)`, zero outside the group's own channels."""
     outputs, inputs, *kernel = shape
     wide = (groups // count, count, outputs // groups, 1, inputs, *kernel)
-    own = np.eye(count, dtype=bool).reshape(1, count, 1, count, 1, *[1] * len(kernel))
+    own = np.eye(count, dtype=np.int32).reshape(1, count, 1, count, 1, *[1] * len(kernel))
     stem = f"{weight.name}.groups"
 
-    def node(op_type: str, *values: ir.Value) -> ir.Value:
-        made.append(ir.node(op_type, list(values), name=f"{weight.name}/Widen_{len(made)}"))
+    def node(op_type: str, *values: ir.Value, **fields: Any) -> ir.Value:
+        made.append(ir.node(op_type, list(values), fields, name=f"{weight.name}/Widen_{len(made)}"))
         made[-1].outputs[0].name = f"{weight.name}/Widen_{len(made)}:0"
         return made[-1].outputs[0]
 
     made: list[ir.Node] = []
-    apart = node("Reshape", weight, constant(f"{stem}.apart", np.array(wide)))
-    zero = constant(f"{stem}.zero", np.array(0, np.int8))
-    placed = node("Where", constant(f"{stem}.own", own), apart, zero)
-    node("Reshape", placed, constant(f"{stem}.shape", np.array((outputs, count * inputs, *kernel))))
+    whole = node("Cast", weight, to=ir.DataType.INT32.value)  # few versions multiply or choose int8
+    apart = node("Reshape", whole, constant(f"{stem}.apart", np.array(wide)))
+    placed = node("Mul", apart, constant(f"{stem}.own", own))
+    shape_of = constant(f"{stem}.shape", np.array((outputs, count * inputs, *kernel)))
+    node("Cast", node("Reshape", placed, shape_of), to=ir.DataType.INT8.value)
     return made
