@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.onnx.ops import symbolic
 
 from qat.layers.masked_norm import ROWS, MaskedGroupNorm
+from qat.runtime.frames import stored
 from qat.runtime.loops import Body
 from qat.runtime.operators import LOOPS
 
@@ -170,6 +171,8 @@ def expand_branches_(model: ir.Model) -> int:
     found = [node for node in model.graph if node.domain == LOOPS and node.op_type in BRANCHES]
     for node in found:
         write, place = BRANCHES[node.op_type]
+        if node.op_type == GROUP_NORM:
+            keep_apart_(model, node)
         stem = str(node.name).rpartition("/")[0]
         graphs = {}
         for name, whole in (("then_branch", True), ("else_branch", False)):
@@ -188,6 +191,20 @@ def expand_branches_(model: ir.Model) -> int:
         model.opset_imports.setdefault(MICROSOFT, 1)
         drop_idle_reshapes_(model)
     return len(found)
+
+
+def keep_apart_(model: ir.Model, node: ir.Node) -> None:
+    """Put a Reshape that changes nothing between a convolution and the branch of its norm.
+
+    ONNX Runtime before 1.30 looks for an activation after each convolution, and does not expect a branch there.
+    """
+    x = node.inputs[0]
+    assert x is not None and x.shape is not None
+    shape = stored(model.graph, f"{node.name}.shape", np.array([0, x.shape[1], -1], np.int64))
+    same = ir.node("Reshape", [x, shape], name=f"{node.name}/Reshape")
+    same.outputs[0].name, same.outputs[0].type = f"{node.name}/Reshape:0", x.type
+    model.graph.insert_before(node, same)
+    node.replace_input_with(0, same.outputs[0])
 
 
 def drop_idle_reshapes_(model: ir.Model) -> None:
