@@ -65,6 +65,7 @@ def expand_loops_(model: ir.Model) -> int:
         ir.convenience.replace_nodes_and_values(
             model.graph, node, [node], [scan], [node.outputs[0]], [scan.outputs[1]]
         )
+    model.graph.opset_imports.pop(LOOPS, None)
     return len(found)
 
 

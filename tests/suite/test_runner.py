@@ -43,7 +43,9 @@ def test_a_suite_runs_shows_failures_and_restarts_where_it_was(
         commands.run(arguments)
     text = (out / "RESULTS.md").read_text()
     assert "weight_bits: 1 must be 2 to 8" in text  # the failed row says why
-    assert "| no loss | mine | PTQ" in text
+    assert "| no loss | mine | PTQ" in text.replace(
+        "**", ""
+    )  # which of two equal rows is bold hangs on the processor
     assert "3.58 (+0.42) / -" in text and "W3 A8" in text and "W8 A8" in text
     rows = load_report(out / "mine.json")
     assert {row.suite_row for row in rows} == {"mine/float", "mine/w8a8", "mine/w3a8"}
