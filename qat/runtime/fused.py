@@ -194,12 +194,16 @@ def expand_branches_(model: ir.Model) -> int:
 
 
 def keep_apart_(model: ir.Model, node: ir.Node) -> None:
-    """Put a Reshape that changes nothing between a convolution and the branch of its norm.
+    """Put a Reshape that changes nothing between a float convolution and the branch of its norm.
 
-    ONNX Runtime before 1.30 looks for an activation after each convolution, and does not expect a branch there.
+    ONNX Runtime 1.22 looks for an activation after each float convolution, and ends the process where it finds a
+    branch. (After DequantizeLinear it is the Reshape that 1.32 cannot bear.)
     """
     x = node.inputs[0]
     assert x is not None and x.shape is not None
+    maker = x.producer()
+    if maker is None or maker.op_type != "Conv":
+        return
     shape = stored(model.graph, f"{node.name}.shape", np.array([0, x.shape[1], -1], np.int64))
     same = ir.node("Reshape", [x, shape], name=f"{node.name}/Reshape")
     same.outputs[0].name, same.outputs[0].type = f"{node.name}/Reshape:0", x.type
