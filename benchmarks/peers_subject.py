@@ -101,9 +101,8 @@ class Subject:
         """The float model's ONNX file; made where it is not there."""
         path = self.folder / f"{self.kind}-float.onnx"
         if not path.is_file():
-            export_onnx(
-                self.module, path, "float", file_format="qdq"
-            )  # of operators that all quantizers know
+            # of operators that all quantizers know
+            export_onnx(self.module, path, "float", file_format="qdq")
         return path
 
     @cached_property

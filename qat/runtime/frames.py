@@ -7,13 +7,11 @@ more passes over the output in float.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from qat.runtime.loops import Body
+from qat.runtime.loops import Body, stored
 from qat.runtime.operators import FRAME_LINEAR, LOOPS
 
 REDUCED = 64  # the largest level of weights whose products in pairs fit 16 bits
@@ -76,14 +74,3 @@ def parts_of(x: ir.Value) -> list[ir.Value]:
     if node is None or node.op_type != "Concat" or len(x.uses()) > 1:
         return [x]
     return [item for item in node.inputs if item is not None]
-
-
-def stored(graph: ir.Graph, name: str, array: Any) -> ir.Value:
-    """A constant of the graph; the one of that name where it is there."""
-    if name not in graph.initializers:
-        tensor = ir.tensor(np.asarray(array))
-        value = ir.Value(
-            name=name, const_value=tensor, shape=ir.Shape(np.shape(array)), type=ir.TensorType(tensor.dtype)
-        )
-        graph.initializers.add(value)
-    return graph.initializers[name]

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from torch.onnx.ops import symbolic
 
 from qat.layers.masked_norm import ROWS, MaskedGroupNorm
-from qat.runtime.frames import stored
-from qat.runtime.loops import Body
+from qat.runtime.loops import Body, stored
 from qat.runtime.operators import LOOPS
 
 ATTENTION, GROUP_NORM = (

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from qat.runtime.packing import constant
+from qat.runtime.loops import constant
 
 WIDEST = (
     48  # output channels of a merged group: measured, up to here the products saved outweigh those with zeros

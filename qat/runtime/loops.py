@@ -50,6 +50,20 @@ class Body:
         return self.one("Constant", value=ir.tensor(array))
 
 
+def constant(name: str, array: Any) -> ir.Value:
+    """A stored tensor."""
+    tensor = ir.tensor(array)
+    shape = ir.Shape(array.shape)
+    return ir.Value(name=name, const_value=tensor, shape=shape, type=ir.TensorType(tensor.dtype))
+
+
+def stored(graph: ir.Graph, name: str, array: Any) -> ir.Value:
+    """A constant of the graph; the one of that name where it is there."""
+    if name not in graph.initializers:
+        graph.initializers.add(constant(name, np.asarray(array)))
+    return graph.initializers[name]
+
+
 def expand_loops_(model: ir.Model) -> int:
     """Write out all loops of a graph, in place; their number."""
     found = [node for node in model.graph if (node.domain, node.op_type) == (LOOPS, GRU_LOOP)]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from qat.runtime.frames import expand_frame_linear_
 from qat.runtime.fused import expand_branches_
-from qat.runtime.loops import expand_loops_
+from qat.runtime.loops import constant, expand_loops_
 from qat.runtime.operators import LOOPS
 from qat.system.errors import UserError
 from qat.system.files import replacing
@@ -169,13 +169,6 @@ def odd_bits_needed(levels: NDArray[np.int8]) -> int:
     if most > 7 or not np.all(levels & 1):
         return 0
     return 2 if most <= 3 else 3
-
-
-def constant(name: str, array: Any) -> ir.Value:
-    """A stored tensor."""
-    tensor = ir.tensor(array)
-    shape = ir.Shape(array.shape)
-    return ir.Value(name=name, const_value=tensor, shape=shape, type=ir.TensorType(tensor.dtype))
 
 
 def unpack_four_bits(name: str, levels: NDArray[np.int8]) -> list[ir.Node]:

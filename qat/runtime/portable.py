@@ -14,7 +14,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from qat.runtime.packing import bits_needed, constant
+from qat.runtime.loops import stored
+from qat.runtime.packing import bits_needed
 from qat.system.errors import UserError
 
 Array = NDArray[Any]
@@ -44,9 +45,7 @@ class Writer:
 
     def store(self, name: str, array: Array) -> ir.Value:
         """A constant; the one of that name where it is stored already."""
-        if name not in self.graph.initializers:
-            self.graph.initializers.add(constant(name, array))
-        return self.graph.initializers[name]
+        return stored(self.graph, name, array)
 
     def weight(self, name: str, levels: Array, scale: Array) -> ir.Value:
         """Dequantized weights: int4 where 4 bits hold them, else int8, with a scale for each item of the first axis."""
@@ -196,7 +195,6 @@ def pad_to(inputs: Sequence[ir.Value | None], count: int) -> list[ir.Value | Non
 
 def make_signed_(model: ir.Model) -> None:
     """Move unsigned levels around 128 to signed ones around 0, with the same real numbers, as TensorRT reads them."""
-    zero, kind = constant("portable.signed", np.array(0, np.int8)), ir.TensorType(ir.DataType.INT8)
     for node in model.graph:
         offset = node.inputs[2] if node.op_type in ("QuantizeLinear", "DequantizeLinear") else None
         if offset is None or offset.const_value is None or offset.const_value.dtype != ir.DataType.UINT8:
@@ -205,10 +203,9 @@ def make_signed_(model: ir.Model) -> None:
             raise UserError(
                 f"export: {node.name} has unsigned levels, must be of a recipe with target tensorrt"
             )
-        model.graph.initializers.setdefault("portable.signed", zero)
-        node.replace_input_with(2, zero)
+        node.replace_input_with(2, stored(model.graph, "portable.signed", np.array(0, np.int8)))
         if node.op_type == "QuantizeLinear":
-            node.outputs[0].type = kind
+            node.outputs[0].type = ir.TensorType(ir.DataType.INT8)
 
 
 def make_portable_(model: ir.Model, signed: bool = False) -> int:

@@ -10,9 +10,8 @@ import torch
 from torch import nn
 
 from qat.layers.cell import gru_update
-from qat.runtime.loops import Body, expand_loops_
+from qat.runtime.loops import Body, constant, expand_loops_
 from qat.runtime.operators import GRU_LOOP, LOOPS
-from qat.runtime.packing import constant
 
 FRAMES, ROWS, HIDDEN = 4, 3, 5
 

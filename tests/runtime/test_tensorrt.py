@@ -12,6 +12,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from qat.layers.lstm import QuantLSTM
 from qat.layers.swap import quant_layers
 from qat.models.ctc import CTCModule
 from qat.runtime.export import export_onnx
@@ -80,6 +81,7 @@ def test_a_model_for_tensorrt_keeps_the_rules(for_tensorrt: tuple[CTCModule, Pat
     onnx.checker.check_model(onnx.load(str(path)), full_check=True)
     left = [line for line in faults(path) if "computes in float" not in line]
     assert not left
+    assert not any(layer.dynamic for _, layer in quant_layers(module) if isinstance(layer, QuantLSTM))
     named = {name for name, layer in quant_layers(module) if not isinstance(layer, torch.nn.LSTM)}
     in_float = {line.partition("/")[0] for line in faults(path)}
     assert not named & in_float
