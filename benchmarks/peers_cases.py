@@ -31,6 +31,7 @@ PACKAGES = {
     BREVITAS: ("brevitas",),
 }
 BOTH = ("crdnn", "wav2vec2")
+EXTRACTOR = 7  # convolutions of a Wav2Vec2's feature extractor
 
 
 @dataclass(frozen=True)
@@ -128,13 +129,15 @@ def others() -> list[Case]:
     """NNCF, and quantizers of PyTorch modules."""
     return [
         Case(OPENVINO, "post-training, all layers", "W8 A8"),
-        Case(OPENVINO, "post-training, extractor float", "W8 A8", {"extractor_float": True}, ("wav2vec2",)),
+        Case(OPENVINO, "post-training, first convolution float", "W8 A8", {"float": 1}, ("wav2vec2",)),
+        Case(OPENVINO, "post-training, extractor float", "W8 A8", {"float": EXTRACTOR}, ("wav2vec2",)),
         Case(OPENVINO, "weight compression", "W4 float", {"weights_only": True}),
         Case(TORCHAO, "dynamic, linear layers", "W8 A8", {"torchao": "w8a8"}),
         Case(TORCHAO, "weights alone, HQQ, linear layers", "W4 float", {"torchao": "hqq"}),
         Case(MODELOPT, "max", "W8 A8", {"modelopt": "max"}, fake=True),
         Case(MODELOPT, "SmoothQuant", "W8 A8", {"modelopt": "smoothquant"}, fake=True),
-        Case(BREVITAS, "layer by layer", "W8 A8", {"brevitas": True}, fake=True),
+        Case(BREVITAS, "layer by layer", "W8 A8", {"brevitas": True}, ("wav2vec2",), fake=True),
+        Case(BREVITAS, "layer by layer, LSTM float", "W8 A8", {"brevitas": True}, ("crdnn",), fake=True),
     ]
 
 

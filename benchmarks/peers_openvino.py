@@ -54,14 +54,14 @@ def build(subject: Subject, options: dict[str, Any], folder: Path) -> Built:
 
     Args:
         subject: the float model.
-        options: `weights_only` for 4-bit weights; `extractor_float`.
+        options: `weights_only` for 4-bit weights; `float`: so many of the extractor's convolutions stay float.
         folder: for the files.
     """
     import nncf
     import openvino
 
     model = openvino.Core().read_model(str(subject.float_file))
-    ignored = nncf.IgnoredScope(names=outside(subject, model, bool(options.get("extractor_float"))))
+    ignored = nncf.IgnoredScope(names=outside(subject, model, int(options.get("float", 0))))
     if options.get("weights_only"):
         model = nncf.compress_weights(
             model,
@@ -89,12 +89,12 @@ def build(subject: Subject, options: dict[str, Any], folder: Path) -> Built:
     return Built(OpenVINOSession(target / "model.xml", subject.float_session.decoder), target, "openvino")
 
 
-def outside(subject: Subject, model: Any, extractor_float: bool) -> list[str]:
-    """Names of all operations that belong to no layer that is to be quantized.
+def outside(subject: Subject, model: Any, kept: int) -> list[str]:
+    """Names of all operations that belong to no layer that is to be quantized; `kept` convolutions are not to be.
 
     Features and normalisation among them: quantized as well, they leave a model that recognises nothing.
     """
-    layers = [name for name in subject.layers if not (extractor_float and name in subject.extractor)]
+    layers = [name for name in subject.layers if name not in subject.extractor[:kept]]
     unnamed = {"Constant", "Parameter", "Result", *LSTMS}
     return [
         operation.get_friendly_name()

@@ -61,12 +61,19 @@ def with_modelopt_(module: CTCModule, how: str, subject: Subject) -> None:
 
 
 def with_brevitas_(module: CTCModule, subject: Subject) -> None:
-    """Rounded in place (fake quantization), layer by layer, with Brevitas's own 8-bit quantizers."""
+    """Rounded in place (fake quantization), layer by layer, with Brevitas's own 8-bit quantizers.
+
+    LSTMs stay float: its own one cannot be called as PyTorch's.
+    """
     from brevitas.graph.calibrate import calibration_mode
     from brevitas.graph.quantize import layerwise_quantize
 
-    names = {name for name, layer in module.named_modules() if isinstance(layer, LAYERS)}
-    layerwise_quantize(module, name_blacklist=sorted(names - set(subject.layers)))
+    kept = {
+        name
+        for name, layer in module.named_modules()
+        if isinstance(layer, nn.LSTM) or (isinstance(layer, LAYERS) and name not in subject.layers)
+    }
+    layerwise_quantize(module, name_blacklist=sorted(kept))
     with calibration_mode(module):
         run_all(module, subject)
 

@@ -14,7 +14,7 @@ from qat.decoding.options import DecodingOptions
 from qat.decoding.windows import WINDOW_S
 from qat.evaluation.options import EvaluationOptions
 from qat.report.compare import LOWER_IS_BETTER
-from qat.runtime.formats import ENGINES, FORMATS
+from qat.runtime.formats import ENGINES, FORMATS, PROVIDERS, Runner
 from qat.search.options import BITS, SearchOptions
 from qat.system.errors import UserError
 from qat.system.nearest import did_you_mean
@@ -84,6 +84,12 @@ def add_engine(command: OneLineArguments) -> None:
     """What runs exported files."""
     command.add_argument(
         "--engine", choices=ENGINES, default=ENGINES[0], help="that runs the file (default onnxruntime)"
+    )
+    command.add_argument(
+        "--provider",
+        choices=PROVIDERS,
+        default=PROVIDERS[0],
+        help="of ONNX Runtime: cpu (default), or an NVIDIA GPU",
     )
 
 
@@ -276,5 +282,5 @@ def run(args: Sequence[str]) -> None:
             options.threads,
             decoding_of(options),
             options.window_s,
-            options.engine,
+            Runner(options.engine, options.provider),
         )

@@ -36,7 +36,8 @@ HELP = """usage: python train.py [--config FILE] [--qat PRESET] [--run NAME] [--
   --model.* --data.* --trainer.*    fields of the model, the data module and Lightning's Trainer
   --decoding.beam N        hypotheses of an attention model's search  --decoding.lm_weight W  of its language model
   --qat.target T           onnxruntime; openvino, tensorrt (with --export.format qdq): whose arithmetic is trained
-  --export.format F        onnxruntime, or qdq: standard operators, which --evaluation.engine openvino runs too
+  --export.format F        onnxruntime, or qdq: standard operators, for --evaluation.engine openvino,
+                           --evaluation.provider cuda, tensorrt
   --evaluation.* --wandb.*          how the report is measured; Weights & Biases
   --seed_everything N      seed of new weights, dropout and masking; --data.seed N that of batches and augmentation
   --help_all               every option with its type, default and meaning

@@ -90,7 +90,7 @@ class SpeechCLI(LightningCLI):
             rank_zero_info(line)
         load_teacher_(self.model)
         check_search(self.model, self.config_init["decoding"])
-        check_export(self.model, self.config_init["export"], self.config_init["evaluation"].engine)
+        check_export(self.model, self.config_init["export"], self.config_init["evaluation"].runner)
         if not resumes:
             self.run_folder = make_run_folder(self.run_folder, named=bool(self.config["run"]))
         options = self.config_init["trainer"]

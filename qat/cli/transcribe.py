@@ -15,7 +15,7 @@ from qat.decoding.windows import WINDOW_S, WindowedRecogniser, check_window
 from qat.runs import MODEL_FILE, SPEECHBRAIN_FILE, find_checkpoint, sha256_of_checkpoint
 from qat.runtime.attention_session import open_session
 from qat.runtime.checkpoint_of import checkpoint_of, read_metadata
-from qat.runtime.formats import FORMAT_KEY, EngineName, FileFormat, Precision
+from qat.runtime.formats import DEFAULT_RUNNER, FORMAT_KEY, FileFormat, Precision, Runner
 from qat.runtime.manifest import is_exported_folder
 
 
@@ -25,7 +25,7 @@ def transcribe(
     threads: int,
     decoding: DecodingOptions | None = None,
     window_s: int = WINDOW_S,
-    engine: EngineName = "onnxruntime",
+    runner: Runner = DEFAULT_RUNNER,
 ) -> None:
     """Print `FILE<TAB>text` for each audio file, read with the exported integer model (exported when missing).
 
@@ -35,14 +35,14 @@ def transcribe(
         threads: of the engine.
         decoding: what to change of the model's own search.
         window_s: seconds; longer recordings are read in overlapping windows of this length, from disk as they come.
-        engine: that runs the file.
+        runner: engine and provider.
 
     Raises:
         UserError: a file cannot be read (before anything is built), or see `exported_model` and `open_session`.
     """
     check_window(window_s)
     long = [is_longer(file, window_s) for file in files]  # bad audio is reported before anything is built
-    session = open_session(exported_model(target, engine), threads, decoding, engine)
+    session = open_session(exported_model(target, runner), threads, decoding, runner)
     for file, in_windows in zip(files, long, strict=True):
         if in_windows:
             with Progress(file) as progress:
@@ -84,11 +84,11 @@ class Progress:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
-def exported_model(target: str, engine: EngineName = "onnxruntime") -> Path:
+def exported_model(target: str, runner: Runner = DEFAULT_RUNNER) -> Path:
     """The file or folder that a target was, or now is, exported to; a float checkpoint has a float one.
 
-    Another engine than ONNX Runtime has a file of standard operators, `NAME.qdq.onnx` where `NAME.onnx` is none. A file
-    belongs to a checkpoint whose digest it names; one that names another, or none, is exported again.
+    Any runner but ONNX Runtime on the CPU has a file of standard operators, `NAME.qdq.onnx` where `NAME.onnx` is none.
+    A file belongs to a checkpoint whose digest it names; one that names another, or none, is exported again.
 
     Raises:
         UserError: there is no such target.
@@ -98,7 +98,7 @@ def exported_model(target: str, engine: EngineName = "onnxruntime") -> Path:
     checkpoint = find_checkpoint(target)
     digest = sha256_of_checkpoint(checkpoint)
     place = checkpoint.with_name(MODEL_FILE) if checkpoint.name == SPEECHBRAIN_FILE else checkpoint
-    folder, portable = place.with_suffix(""), engine != "onnxruntime"
+    folder, portable = place.with_suffix(""), not runner.is_default
     for found in (folder, place.with_suffix(".onnx"), place.with_suffix(".qdq.onnx")):
         if checkpoint_of(found) == digest and fits(found, portable):
             return found

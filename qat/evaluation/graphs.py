@@ -7,6 +7,7 @@ from pathlib import Path
 
 from qat.evaluation import guards
 from qat.evaluation.measurement import Nodes
+from qat.runtime.formats import ProviderName
 from qat.runtime.graph import count_nodes, optimised_graph
 from qat.runtime.manifest import MANIFEST
 
@@ -22,13 +23,16 @@ def exports_in(folder: Path) -> list[Path]:
     return sorted([*folder.glob("*.onnx"), *(path for path in folders if (path / MANIFEST).is_file())])
 
 
-def nodes_of(file: Path) -> Nodes:
-    """Nodes of all optimised graphs; a name that two graphs share gets its graph's name before it."""
+def nodes_of(file: Path, provider: ProviderName = "cpu") -> Nodes:
+    """Nodes of all graphs as ONNX Runtime optimises them for a provider.
+
+    A name that two graphs share gets its graph's name before it.
+    """
     integer: dict[str, str] = {}
     in_float: dict[str, str] = {}
     weights: dict[str, str] = {}
     for path in graphs_of(file):
-        graph = optimised_graph(path)
+        graph = optimised_graph(path, provider)
         counts = count_nodes(graph)
         add_(integer, counts.integer, path.stem)
         add_(in_float, counts.float_compute, path.stem)

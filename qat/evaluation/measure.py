@@ -20,11 +20,11 @@ from qat.evaluation import guards
 from qat.evaluation.beams import measure_beams
 from qat.evaluation.candidates import Candidate, candidates_of
 from qat.evaluation.exported import ExportedModel, OpenRecogniser, export_candidate
-from qat.evaluation.graphs import constants_sha256, nodes_of, size_mb
+from qat.evaluation.graphs import constants_sha256, size_mb
 from qat.evaluation.measurement import Bits, Measurement, Timing
 from qat.evaluation.options import EvaluationOptions
 from qat.evaluation.parity import signal_of
-from qat.evaluation.portable import engine_nodes, float_layers
+from qat.evaluation.portable import float_layers, nodes_that_ran, without_integers
 from qat.evaluation.sqnr import layer_sqnr
 from qat.evaluation.transcripts import Split, Transcripts, read_splits, transcribe_split
 from qat.layers.coverage import count_macs, coverage, side_in_float
@@ -33,7 +33,6 @@ from qat.models.ctc import CTCModule
 from qat.runtime.attention_session import open_session
 from qat.runtime.formats import ExportOptions, FileFormat
 from qat.runtime.latency import measure_latency
-from qat.runtime.openvino_engine import OpenVinoEngine
 from qat.system.ranks import rank_and_world
 
 GUARD_UTTERANCES = 3  # of the first test set, on which logits must differ from float
@@ -69,8 +68,8 @@ def measure(
         UserError: a search that the model cannot follow, or a format that the engine does not run.
     """
     decoding = DecodingOptions.from_dict(config.get("decoding") or {})
-    file_format = ExportOptions.of(config).format_for(options.engine)
-    open_recogniser = open_recogniser or partial(open_session, decoding=decoding, engine=options.engine)
+    file_format = ExportOptions.of(config).format_for(options.runner)
+    open_recogniser = open_recogniser or partial(open_session, decoding=decoding, runner=options.runner)
     candidates = candidates_of(checkpoint, dict(config), options.twin, options.variants)
     splits = read_splits(data)
     check_calibration(data, splits, candidates)
@@ -125,9 +124,8 @@ def describe(
 ) -> Measurement:
     """The measurement of a model, not yet timed, from its file and its transcripts of each split."""
     candidate, is_integer = model.candidate, model.is_integer
-    engine = getattr(model.recogniser, "engine", None)
-    nodes = engine_nodes(engine) if isinstance(engine, OpenVinoEngine) else nodes_of(model.file)
-    in_float = float_layers(candidate.module, nodes, file_format) if is_integer else {}
+    nodes, without = nodes_that_ran(model.recogniser, model.file), without_integers(model.recogniser)
+    in_float = float_layers(candidate.module, nodes, file_format, without) if is_integer else {}
     return Measurement(
         name=candidate.name,
         model=type(candidate.module).__name__.removesuffix("Module"),
@@ -148,6 +146,7 @@ def describe(
         validated_on=candidate.module.validated_on,
         decoding=model.decoding,
         is_variant=candidate.is_variant,
+        without_integers=without,
     )
 
 
@@ -238,7 +237,7 @@ def time_models(
                 repeats=options.repeats,
                 decoding=decoding,
                 window_s=options.window_s,
-                engine=options.engine,
+                runner=options.runner,
             )
         )
     others = [timing_of(pair, "integer") for pair in pairs] if models[1:] else []

@@ -98,6 +98,7 @@ class Measurement:
         decoding: the search in a few words; empty for greedy CTC.
         is_variant: whether it is the run's own model with a part left out or in float.
         beams: what each beam width gives on dev; empty where it was not wanted.
+        without_integers: why the runner's nodes are none on integers; empty where they are.
     """
 
     name: str
@@ -122,6 +123,7 @@ class Measurement:
     decoding: str = ""
     is_variant: bool = False
     beams: Sequence[BeamPoint] = ()
+    without_integers: str = ""
 
     @property
     def is_integer(self) -> bool:

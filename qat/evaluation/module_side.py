@@ -17,7 +17,8 @@ from qat.layers.linear import QuantLinear
 from qat.layers.swap import quant_layers
 from qat.models.ctc import CTCModule
 from qat.runtime.attention_session import AttentionSession
-from qat.runtime.formats import EngineName, ExportOptions, check_target
+from qat.runtime.formats import ExportOptions, Runner, check_target
+from qat.runtime.gpu import check_provider
 from qat.runtime.openvino_engine import import_openvino
 from qat.system.errors import UserError
 
@@ -116,17 +117,19 @@ def check_search(module: CTCModule, decoding: DecodingOptions) -> None:
     decoding.refuse_for_ctc(f"{type(module).__name__}, a CTC model")
 
 
-def check_export(module: CTCModule, exported: ExportOptions, engine: EngineName) -> None:
-    """Refuse a format or an engine that a report at the end of a run would fail on.
+def check_export(module: CTCModule, exported: ExportOptions, runner: Runner) -> None:
+    """Refuse a format or a runner that a report at the end of a run would fail on.
 
     Raises:
-        UserError: the engine is not installed, a file of standard operators cannot hold the model, or the model was
+        UserError: the runner is not installed, a file of standard operators cannot hold the model, or the model was
             made for a runtime that reads no other.
     """
-    file_format = exported.format_for(engine)
+    file_format = exported.format_for(runner)
     check_target(module.recipe.target, file_format)
-    if engine == "openvino":
+    if runner.engine == "openvino":
         import_openvino()
+    else:
+        check_provider(runner.provider)
     if file_format == "onnxruntime":
         return
     if hasattr(module, "decoder"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from qat.decoding.windows import WINDOW_S, check_window
-from qat.runtime.formats import ENGINES, EngineName
+from qat.runtime.formats import EngineName, ProviderName, Runner
 from qat.system.errors import UserError
 
 LEAST = {"threads": 1, "warmup": 0, "repeats": 1, "seed": 0, "worst": 0}
@@ -30,9 +30,11 @@ class EvaluationOptions:
         beams: beams of which a table shows dev's error rate and latency, those up to twice the model's own; none: no
             table.
         engine: that runs float and integer file: onnxruntime, or openvino (extra `openvino`; with --export.format qdq).
+        provider: of ONNX Runtime: cpu; or cuda, tensorrt: on an NVIDIA GPU (package onnxruntime-gpu; with
+            --export.format qdq).
 
     Raises:
-        UserError: a number below its least value, windows of less than 10 s, or an unknown engine.
+        UserError: a number below its least value, windows of less than 10 s, or an unknown engine or provider.
     """
 
     enabled: bool = True
@@ -47,6 +49,7 @@ class EvaluationOptions:
     window_s: int = WINDOW_S
     beams: list[int] = field(default_factory=list)
     engine: EngineName = "onnxruntime"
+    provider: ProviderName = "cpu"
 
     def __post_init__(self) -> None:
         for name, least in LEAST.items():
@@ -55,8 +58,12 @@ class EvaluationOptions:
                 raise UserError(
                     f"evaluation.{name}: {value}, must be a whole number from {least}; leave it out for the default"
                 )
-        if self.engine not in ENGINES:
-            raise UserError(f"evaluation.engine: {self.engine!r}, must be {' or '.join(ENGINES)}")
+        Runner(self.engine, self.provider)
         check_window(self.window_s)
         if bad := [beam for beam in self.beams if beam < 1]:
             raise UserError(f"evaluation.beams: {bad[0]}, must be whole numbers of 1 or more; leave it out")
+
+    @property
+    def runner(self) -> Runner:
+        """What runs float and integer file."""
+        return Runner(self.engine, self.provider)

@@ -2,18 +2,41 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from torch import nn
 
+from qat.decoding.recogniser import Recogniser
+from qat.evaluation.graphs import nodes_of
 from qat.evaluation.measurement import Nodes
 from qat.layers.lstm import QuantLSTM
 from qat.layers.swap import quant_layers, weighted_layers
 from qat.runtime.formats import FileFormat
+from qat.runtime.gpu import NAMES
 from qat.runtime.graph import owner_of
 from qat.runtime.openvino_engine import OpenVinoEngine
 from qat.runtime.openvino_nodes import RECURRENT, count_compiled_nodes
 
 LSTM_REASON = "a file of format qdq holds a float LSTM on dequantized weights"
 NODE_REASON = "the engine computes this node of a file of format qdq in float"
+UNKNOWN_REASON = "TensorRT does not tell ONNX Runtime in which arithmetic it computes"
+CUDA_NOTE = "provider cuda has no integer kernels: it computes in float on what the levels stand for"
+
+
+def nodes_that_ran(recogniser: Recogniser, file: Path) -> Nodes:
+    """Nodes of an exported file as its engine runs them; none where TensorRT has compiled them."""
+    engine, provider = getattr(recogniser, "engine", None), getattr(recogniser, "provider", "")
+    if isinstance(engine, OpenVinoEngine):
+        return engine_nodes(engine)
+    if provider == NAMES["tensorrt"]:
+        return Nodes({}, {}, {})
+    return nodes_of(file, "cuda" if provider == NAMES["cuda"] else "cpu")
+
+
+def without_integers(recogniser: Recogniser) -> str:
+    """Why no node counts as one on integers; empty where the engine multiplies integers, and says so."""
+    provider = getattr(recogniser, "provider", "")
+    return {NAMES["cuda"]: CUDA_NOTE, NAMES["tensorrt"]: UNKNOWN_REASON}.get(provider, "")
 
 
 def engine_nodes(engine: OpenVinoEngine) -> Nodes:
@@ -26,10 +49,21 @@ def engine_nodes(engine: OpenVinoEngine) -> Nodes:
     return Nodes(counts.integer, counts.float_compute, weights)
 
 
-def float_layers(module: nn.Module, nodes: Nodes, file_format: FileFormat) -> dict[str, str]:
-    """Quantized layers that a file of standard operators computes in float, each with the reason."""
+def float_layers(
+    module: nn.Module, nodes: Nodes, file_format: FileFormat, without: str = ""
+) -> dict[str, str]:
+    """Quantized layers that a file of standard operators computes in float, each with the reason.
+
+    Args:
+        module: quantized.
+        nodes: of its file.
+        file_format: of its file.
+        without: see `without_integers`.
+    """
     if file_format != "qdq":
         return {}
+    if without:
+        return {name: without for name, _ in quant_layers(module)}
     layers = [name for name, _ in weighted_layers(module)]
     found = {name: LSTM_REASON for name, layer in quant_layers(module) if isinstance(layer, QuantLSTM)}
     owners = (owner_of(node, layers) for node in nodes.float_weights)

@@ -163,6 +163,7 @@ def cache_file(model: ExportedModel, split: Split, options: EvaluationOptions) -
     key += f" windows {options.window_s}" if split.longer_than(options.window_s) else ""
     key += f" {model.decoding}" if model.decoding else ""
     key += f" {options.engine}" if options.engine != "onnxruntime" else ""
+    key += f" {options.provider}" if options.provider != "cpu" else ""
     return Path(options.cache) / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
 
 

@@ -118,6 +118,8 @@ def notes_of(item: Measurement, is_float: bool) -> list[str]:
         return [f"{name}: a float model" for name in ("coverage", "parity")]
     blocks = list(item.nodes.integer.values()).count("MatMulNBits")
     notes = [f"parity: {VARIANT}"] if item.is_variant else []
+    if item.without_integers:
+        notes.append(f"integer_nodes: {item.without_integers}")
     if item.validated_on != "cpu":
         notes.append(
             "dev WER: training.png and metrics.csv show it in training's arithmetic on a GPU; this report measures the "

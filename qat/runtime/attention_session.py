@@ -17,7 +17,7 @@ from qat.decoding.options import DecodingOptions, Method
 from qat.decoding.recogniser import Emission
 from qat.decoding.search_text import search_text
 from qat.decoding.tokenizer import SentencePieceTokenizer
-from qat.runtime.formats import EngineName
+from qat.runtime.formats import DEFAULT_RUNNER, Runner
 from qat.runtime.graph_steps import GraphDecoderStep, GraphLanguageModelStep
 from qat.runtime.manifest import DECODER, ENCODER, LANGUAGE_MODEL, TOKENIZER, read_manifest
 from qat.runtime.session import PROVIDER, Session, check_signal, open_engine
@@ -131,7 +131,7 @@ def open_session(
     path: str | Path,
     threads: int = 1,
     decoding: DecodingOptions | None = None,
-    engine: EngineName = "onnxruntime",
+    runner: Runner = DEFAULT_RUNNER,
 ) -> Session | AttentionSession:
     """Open what a model was exported to: a file, or a folder.
 
@@ -139,14 +139,16 @@ def open_session(
         path: of either.
         threads: at least 1.
         decoding: what to change of the model's own search; a file has greedy CTC and takes no settings.
-        engine: that runs it; a folder's graphs run on ONNX Runtime.
+        runner: engine and provider; a folder's graphs run on ONNX Runtime and the CPU.
 
     Raises:
-        UserError: neither, a file that is to be searched otherwise, or an engine that does not run it.
+        UserError: neither, a file that is to be searched otherwise, or a runner that does not run it.
     """
     if Path(path).is_dir():
-        if engine != "onnxruntime":
-            raise UserError(f"{path}: engine {engine!r}, must be onnxruntime for a folder of several graphs")
+        if not runner.is_default:
+            raise UserError(
+                f"{path}: {runner}, must be {DEFAULT_RUNNER} and cpu for a folder of several graphs"
+            )
         return AttentionSession(path, threads, decoding)
     (decoding or DecodingOptions()).refuse_for_ctc(f"{path}, a CTC model in one file")
-    return Session(path, threads, engine=engine)
+    return Session(path, threads, runner=runner)

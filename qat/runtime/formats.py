@@ -12,9 +12,47 @@ from qat.system.errors import UserError
 FileFormat = Literal["onnxruntime", "qdq"]
 Precision = Literal["integer", "float"]
 EngineName = Literal["onnxruntime", "openvino"]
+ProviderName = Literal["cpu", "cuda", "tensorrt"]
 FORMATS: tuple[FileFormat, ...] = get_args(FileFormat)
 FORMAT_KEY = "format"  # in the metadata of a file that is not of the default one
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)
+PROVIDERS: tuple[ProviderName, ...] = get_args(ProviderName)
+
+
+@dataclass(frozen=True)
+class Runner:
+    """What runs an exported file.
+
+    Args:
+        engine: onnxruntime or openvino.
+        provider: cpu; of ONNX Runtime alone: cuda or tensorrt, its execution providers on an NVIDIA GPU.
+
+    Raises:
+        UserError: another name, or a GPU for OpenVINO.
+    """
+
+    engine: EngineName = "onnxruntime"
+    provider: ProviderName = "cpu"
+
+    def __post_init__(self) -> None:
+        if self.engine not in ENGINES:
+            raise UserError(f"evaluation.engine: {self.engine!r}, must be {' or '.join(ENGINES)}")
+        if self.provider not in PROVIDERS:
+            raise UserError(f"evaluation.provider: {self.provider!r}, must be {' or '.join(PROVIDERS)}")
+        if self.engine != "onnxruntime" and self.provider != "cpu":
+            raise UserError(f"evaluation.provider: {self.provider!r}, must be cpu for engine {self.engine}")
+
+    @property
+    def is_default(self) -> bool:
+        """ONNX Runtime on the CPU, which alone runs files of the default format and folders of several graphs."""
+        return (self.engine, self.provider) == ("onnxruntime", "cpu")
+
+    def __str__(self) -> str:
+        """The flags that ask for it."""
+        return f"engine {self.engine}" if self.provider == "cpu" else f"provider {self.provider}"
+
+
+DEFAULT_RUNNER = Runner()
 
 
 def check_target(target: Target, file_format: FileFormat) -> None:
@@ -48,15 +86,15 @@ class ExportOptions:
         if self.format not in FORMATS:
             raise UserError(f"export.format: {self.format!r}, must be {' or '.join(FORMATS)}")
 
-    def format_for(self, engine: EngineName) -> FileFormat:
-        """The format, for an engine that can read it.
+    def format_for(self, runner: Runner) -> FileFormat:
+        """The format, for a runner that can read it.
 
         Raises:
             UserError: it cannot.
         """
-        if engine != "onnxruntime" and self.format != "qdq":
+        if not runner.is_default and self.format != "qdq":
             raise UserError(
-                f"evaluation.engine: {engine!r} runs standard operators alone; must go with format qdq (train.py "
+                f"evaluation: {runner} runs standard operators alone; must go with format qdq (train.py "
                 "--export.format qdq, evaluate.py report --format qdq)"
             )
         return self.format

@@ -11,7 +11,9 @@ from typing import Any
 import onnx
 import onnxruntime as ort
 
-from qat.runtime.session import PROVIDER, session_options
+from qat.runtime.formats import ProviderName
+from qat.runtime.gpu import providers_of
+from qat.runtime.session import session_options
 
 FRONTEND = "frontend/"
 INTEGER = frozenset(
@@ -103,14 +105,17 @@ def group_of(node: onnx.NodeProto, weights: set[str], counts: NodeCounts) -> dic
     return counts.float_compute if weighted else counts.float_matmul_without_weights
 
 
-def optimised_graph(path: str | Path) -> onnx.ModelProto:
-    """The graph that ONNX Runtime really runs for a file: after all its fusions and constant folding."""
+def optimised_graph(path: str | Path, provider: ProviderName = "cpu") -> onnx.ModelProto:
+    """The graph that ONNX Runtime really runs for a file: after all its fusions and constant folding.
+
+    What TensorRT has compiled cannot be stored: its graphs are not to be had.
+    """
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "optimised.onnx"
         options = session_options(1)
         options.optimized_model_filepath = str(target)
         options.log_severity_level = 4  # it warns that this graph is bound to this machine
-        ort.InferenceSession(str(path), options, providers=[PROVIDER])
+        ort.InferenceSession(str(path), options, providers=providers_of(provider))
         return onnx.load(str(target))
 
 

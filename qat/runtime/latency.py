@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from datamodules.audio_file import SAMPLE_RATE
 from qat.decoding.options import DecodingOptions
 from qat.decoding.windows import WINDOW_S
-from qat.runtime.formats import EngineName
+from qat.runtime.formats import DEFAULT_RUNNER, Runner
 from qat.system.errors import UserError
-from qat.system.hardware import idle_cores, processor
+from qat.system.hardware import gpu, idle_cores, processor
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -104,7 +104,7 @@ class Worker(ChildProcess):
         cores: what it may run on; None leaves that to the system.
         decoding: what a user has changed of the model's own search.
         window_s: see `measure_latency`.
-        engine: that runs it.
+        runner: engine and provider.
 
     Raises:
         UserError: the child could not open the file.
@@ -118,7 +118,7 @@ class Worker(ChildProcess):
         cores: list[int] | None = None,
         decoding: DecodingOptions | None = None,
         window_s: int = WINDOW_S,
-        engine: EngineName = "onnxruntime",
+        runner: Runner = DEFAULT_RUNNER,
     ) -> None:
         super().__init__("qat.runtime.worker", threads)
         try:
@@ -129,10 +129,11 @@ class Worker(ChildProcess):
                 "cores": cores,
                 "decoding": (decoding or DecodingOptions()).to_dict(),
                 "window_s": window_s,
-                "engine": engine,
+                "engine": runner.engine,
+                "provider": runner.provider,
             }
             opened = self.ask(**request)
-            self.engine = engine
+            self.runner = runner
             self.provider, self.cores = str(opened["provider"]), opened["cores"]
         except BaseException:
             self.close()
@@ -150,7 +151,7 @@ class Worker(ChildProcess):
 
 def engine_of(worker: Worker) -> dict[str, str]:
     """What computed a measurement."""
-    if worker.engine == "openvino":
+    if worker.runner.engine == "openvino":
         from qat.runtime.openvino_engine import version
 
         name = version()
@@ -159,7 +160,7 @@ def engine_of(worker: Worker) -> dict[str, str]:
     return {
         "engine": name,
         "provider": worker.provider,
-        "device": processor(),
+        "device": processor() if worker.runner.provider == "cpu" else f"{gpu()} beside {processor()}",
     }
 
 
@@ -172,7 +173,7 @@ def measure_latency(
     repeats: int = 20,
     decoding: DecodingOptions | None = None,
     window_s: int = WINDOW_S,
-    engine: EngineName = "onnxruntime",
+    runner: Runner = DEFAULT_RUNNER,
 ) -> dict[str, Any]:
     """Time both files on the same signals, one utterance per batch; they take turns, each first every other time.
 
@@ -187,7 +188,7 @@ def measure_latency(
         repeats: timed runs of each file, at least 1.
         decoding: what a user has changed of the model's own search.
         window_s: signals longer than this are read in windows, as `qat.decoding.windows` says.
-        engine: of both files. OpenVINO compiles anew for each length, so all signals warm it up.
+        runner: of both files. All but the default one prepare anew for each length: all signals warm them up.
 
     Returns:
         `float` and `integer` (see `summary`); `speedup` (float p50 / integer p50); engine, provider, device, counts.
@@ -198,11 +199,11 @@ def measure_latency(
     check_counts(signals=len(signals), threads=threads, warmup=warmup, repeats=repeats)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         store, cores = write_signals(Path(folder), signals), idle_cores(threads)
-        more = (store, threads, cores, decoding, window_s, engine)
+        more = (store, threads, cores, decoding, window_s, runner)
         paths = (Path(float_path), Path(integer_path))
         workers = [stack.enter_context(worker) for worker in (Worker(path, *more) for path in paths)]
         lengths = [len(signal) for signal in signals]
-        warm_up(workers, lengths, max(warmup, len(signals)) if engine == "openvino" else warmup)
+        warm_up(workers, lengths, warmup if runner.is_default else max(warmup, len(signals)))
         runs = take_turns(workers, len(signals), repeats)
         memory = [float(worker.ask(memory=True)["peak_memory_mb"]) for worker in workers]
     audio_s = sum(len(signals[run % len(signals)]) for run in range(repeats)) / SAMPLE_RATE

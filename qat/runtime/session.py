@@ -14,11 +14,12 @@ from datamodules.shortest import SHORTEST
 from qat.decoding.ctc import GreedyCTC
 from qat.decoding.recogniser import Decoder, Emission
 from qat.decoding.windows import Frames
-from qat.runtime.formats import EngineName
+from qat.runtime.formats import DEFAULT_RUNNER, ProviderName, Runner
+from qat.runtime.gpu import CPU, NAMES, open_on_gpu
 from qat.runtime.manifest import FRAME_KEY
 from qat.system.errors import UserError, first_line
 
-PROVIDER = "CPUExecutionProvider"
+PROVIDER = CPU
 
 
 def session_options(threads: int) -> ort.SessionOptions:
@@ -34,16 +35,18 @@ def session_options(threads: int) -> ort.SessionOptions:
     return options
 
 
-def open_engine(path: str | Path, threads: int) -> ort.InferenceSession:
+def open_engine(path: str | Path, threads: int, provider: ProviderName = "cpu") -> ort.InferenceSession:
     """The engine of one graph.
 
     Raises:
-        UserError: no such file, not an ONNX file, or a bad number of threads.
+        UserError: no such file, not an ONNX file, a bad number of threads, or a provider that is not there.
     """
     if not Path(path).is_file():
         raise UserError(f"{path}: no such exported file")
     if threads < 1:
         raise UserError(f"threads: {threads}, must be 1 or more")
+    if provider != "cpu":
+        return open_on_gpu(path, session_options(threads), provider)
     try:
         engine = ort.InferenceSession(str(path), session_options(threads), providers=[PROVIDER])
     except Exception as error:  # onnxruntime's errors share no base class
@@ -74,10 +77,10 @@ class Session:
         path: an ONNX file of `export_onnx`.
         threads: at least 1.
         decoder: of the logits; None takes greedy CTC.
-        engine: that runs it.
+        runner: engine and provider.
 
     Raises:
-        UserError: no such file, not an ONNX file of ours, a bad number of threads, or an engine that is not installed.
+        UserError: no such file, not an ONNX file of ours, a bad number of threads, or a runner that is not installed.
     """
 
     def __init__(
@@ -85,17 +88,17 @@ class Session:
         path: str | Path,
         threads: int = 1,
         decoder: Decoder | None = None,
-        engine: EngineName = "onnxruntime",
+        runner: Runner = DEFAULT_RUNNER,
     ) -> None:
         self.path, self.threads = Path(path), threads
         self.engine: Any
-        if engine == "openvino":
+        if runner.engine == "openvino":
             from qat.runtime.openvino_engine import OpenVinoEngine
 
             self.engine = OpenVinoEngine(path, threads)
             self.metadata, self.provider = self.engine.metadata, self.engine.provider
         else:
-            self.engine, self.provider = open_engine(path, threads), PROVIDER
+            self.engine, self.provider = open_engine(path, threads, runner.provider), NAMES[runner.provider]
             self.metadata = dict(self.engine.get_modelmeta().custom_metadata_map)
         if "symbols" not in self.metadata:
             raise UserError(f"{path}: not an exported recogniser (its metadata lack the vocabulary)")

@@ -19,14 +19,15 @@ def answer(request: dict[str, Any], state: dict[str, Any]) -> dict[str, Any]:
     """One reply.
 
     Requests: `{"open": path, "signals": npz, "threads": n, "cores": [0] | null, "decoding": {...}, "window_s": 40,
-    "engine": "onnxruntime"}`, `{"run": index}` and `{"memory": true}`. A run of one graph is from samples to logits,
-    one of a folder from samples to text.
+    "engine": "onnxruntime", "provider": "cpu"}`, `{"run": index}` and `{"memory": true}`. A run of one graph is from
+    samples to logits, one of a folder from samples to text.
     """
     import numpy as np
 
     from qat.decoding.options import DecodingOptions
     from qat.decoding.windows import WINDOW_S, WindowedRecogniser
     from qat.runtime.attention_session import open_session
+    from qat.runtime.formats import Runner
 
     if "open" in request:
         if request.get("cores"):
@@ -34,9 +35,8 @@ def answer(request: dict[str, Any], state: dict[str, Any]) -> dict[str, Any]:
         with np.load(request["signals"]) as signals:
             state["signals"] = [signals[str(index)] for index in range(len(signals.files))]
         decoding = DecodingOptions.from_dict(request.get("decoding") or {})
-        state["session"] = open_session(
-            Path(request["open"]), request["threads"], decoding, request.get("engine", "onnxruntime")
-        )
+        runner = Runner(request.get("engine", "onnxruntime"), request.get("provider", "cpu"))
+        state["session"] = open_session(Path(request["open"]), request["threads"], decoding, runner)
         state["windowed"] = WindowedRecogniser(state["session"], request.get("window_s", WINDOW_S))
         cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
         return {"provider": state["session"].provider, "torch": "torch" in sys.modules, "cores": cores}

@@ -63,11 +63,11 @@ def test_a_report_takes_settings_of_the_search_and_beams() -> None:
 def test_settings_of_the_search_reach_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[Any] = []
     monkeypatch.setattr("qat.cli.report.report", lambda *arguments: called.extend(arguments))
-    flags = ["--threads", "2", "--engine", "openvino", "--format", "qdq"]
+    flags = ["--threads", "2", "--provider", "cuda", "--format", "qdq"]
     run(["report", "x", "--decoding.method", "ctc_greedy", *flags])
     targets, config, options, decoding, file_format = called
     assert (targets, config, file_format) == (["x"], None, "qdq")
-    assert options == EvaluationOptions(threads=2, engine="openvino")
+    assert options == EvaluationOptions(threads=2, provider="cuda")
     assert decoding == DecodingOptions(method="ctc_greedy")
 
 

@@ -24,7 +24,7 @@ from qat.models.loading import save_module
 from qat.recipe import Recipe
 from qat.runtime.attention_session import AttentionSession
 from qat.runtime.export import ExportInfo
-from qat.runtime.formats import ENGINES
+from qat.runtime.formats import ENGINES, Runner
 from qat.runtime.manifest import MANIFEST
 from qat.system.errors import UserError
 from tests.cli.stub import write_recogniser
@@ -99,16 +99,16 @@ def test_another_engine_has_a_portable_file_beside_the_default_one(
 ) -> None:
     save_module(crdnn.module, tmp_path / "model.ckpt")
     target, audio = str(tmp_path), [tiny_manifests["train"].parent / "train-0.wav"]
-    assert exported_model(target, "openvino") == tmp_path / "model.qdq.onnx"
+    assert exported_model(target, Runner("openvino")) == tmp_path / "model.qdq.onnx"
     assert exported_model(target) == tmp_path / "model.onnx"
     monkeypatch.setattr("qat.runtime.attention_export.export_onnx", None)  # whoever calls it fails
     texts = []
     for engine in ENGINES:
-        transcribe(target, audio, threads=1, engine=engine)
+        transcribe(target, audio, threads=1, runner=Runner(engine))
         texts.append(capsys.readouterr().out)
     assert texts[0] == texts[1]
     (tmp_path / "model.qdq.onnx").replace(tmp_path / "model.onnx")  # a run with --export.format qdq
-    assert exported_model(target, "openvino") == exported_model(target) == tmp_path / "model.onnx"
+    assert exported_model(target, Runner("openvino")) == exported_model(target) == tmp_path / "model.onnx"
 
 
 def test_a_model_for_another_runtime_has_a_portable_file_alone(
@@ -118,7 +118,7 @@ def test_a_model_for_another_runtime_has_a_portable_file_alone(
     assert exported_model(str(tmp_path)) == tmp_path / "model.qdq.onnx"
     monkeypatch.setattr("qat.runtime.attention_export.export_onnx", None)  # whoever calls it fails
     for engine in ENGINES:
-        assert exported_model(str(tmp_path), engine) == tmp_path / "model.qdq.onnx"
+        assert exported_model(str(tmp_path), Runner(engine)) == tmp_path / "model.qdq.onnx"
 
 
 def test_bad_audio_is_reported_before_anything_is_built(

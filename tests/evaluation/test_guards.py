@@ -102,6 +102,7 @@ def test_an_integer_model_without_integer_nodes_is_caught() -> None:
     check_integer_nodes(float_measurement())
     with pytest.raises(GuardError, match="holds 0 integer nodes: it computes in float"):
         check_integer_nodes(integer_measurement(nodes=Nodes({}, {"rnn/LSTM": "LSTM"}, {})))
+    check_integer_nodes(integer_measurement(nodes=Nodes({}, {}, {}), without_integers="provider cuda"))
 
 
 def test_float_weights_in_the_integer_graph_are_caught(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from qat.decoding.options import DecodingOptions
 from qat.evaluation.module_side import check_export, check_search, module_side
 from qat.recipe import Recipe
 from qat.runtime.attention_session import open_session
-from qat.runtime.formats import ExportOptions
+from qat.runtime.formats import DEFAULT_RUNNER, ExportOptions, Runner
 from qat.runtime.session import Session
 from qat.system.errors import UserError
 from tests.conftest import build, noise
@@ -59,17 +59,19 @@ def test_what_a_report_would_fail_on_is_refused_before(
     crdnn: Exported, attention: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     portable = ExportOptions("qdq")
-    check_export(crdnn.module, ExportOptions(), "onnxruntime")
-    check_export(crdnn.module, portable, "openvino")
+    check_export(crdnn.module, ExportOptions(), DEFAULT_RUNNER)
+    check_export(crdnn.module, portable, Runner("openvino"))
     with pytest.raises(UserError, match="must go with format qdq"):
-        check_export(crdnn.module, ExportOptions(), "openvino")
+        check_export(crdnn.module, ExportOptions(), Runner("openvino"))
     with pytest.raises(UserError, match="must be onnxruntime for an attention model"):
-        check_export(attention.module, portable, "onnxruntime")
+        check_export(attention.module, portable, DEFAULT_RUNNER)
     blocks = build("crdnn", Recipe(preset="x", weight_bits=4, four_bit_linear="matmul_nbits"))
     with pytest.raises(UserError, match="must go with --qat.four_bit_linear integer"):
-        check_export(blocks, portable, "onnxruntime")
+        check_export(blocks, portable, DEFAULT_RUNNER)
     with pytest.raises(UserError, match="must be qdq for a model of qat.target openvino"):
-        check_export(build("crdnn", Recipe(preset="x", target="openvino")), ExportOptions(), "onnxruntime")
+        check_export(build("crdnn", Recipe(preset="x", target="openvino")), ExportOptions(), DEFAULT_RUNNER)
+    with pytest.raises(UserError, match="provider: tensorrt must be in the installed ONNX Runtime"):
+        check_export(crdnn.module, portable, Runner(provider="tensorrt"))
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(UserError, match="openvino must be installed"):
-        check_export(crdnn.module, portable, "openvino")
+        check_export(crdnn.module, portable, Runner("openvino"))

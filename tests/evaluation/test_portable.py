@@ -6,10 +6,22 @@ from dataclasses import replace
 from pathlib import Path
 
 from qat.evaluation.graphs import nodes_of
-from qat.evaluation.portable import LSTM_REASON, NODE_REASON, engine_nodes, float_layers
+from qat.evaluation.portable import (
+    CUDA_NOTE,
+    LSTM_REASON,
+    NODE_REASON,
+    UNKNOWN_REASON,
+    engine_nodes,
+    float_layers,
+    nodes_that_ran,
+    without_integers,
+)
 from qat.layers.coverage import coverage
+from qat.layers.swap import quant_layers
 from qat.runtime.export import export_onnx
+from qat.runtime.gpu import NAMES
 from qat.runtime.openvino_engine import OpenVinoEngine
+from qat.runtime.session import Session
 from tests.runtime.conftest import Exported
 
 
@@ -23,3 +35,18 @@ def test_a_portable_file_names_the_layers_that_it_computes_in_float(crdnn: Expor
     assert not float_layers(crdnn.module, nodes, "onnxruntime")
     more = replace(nodes, float_weights={"head/MatMul": "head/MatMul"})
     assert float_layers(crdnn.module, more, "qdq")["head"] == NODE_REASON
+
+
+def test_a_gpu_without_integer_kernels_leaves_every_layer_to_float(crdnn: Exported, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    export_onnx(crdnn.module, path, "integer", file_format="qdq")
+    session = Session(path)
+    assert nodes_that_ran(session, path) == nodes_of(path) and not without_integers(session)
+    session.provider = NAMES["tensorrt"]
+    nodes, reason = nodes_that_ran(session, path), without_integers(session)
+    assert not nodes.integer and reason == UNKNOWN_REASON
+    in_float = float_layers(crdnn.module, nodes, "qdq", reason)
+    assert in_float == {name: UNKNOWN_REASON for name, _ in quant_layers(crdnn.module)}
+    assert set(coverage(crdnn.module, in_float=list(in_float))["skipped"]) == set(in_float)
+    session.provider = NAMES["cuda"]
+    assert without_integers(session) == CUDA_NOTE

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from qat.runtime.formats import ExportOptions, check_target
+from qat.runtime.formats import DEFAULT_RUNNER, ExportOptions, Runner, check_target
 from qat.system.errors import UserError
 
 
@@ -22,10 +22,25 @@ def test_another_format_is_one_line() -> None:
 
 
 def test_an_engine_is_refused_for_files_that_it_cannot_read() -> None:
-    assert ExportOptions().format_for("onnxruntime") == "onnxruntime"
-    assert ExportOptions("qdq").format_for("openvino") == "qdq"
-    with pytest.raises(UserError, match="evaluation.engine: 'openvino' .* must go with format qdq"):
-        ExportOptions().format_for("openvino")
+    assert ExportOptions().format_for(DEFAULT_RUNNER) == "onnxruntime"
+    assert ExportOptions("qdq").format_for(Runner("openvino")) == "qdq"
+    with pytest.raises(UserError, match="engine openvino .* must go with format qdq"):
+        ExportOptions().format_for(Runner("openvino"))
+    with pytest.raises(UserError, match="provider cuda .* must go with format qdq"):
+        ExportOptions().format_for(Runner(provider="cuda"))
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("tvm", "cpu"), "evaluation.engine: 'tvm', must be onnxruntime or openvino"),
+        (("onnxruntime", "rocm"), "evaluation.provider: 'rocm', must be cpu or cuda or tensorrt"),
+        (("openvino", "cuda"), "evaluation.provider: 'cuda', must be cpu for engine openvino"),
+    ],
+)
+def test_a_runner_that_is_none_is_one_line(names: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Runner(*names)
 
 
 def test_a_model_for_another_runtime_has_a_portable_file() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from qat.runtime.formats import Runner
 from qat.runtime.openvino_engine import OpenVinoEngine, version
 from qat.runtime.session import Session
 from qat.system.errors import UserError
@@ -21,7 +22,7 @@ def test_a_file_of_onnx_runtimes_operators_names_the_format(crdnn: Exported) -> 
 def test_no_file_and_no_package_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert version().startswith("openvino 20")
     with pytest.raises(UserError, match="no such exported file"):
-        Session(tmp_path / "x.onnx", engine="openvino")
+        Session(tmp_path / "x.onnx", runner=Runner("openvino"))
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(UserError, match="openvino must be installed"):
-        Session(tmp_path / "x.onnx", engine="openvino")
+        Session(tmp_path / "x.onnx", runner=Runner("openvino"))

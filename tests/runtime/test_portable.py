@@ -16,6 +16,7 @@ from torch import Tensor
 
 from qat.models.ctc import CTCModule
 from qat.runtime.export import export_onnx, trace
+from qat.runtime.formats import Runner
 from qat.runtime.graph import count_nodes, optimised_graph
 from qat.runtime.layers import replace_layers_
 from qat.runtime.openvino_engine import OpenVinoEngine
@@ -129,7 +130,7 @@ def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def test_a_model_emits_what_its_module_does(whole: tuple[CTCModule, Path], engine: Any) -> None:
     module, path = whole
     onnx.checker.check_model(onnx.load(str(path)), full_check=True)
-    session = Session(path, engine=engine)
+    session = Session(path, runner=Runner(engine))
     assert session.metadata["checkpoint_sha256"] == "abc" and session.vocabulary == list(module.vocabulary)
     signal = noise(1, 1.3)
     with torch.no_grad():
