@@ -30,10 +30,11 @@ class Writer:
     Args:
         graph: that it stands in.
         node: that is replaced.
+        packs: weights of up to 4 bits are stored in 4.
     """
 
-    def __init__(self, graph: ir.Graph, node: ir.Node) -> None:
-        self.graph, self.node, self.nodes = graph, node, list[ir.Node]()
+    def __init__(self, graph: ir.Graph, node: ir.Node, packs: bool = True) -> None:
+        self.graph, self.node, self.packs, self.nodes = graph, node, packs, list[ir.Node]()
 
     def add(self, op_type: str, inputs: Sequence[ir.Value | None], **attributes: Any) -> ir.Value:
         """The output of a new node, named after the replaced one."""
@@ -49,9 +50,11 @@ class Writer:
 
     def weight(self, name: str, levels: Array, scale: Array) -> ir.Value:
         """Dequantized weights: int4 where 4 bits hold them, else int8, with a scale for each item of the first axis."""
-        small = bits_needed(levels) <= 4
+        small = self.packs and bits_needed(levels) <= 4
         stored = self.store(name, levels.astype(ml_dtypes.int4) if small else levels)
-        zeros = np.zeros(scale.shape, ml_dtypes.int4 if small else np.int8)
+        if small:  # engines fold it: none multiplies int4 by int8
+            stored = self.add("Cast", (stored,), to=ir.DataType.INT8.value)
+        zeros = np.zeros(scale.shape, np.int8)
         inputs = (stored, self.store(f"{name}.scale", scale), self.store(f"{name}.zero", zeros))
         return self.add("DequantizeLinear", inputs, axis=0)
 
@@ -60,7 +63,7 @@ class Writer:
 
         By way of int32: OpenVINO leaves one Cast in front of a Mul for its integer products to find.
         """
-        small = bits_needed(levels) <= 4
+        small = self.packs and bits_needed(levels) <= 4
         stored = self.store(name, levels.astype(ml_dtypes.int4) if small else levels)
         whole = self.add("Cast", (stored,), to=ir.DataType.INT32.value)
         floats = self.add("Cast", (whole,), to=ir.DataType.FLOAT.value)
@@ -213,7 +216,7 @@ def make_portable_(model: ir.Model, signed: bool = False) -> int:
 
     Args:
         model: as traced, weights not packed.
-        signed: all levels are to be signed with a zero point of 0.
+        signed: all levels are to be signed with a zero point of 0, and all weights int8, as TensorRT multiplies them.
 
     Returns:
         How many weights are stored in 4 bits.
@@ -227,7 +230,7 @@ def make_portable_(model: ir.Model, signed: bool = False) -> int:
         if node.op_type == "QuantizeLinear" and "block_size" in node.attributes:
             replace = quantize_rows
         if replace is not None:
-            write = Writer(graph, node)
+            write = Writer(graph, node, packs=not signed)
             write.put(replace(write))
     if signed:
         make_signed_(model)

@@ -29,6 +29,8 @@ def faults(path: str | Path) -> list[str]:
     for node in graph.node:
         if node.domain:
             found.append(f"{node.name}: {node.domain}.{node.op_type} is no operator of ONNX")
+        elif node.op_type == "Cast" and is_int4(stored.get(node.input[0])):
+            found.append(f"{node.name}: Cast of INT4, must be INT8 (--qat.target tensorrt stores it so)")
         elif node.op_type in PAIR:
             found += [f"{node.name}: {reason}" for reason in pair_faults(node, stored)]
         elif node.op_type in COMPUTES:
@@ -40,6 +42,11 @@ def faults(path: str | Path) -> list[str]:
         elif node.op_type in ("LSTM", "GRU", "RNN"):
             found.append(f"{node.name}: {node.op_type} computes in float")
     return found
+
+
+def is_int4(item: TensorProto | None) -> bool:
+    """Whether a stored tensor has 4 bits a value."""
+    return item is not None and item.data_type == TensorProto.INT4
 
 
 def comes_from_pair(node: onnx.NodeProto | None, made_by: dict[str, onnx.NodeProto]) -> bool:

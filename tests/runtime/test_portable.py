@@ -110,6 +110,22 @@ def test_weights_of_up_to_four_bits_are_int4(portable: Path) -> None:
         assert own == [TensorProto.INT4 if bits <= 4 else TensorProto.INT8], name
 
 
+@pytest.mark.parametrize("kind", ["crdnn", "wav2vec2"])
+def test_four_bit_weights_are_multiplied_as_integers(kind: str, tmp_path: Path) -> None:
+    eight, four = (
+        export_onnx(
+            quantized(kind, weight_bits=bits), tmp_path / f"{bits}.onnx", "integer", file_format="qdq"
+        ).path
+        for bits in (8, 4)
+    )
+    by_bits = [count_nodes(optimised_graph(path)) for path in (four, eight)]
+    kinds = [sorted(counts.integer.values()) for counts in by_bits]
+    assert kinds[0] == kinds[1] and len(kinds[0]) > 5
+    assert by_bits[0].float_compute == by_bits[1].float_compute
+    on_openvino = [count_compiled_nodes(OpenVinoEngine(path, 1)) for path in (four, eight)]
+    assert len(on_openvino[0].integer) == len(on_openvino[1].integer) > 5
+
+
 def test_a_kernel_of_one_engine_alone_is_refused(tmp_path: Path) -> None:
     module = quantized("crdnn", weight_bits=4, four_bit_linear="matmul_nbits")
     with pytest.raises(UserError, match="must have --qat.four_bit_linear integer"):

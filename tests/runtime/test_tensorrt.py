@@ -62,6 +62,16 @@ def test_the_command_says_what_breaks_them(crdnn: Exported, tmp_path: Path) -> N
     assert any("com.microsoft" in line for line in faults(crdnn.integer.path))
 
 
+def test_four_bit_weights_are_int8_for_tensorrt_alone(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    export_onnx(quantized("crdnn", weight_bits=4), path, "integer", file_format="qdq")
+    assert any("Cast of INT4, must be INT8" in line for line in faults(path))
+    module = quantized("crdnn", weight_bits=4, target="tensorrt", four_bit_linear="integer")
+    export_onnx(module, path, "integer", file_format="qdq")
+    assert TensorProto.INT4 not in {item.data_type for item in onnx.load(str(path)).graph.initializer}
+    assert not any("INT4" in line for line in faults(path))
+
+
 @pytest.fixture(scope="module", params=["crdnn", "wav2vec2"])
 def for_tensorrt(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
