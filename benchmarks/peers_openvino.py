@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +19,19 @@ LSTMS = ("LSTMSequence", "LSTMCell")  # OpenVINO's names of them do not say whic
 
 
 class OpenVINOSession:
-    """A model of OpenVINO's on one CPU thread, with a decoder.
+    """A model of OpenVINO's on the CPU, with a decoder.
 
     Args:
         path: `.xml` or `.onnx`.
         decoder: of the logits.
+        threads: at least 1.
     """
 
-    def __init__(self, path: Path, decoder: Decoder | None = None) -> None:
+    def __init__(self, path: Path, decoder: Decoder | None = None, threads: int = 1) -> None:
         import openvino
 
         settings = {
-            "INFERENCE_NUM_THREADS": 1,
+            "INFERENCE_NUM_THREADS": threads,
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": "f32",
         }
@@ -57,44 +59,72 @@ def build(subject: Subject, options: dict[str, Any], folder: Path) -> Built:
         options: `weights_only` for 4-bit weights; `float`: so many of the extractor's convolutions stay float.
         folder: for the files.
     """
-    import nncf
-    import openvino
-
-    model = openvino.Core().read_model(str(subject.float_file))
-    ignored = nncf.IgnoredScope(names=outside(subject, model, int(options.get("float", 0))))
+    kept = subject.extractor[: int(options.get("float", 0))]
+    layers, target = [name for name in subject.layers if name not in kept], folder / "openvino"
     if options.get("weights_only"):
-        model = nncf.compress_weights(
-            model,
-            mode=nncf.CompressWeightsMode.INT4_SYM,
-            ratio=1.0,
-            group_size=GROUP,
-            all_layers=True,
-            ignored_scope=ignored,
-        )
+        compress(subject.float_file, layers, target)
     else:
-        inputs = [
-            {"signal": signal[None], "lengths": np.array([signal.size], dtype=np.int64)}
-            for signal in subject.calibrating
-        ]
-        model = nncf.quantize(
-            model,
-            nncf.Dataset(inputs),
-            subset_size=len(inputs),
-            ignored_scope=ignored,
-            model_type=nncf.ModelType.TRANSFORMER if subject.kind == "wav2vec2" else None,
-        )
-    target = folder / "openvino"
-    target.mkdir(exist_ok=True)
-    openvino.save_model(model, str(target / "model.xml"))
+        quantize(subject.float_file, subject.calibrating, layers, subject.kind == "wav2vec2", target)
     return Built(OpenVINOSession(target / "model.xml", subject.float_session.decoder), target, "openvino")
 
 
-def outside(subject: Subject, model: Any, kept: int) -> list[str]:
-    """Names of all operations that belong to no layer that is to be quantized; `kept` convolutions are not to be.
+def quantize(
+    file: Path, signals: Sequence[NDArray[Any]], layers: Sequence[str], is_transformer: bool, target: Path
+) -> Path:
+    """Quantize weights and activations of a float file to 8 bits.
+
+    Args:
+        file: `.onnx`.
+        signals: samples `(S,)` that give the ranges.
+        layers: that are quantized.
+        is_transformer: what NNCF is told of the model.
+        target: folder for the files.
+
+    Returns:
+        The folder.
+    """
+    import nncf
+    import openvino
+
+    model = openvino.Core().read_model(str(file))
+    inputs = [
+        {"signal": signal[None], "lengths": np.array([signal.size], dtype=np.int64)} for signal in signals
+    ]
+    model = nncf.quantize(
+        model,
+        nncf.Dataset(inputs),
+        subset_size=len(inputs),
+        ignored_scope=nncf.IgnoredScope(names=outside(layers, model)),
+        model_type=nncf.ModelType.TRANSFORMER if is_transformer else None,
+    )
+    target.mkdir(exist_ok=True)
+    openvino.save_model(model, str(target / "model.xml"))
+    return target
+
+
+def compress(file: Path, layers: Sequence[str], target: Path) -> None:
+    """Store weights of a float file in 4 bits; activations stay float."""
+    import nncf
+    import openvino
+
+    model = openvino.Core().read_model(str(file))
+    model = nncf.compress_weights(
+        model,
+        mode=nncf.CompressWeightsMode.INT4_SYM,
+        ratio=1.0,
+        group_size=GROUP,
+        all_layers=True,
+        ignored_scope=nncf.IgnoredScope(names=outside(layers, model)),
+    )
+    target.mkdir(exist_ok=True)
+    openvino.save_model(model, str(target / "model.xml"))
+
+
+def outside(layers: Sequence[str], model: Any) -> list[str]:
+    """Names of all operations that belong to no layer that is to be quantized.
 
     Features and normalisation among them: quantized as well, they leave a model that recognises nothing.
     """
-    layers = [name for name in subject.layers if name not in subject.extractor[:kept]]
     unnamed = {"Constant", "Parameter", "Result", *LSTMS}
     return [
         operation.get_friendly_name()

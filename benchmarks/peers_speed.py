@@ -20,16 +20,20 @@ class PeerWorker(ChildProcess):
     """A child that holds a file.
 
     Args:
-        path: of the file; for OpenVINO a folder.
+        path: of the file; for OpenVINO a folder of its own format as well.
         engine: `onnxruntime` or `openvino`.
         signals: `.npz`.
         cores: what it may run on.
+        threads: of the engine.
     """
 
-    def __init__(self, path: Path, engine: str, signals: Path, cores: list[int] | None) -> None:
-        super().__init__("benchmarks.peers_worker", threads=1)
+    def __init__(
+        self, path: Path, engine: str, signals: Path, cores: list[int] | None, threads: int = 1
+    ) -> None:
+        super().__init__("benchmarks.peers_worker", threads=threads)
         try:
-            self.ask(open=str(path.resolve()), engine=engine, signals=str(signals), cores=cores)
+            where = {"engine": engine, "signals": str(signals), "cores": cores}
+            self.ask(open=str(path.resolve()), threads=threads, **where)
         except BaseException:
             self.close()
             raise

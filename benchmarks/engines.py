@@ -1,0 +1,169 @@
+"""One model on several engines: float and integer files on ONNX Runtime and OpenVINO, ours and NNCF's, in turns.
+
+`python -m benchmarks.engines [--models wav2vec2 crdnn] [--settings 1x1 2x1 1x8] [--seconds 10] [--repeats 12]`
+
+Published sizes with random weights; a setting is threads x utterances in a batch. NNCF and OpenVINO come with
+`pip install 'speech-qat[peers]'`. With one thread, what counts is processor time; with two, the clock.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from benchmarks.common import PUBLISHED, calibrate_on_noise_, mini, noise, published
+from benchmarks.integer_vs_float import SHIPPED
+from benchmarks.peers_openvino import quantize
+from benchmarks.peers_speed import PeerWorker
+from benchmarks.result_file import save, table
+from qat.layer_recipe import Target
+from qat.layers.swap import weighted_layers
+from qat.models.ctc import CTCModule
+from qat.recipe import Recipe
+from qat.runtime.export import export_onnx
+from qat.runtime.formats import EngineName, FileFormat, Precision
+from qat.runtime.latency import write_signals
+from qat.system.hardware import idle_cores
+
+SHORTEST_SHARE = 0.7  # of the longest utterance of a batch
+
+
+@dataclass(frozen=True)
+class Side:
+    """A file on an engine.
+
+    Args:
+        name: of the row.
+        precision: of the file.
+        file_format: of the file.
+        engine: that runs it.
+        target: of the recipe.
+        nncf: quantized by NNCF from the float file.
+    """
+
+    name: str
+    precision: Precision
+    file_format: FileFormat
+    engine: EngineName
+    target: Target = "onnxruntime"
+    nncf: bool = False
+
+
+SIDES = (
+    Side("float", "float", "qdq", "onnxruntime"),
+    Side("float", "float", "qdq", "openvino"),
+    Side("NNCF int8", "float", "qdq", "openvino", nncf=True),
+    Side("ours, standard operators", "integer", "qdq", "openvino"),
+    Side("ours, standard operators, target openvino", "integer", "qdq", "openvino", "openvino"),
+    Side("ours, standard operators", "integer", "qdq", "onnxruntime"),
+    Side("ours", "integer", "onnxruntime", "onnxruntime"),
+)
+
+
+def build(name: str, target: Target) -> CTCModule:
+    """A quantized model of published size, or a mini one, its ranges from noise."""
+    recipe = Recipe.from_dict({"preset": "benchmark", "target": target})
+    module = (published if name in PUBLISHED else mini)(name.removeprefix("mini_"), recipe)
+    calibrate_on_noise_(module.eval())
+    return module
+
+
+def write_files(name: str, folder: Path) -> dict[Side, Path]:
+    """The file of each side."""
+    files: dict[Side, Path] = {}
+    for target in dict.fromkeys(side.target for side in SIDES):
+        module = build(name, target)
+        for number, side in enumerate(SIDES):
+            path = folder / f"{number}.onnx"
+            if side.target == target and not side.nncf:
+                files[side] = export_onnx(module, path, side.precision, file_format=side.file_format).path
+        layers = [layer for layer, _ in weighted_layers(module)]
+    base = files[SIDES[0]]
+    signals = [noise(1, 3.0, seed=seed)[0].numpy() for seed in (1, 2)]
+    for side in SIDES:
+        if side.nncf:
+            files[side] = quantize(base, signals, layers, name.endswith("wav2vec2"), folder / "nncf")
+    return files
+
+
+def utterances(seconds: float, batch: int) -> tuple[Any, Any]:
+    """Zero-padded noise `(B, S)` and lengths `(B,)`, evenly from the shortest to the longest."""
+    signal = noise(batch, seconds).numpy()
+    shares = np.linspace(1.0, SHORTEST_SHARE if batch > 1 else 1.0, batch)
+    lengths = (shares * signal.shape[1]).astype(np.int64)
+    signal[np.arange(signal.shape[1]) >= lengths[:, None]] = 0.0
+    return signal, lengths
+
+
+def time_sides(
+    files: dict[Side, Path], threads: int, batch: int, options: argparse.Namespace, folder: Path
+) -> list[dict[str, float]]:
+    """Median milliseconds of each side, and how many times as fast as the first it is; they take turns."""
+    signal, lengths = utterances(options.seconds, batch)
+    store = write_signals(folder, [signal, lengths])
+    clock = "seconds" if threads == 1 else "wall_s"
+    with ExitStack() as stack:
+        cores = idle_cores(threads)
+        workers = [
+            stack.enter_context(PeerWorker(path, side.engine, store, cores, threads))
+            for side, path in files.items()
+        ]
+        for worker in workers:
+            worker.ask(batch=True)
+        rounds = [
+            [worker.ask(batch=True)[clock] for worker in workers] for _ in range(repeats_of(options, batch))
+        ]
+    return [
+        {
+            "ms": 1000.0 * median(times[index] for times in rounds),
+            "ratio": median(times[0] / times[index] for times in rounds),
+        }
+        for index in range(len(workers))
+    ]
+
+
+def repeats_of(options: argparse.Namespace, batch: int) -> int:
+    """Timed runs: fewer of a batch, which is longer."""
+    return options.repeats if batch == 1 else max(options.repeats // 3, 1)
+
+
+def measure(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Rows of a model."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        files = write_files(name, Path(folder))
+        for setting in options.settings:
+            threads, batch = map(int, setting.split("x"))
+            found = time_sides(files, threads, batch, options, Path(folder))
+            for side, values in zip(files, found, strict=True):
+                where = {"model": name, "threads": threads, "batch": batch, "file": side.name}
+                rows.append({**where, "engine": side.engine, "audio_s": options.seconds, **values})
+                print(rows[-1], flush=True)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    minis = [name for name in SHIPPED if not name.endswith("static")]
+    parser.add_argument("--models", nargs="+", choices=[*PUBLISHED, *minis], default=list(PUBLISHED))
+    parser.add_argument("--settings", nargs="+", default=["1x1", "2x1", "1x8"], metavar="THREADSxBATCH")
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--repeats", type=int, default=12)
+    parser.add_argument("--name", default="engines", help="stem of the result file")
+    options = parser.parse_args()
+    rows = [row for name in options.models for row in measure(name, options)]
+    print(table(rows, list(rows[0])))
+    print(f"saved {save(options.name, rows)}")
+
+
+if __name__ == "__main__":
+    main()
