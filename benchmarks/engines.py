@@ -33,6 +33,7 @@ from qat.runtime.latency import write_signals
 from qat.system.hardware import idle_cores
 
 SHORTEST_SHARE = 0.7  # of the longest utterance of a batch
+WARMUP = 3  # ONNX Runtime plans its memory in the second run of a length
 
 
 @dataclass(frozen=True)
@@ -115,11 +116,10 @@ def time_sides(
             stack.enter_context(PeerWorker(path, side.engine, store, cores, threads))
             for side, path in files.items()
         ]
-        for worker in workers:
+        for worker in workers * WARMUP:
             worker.ask(batch=True)
-        rounds = [
-            [worker.ask(batch=True)[clock] for worker in workers] for _ in range(repeats_of(options, batch))
-        ]
+        repeats = options.repeats if batch == 1 else max(options.repeats // 3, 1)
+        rounds = [[worker.ask(batch=True)[clock] for worker in workers] for _ in range(repeats)]
     return [
         {
             "ms": 1000.0 * median(times[index] for times in rounds),
@@ -127,11 +127,6 @@ def time_sides(
         }
         for index in range(len(workers))
     ]
-
-
-def repeats_of(options: argparse.Namespace, batch: int) -> int:
-    """Timed runs: fewer of a batch, which is longer."""
-    return options.repeats if batch == 1 else max(options.repeats // 3, 1)
 
 
 def measure(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:

@@ -47,6 +47,21 @@ def integer_rows(results: list[Row]) -> Iterator[Row]:
         }
 
 
+def engine_rows(results: list[Row]) -> Iterator[Row]:
+    """One model on several engines, beside the float file on ONNX Runtime."""
+    names = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
+    for row in results:
+        yield {
+            "model": row["model"],
+            "threads": row["threads"],
+            "batch": row["batch"],
+            "file": row["file"],
+            "engine": names[row["engine"]],
+            "ms": milliseconds(row["ms"]),
+            "speed": f"{row['ratio']:.2f}x",
+        }
+
+
 def step_rows(results: list[Row]) -> Iterator[Row]:
     """Fine-tuning step beside float step."""
     plain = {row["model"]: row["step_ms"] for row in results if row["method"] == "off"}
@@ -228,6 +243,7 @@ SECTIONS = {
     "beams": beam_rows,
     "attention": attention_rows,
     "search_equality": equality_rows,
+    "engines": engine_rows,
     "integer_vs_float": integer_rows,
     "integer_vs_float_avx2": integer_rows,
     "qat_step": step_rows,
