@@ -12,6 +12,8 @@ from qat.layers.swap import quant_layers, quantizers
 from qat.layers.weight_norm import strip_weight_norm
 from qat.system.errors import UserError
 
+EXTRA_STATE = "_extra_state"  # of any size, such as a tokenizer
+
 
 def set_enabled_(model: nn.Module, enabled: bool) -> None:
     """Switch every quantizer on or off; off computes exactly the plain float model.
@@ -97,7 +99,7 @@ def load_float_state_(model: nn.Module, state_dict: dict[str, Tensor]) -> None:
             else f"the weights do not fit the model: {unexpected[0]!r} is not in the model"
         )
     for key, value in stripped.items():
-        if value.shape != ours[key].shape:
+        if value.shape != ours[key].shape and not key.endswith(EXTRA_STATE):
             raise UserError(
                 f"the weights do not fit the model: {key!r} has shape {tuple(value.shape)}, "
                 f"and the model's is {tuple(ours[key].shape)}"

@@ -240,13 +240,16 @@ class AttentionModule(FilterbankModule):
 
     def posteriors(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Logits of the frames, then of the tokens and the language model under teacher forcing; see `CTCModule`."""
-        states = self.states(batch.signal, batch.lengths)
-        inputs, _, _ = self.targets(batch.texts)
-        parts = [states.logits[:, : int(states.frames[0])], self.forced(states, inputs)]
-        if self.lm is not None:
-            parts.append(language_model_logits(self.lm, inputs))
+        parts = [logits[:, : int(valid[0])] for logits, valid in self.emissions(batch)]
         logits = torch.cat(parts, dim=1)
         return logits, torch.tensor([logits.shape[1]], device="cpu")
+
+    def emissions(self, batch: Batch) -> list[tuple[Tensor, Tensor]]:
+        """Of the frames, and of the tokens and the language model under teacher forcing; see `CTCModule`."""
+        states = self.states(batch.signal, batch.lengths)
+        inputs, _, counts = self.targets(batch.texts)
+        found = [(states.logits, states.frames), (self.forced(states, inputs), counts)]
+        return found if self.lm is None else [*found, (language_model_logits(self.lm, inputs), counts)]
 
     def guide_loss(self, attention: Tensor, states: States, texts: Sequence[str]) -> Tensor:
         """How far the attention lies beside the guide's alignment."""

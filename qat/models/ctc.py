@@ -136,6 +136,10 @@ class CTCModule(RecipeModule):
         logits, frames = self(batch.signal, batch.lengths)
         return logits, frames
 
+    def emissions(self, batch: Batch) -> list[tuple[Tensor, Tensor]]:
+        """What every head emits on a batch of any size: logits `(B, T, V)`, and how many are valid `(B,)`."""
+        return [self(batch.signal, batch.lengths)]
+
     def transcript_loss(self, batch: Batch) -> Tensor:
         """The CTC loss alone."""
         logits, frames = self(batch.signal, batch.lengths)

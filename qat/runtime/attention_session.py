@@ -59,13 +59,17 @@ class AttentionSession:
                 f"{self.path / TOKENIZER}: {len(self.tokenizer)} pieces, must be {self.manifest.vocabulary_size} "
                 "as the model's vocabulary; export the model again"
             )
-        self.encoder = open_engine(self.path / ENCODER, threads)
-        self.decoder_step = GraphDecoderStep(open_engine(self.path / DECODER, threads))
+        self.encoder = self.open(ENCODER)
+        self.decoder_step = GraphDecoderStep(self.open(DECODER))
         self.lm_step = None
         if has_language_model and self.settings.lm_weight and self.method != "ctc_greedy":
-            self.lm_step = GraphLanguageModelStep(open_engine(self.path / LANGUAGE_MODEL, threads))
+            self.lm_step = GraphLanguageModelStep(self.open(LANGUAGE_MODEL))
         self.search = search_of(self.method, self.settings, self.decoder_step, self.lm_step)
         self.times_ms: dict[str, float] = {}
+
+    def open(self, graph: str) -> Any:
+        """What runs a graph of the folder."""
+        return open_engine(self.path / graph, self.threads)
 
     def run(self, signal: NDArray[Any], lengths: NDArray[Any]) -> list[NDArray[Any]]:
         """Zero-padded `(B, S)` float32, `(B,)` int64 -> states, keys, values, logits `(B, T, ...)`, frames `(B,)`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 from torch import nn
@@ -118,6 +119,8 @@ class Unit:
 def units_of(module: RecipeModule, candidates: Sequence[Candidate]) -> list[Unit]:
     """The units of a float model, in traversal order, each with the candidates that recipe and exporter support.
 
+    What a model says must stay float does: what such a layer does to a search does not show in its posteriors.
+
     Args:
         module: not quantized.
         candidates: with float.
@@ -135,10 +138,19 @@ def units_of(module: RecipeModule, candidates: Sequence[Candidate]) -> list[Unit
         fitting = tuple(
             item
             for item in candidates
-            if item.is_float or all(supports(module, layer, layers[layer], item) for layer in together)
+            if item.is_float
+            or all(
+                supports(module, layer, layers[layer], item) and not is_kept(module, layer)
+                for layer in together
+            )
         )
         found.append(Unit(parent if len(together) > 1 else name, tuple(together), fitting))
     return found
+
+
+def is_kept(module: RecipeModule, layer: str) -> bool:
+    """Whether a model says that a layer must stay float."""
+    return any(fnmatchcase(layer, glob) for glob in module.kept_float)
 
 
 def supports(module: nn.Module, name: str, layer: nn.Module, candidate: Candidate) -> bool:

@@ -15,6 +15,8 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from qat.evaluation.graphs import graphs_of
+from qat.runtime.attention_session import AttentionSession
 from qat.runtime.graph import owner_of
 from qat.runtime.session import PROVIDER, session_options
 
@@ -38,17 +40,17 @@ class Costs:
 
 
 def constant_bytes(path: Path, layers: Sequence[str]) -> dict[str, int]:
-    """Layer -> bytes of its constants in a file; one without a layer's name belongs to the node that reads it."""
-    graph = onnx.load(str(path)).graph
-    readers: dict[str, str] = {}
-    for node in graph.node:
-        for name in node.input:
-            readers[name] = readers.get(name) or owner_of(node.name, layers)
+    """Layer -> bytes of its constants in a file or folder; one without a layer's name is of the node that reads it."""
     found: dict[str, int] = {}
-    for item in graph.initializer:
-        size = len(item.raw_data) or numpy_helper.to_array(item).nbytes
-        owner = owner_of(item.name, layers) or readers.get(item.name, REST)
-        found[owner] = found.get(owner, 0) + size
+    for file in graphs_of(path):
+        graph, readers = onnx.load(str(file)).graph, dict[str, str]()
+        for node in graph.node:
+            for name in node.input:
+                readers[name] = readers.get(name) or owner_of(node.name, layers)
+        for item in graph.initializer:
+            size = len(item.raw_data) or numpy_helper.to_array(item).nbytes
+            owner = owner_of(item.name, layers) or readers.get(item.name, REST)
+            found[owner] = found.get(owner, 0) + size
     return found
 
 
@@ -73,21 +75,86 @@ class Profiled:
     """
 
     def __init__(self, path: Path, folder: Path, threads: int) -> None:
-        options = session_options(threads)
-        options.enable_profiling, options.profile_file_prefix = True, str(folder / path.stem)
-        self.engine = ort.InferenceSession(str(path), options, providers=[PROVIDER])
+        self.engine = profiled_engine(path, folder / path.stem, threads)
 
-    def run(self, signal: NDArray[Any]) -> None:
+    def run_signal(self, signal: NDArray[Any]) -> None:
         """Read one signal `(S,)`."""
         inputs = {"signal": signal[None], "lengths": np.array([signal.size], dtype=np.int64)}
         self.engine.run(None, inputs)
 
     def runs(self) -> list[list[dict[str, Any]]]:
         """The events of each run, in order; ends the profile."""
-        path = Path(self.engine.end_profiling())
-        events = json.loads(path.read_text())
-        path.unlink()
-        return split_runs(events)
+        return runs_of(self.engine)
+
+
+class ProfiledFolder(AttentionSession):
+    """An exported folder whose nodes are timed, as its own search runs them.
+
+    Args:
+        path: of the folder.
+        folder: for what the profiler writes.
+        threads: of the engine.
+    """
+
+    def __init__(self, path: Path, folder: Path, threads: int) -> None:
+        self.folder, self.engines = folder, list[CountedEngine]()
+        self.counts: list[list[int]] = []  # runs of each engine up to the end of each signal
+        super().__init__(path, threads)
+
+    def open(self, graph: str) -> CountedEngine:
+        """See `AttentionSession`."""
+        prefix = self.folder / f"{self.path.name}-{Path(graph).stem}"
+        self.engines.append(CountedEngine(profiled_engine(self.path / graph, prefix, self.threads)))
+        return self.engines[-1]
+
+    def run_signal(self, signal: NDArray[Any]) -> None:
+        """Read one signal `(S,)`."""
+        self.transcribe(signal)
+        self.counts.append([engine.count for engine in self.engines])
+
+    def runs(self) -> list[list[dict[str, Any]]]:
+        """The events of each signal, of all graphs; ends the profiles."""
+        of_engines, found = [runs_of(engine.engine) for engine in self.engines], []
+        first = [0] * len(self.engines)
+        for last in self.counts:
+            parts = [runs[i:j] for runs, i, j in zip(of_engines, first, last, strict=True)]
+            found.append([event for runs in parts for run in runs for event in run])
+            first = last
+        return found
+
+
+class CountedEngine:
+    """An engine that counts its runs.
+
+    Args:
+        engine: of one graph.
+    """
+
+    def __init__(self, engine: ort.InferenceSession) -> None:
+        self.engine, self.count = engine, 0
+
+    def run(self, *arguments: Any) -> Any:
+        """As the engine."""
+        self.count += 1
+        return self.engine.run(*arguments)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.engine, name)
+
+
+def profiled_engine(path: Path, prefix: Path, threads: int) -> ort.InferenceSession:
+    """An engine whose profile begins with `prefix`."""
+    options = session_options(threads)
+    options.enable_profiling, options.profile_file_prefix = True, str(prefix)
+    return ort.InferenceSession(str(path), options, providers=[PROVIDER])
+
+
+def runs_of(engine: ort.InferenceSession) -> list[list[dict[str, Any]]]:
+    """The events of each run of an engine, in order; ends its profile."""
+    path = Path(engine.end_profiling())
+    events = json.loads(path.read_text())
+    path.unlink()
+    return split_runs(events)
 
 
 def split_runs(events: Sequence[Mapping[str, Any]]) -> list[list[dict[str, Any]]]:
@@ -111,7 +178,7 @@ def profile(
     """Time the nodes of exported files, which take turns; of each layer's times for a signal the least counts.
 
     Args:
-        paths: kernel -> file.
+        paths: kernel -> file or folder.
         signals: samples `(S,)` each.
         layers: dotted names.
         threads: of the engine.
@@ -121,11 +188,14 @@ def profile(
         kernel -> costs, without bytes.
     """
     with tempfile.TemporaryDirectory() as folder:
-        engines = {name: Profiled(path, Path(folder), threads) for name, path in paths.items()}
+        engines = {
+            name: (ProfiledFolder if path.is_dir() else Profiled)(path, Path(folder), threads)
+            for name, path in paths.items()
+        }
         for _ in range(repeats + 1):
             for signal in signals:
                 for engine in engines.values():
-                    engine.run(signal)
+                    engine.run_signal(signal)
         runs = {name: [node_times(run, layers) for run in engine.runs()] for name, engine in engines.items()}
     return {
         name: Costs(least_times(mine, len(signals)), unrest=unrest_of(mine, len(signals)))

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from qat.runtime.export import export_onnx
+from qat.runtime.attention_export import export
 from qat.search.candidates import Candidate, all_candidates
 from qat.search.cost import Costs, constant_bytes, profile
 from qat.search.models import enable_alone_, uniform
@@ -42,9 +42,9 @@ def costs_of(kernels: Mapping[str, Candidate], work: Workbench) -> dict[str, Cos
     """Export the model on each kernel, time the files in turns and count their bytes: kernel -> costs."""
     files: dict[str, Path] = {}
     for name, candidate in kernels.items():
-        files[name] = work.folder / f"{name.replace(' ', '_')}.onnx"
         module = work.module if candidate.is_float else work.quantized(uniform(work.units, candidate))
-        export_onnx(module, files[name], "float" if candidate.is_float else "integer")
+        place = work.folder / name.replace(" ", "_")
+        files[name] = export(module, place, "float" if candidate.is_float else "integer").path
     found = profile(files, work.signals, work.layers, work.options.threads)
     for name, path in files.items():
         found[name].bytes = constant_bytes(path, work.layers)

@@ -12,8 +12,8 @@ from qat.decoding.windows import WINDOW_S, WindowedRecogniser
 from qat.evaluation.error_rates import UtteranceErrors, count_utterances, error_fields
 from qat.evaluation.parity import signal_of
 from qat.models.ctc import CTCModule
-from qat.runtime.export import export_onnx
-from qat.runtime.session import Session
+from qat.runtime.attention_export import export
+from qat.runtime.attention_session import open_session
 from qat.search.choice import Solution, solve
 from qat.search.measure import say
 from qat.search.sensitivity import loss_of
@@ -92,7 +92,7 @@ class Prover:
     def transcribe(self, path: Path) -> list[UtteranceErrors]:
         """What a file makes of dev."""
         data, utterances = self.work.data, self.work.data.utterances("dev")
-        recogniser = WindowedRecogniser(Session(path, self.work.options.threads), WINDOW_S)
+        recogniser = WindowedRecogniser(open_session(path, self.work.options.threads), WINDOW_S)
         texts = [recogniser.transcribe(signal_of(batch)) for batch in data.loader(utterances)]
         return count_utterances(
             [item.id for item in utterances],
@@ -101,13 +101,13 @@ class Prover:
             [item.duration_s for item in utterances],
         )
 
-    def __call__(self, module: CTCModule, path: Path) -> Proof:
-        """Export a quantized model to `path` and compare it."""
-        return on_first_rank(lambda: self.compare(module, path))
+    def __call__(self, module: CTCModule, place: Path) -> Proof:
+        """Export a quantized model and compare it."""
+        return on_first_rank(lambda: self.compare(module, place))
 
-    def compare(self, module: CTCModule, path: Path) -> Proof:
+    def compare(self, module: CTCModule, place: Path) -> Proof:
         """As a call, on this rank alone."""
-        export_onnx(module, path, "integer")
+        path = export(module, place, "integer").path
         seed = self.work.options.seed
         found = error_fields(self.transcribe(path), seed, self.baseline)
         return Proof(found["wer"], error_fields(self.baseline, seed)["wer"], found["delta_wer_vs_float"])
@@ -174,7 +174,7 @@ def within_limit(work: Workbench) -> Verified:
     return verified(work, solution)
 
 
-def prove(work: Workbench, prover: Prover, path: Path) -> tuple[Verified, Proof, list[dict[str, Any]]]:
+def prove(work: Workbench, prover: Prover, place: Path) -> tuple[Verified, Proof, list[dict[str, Any]]]:
     """The recipe that holds, what dev says of it, and all rounds.
 
     Raises:
@@ -182,13 +182,13 @@ def prove(work: Workbench, prover: Prover, path: Path) -> tuple[Verified, Proof,
     """
     if work.options.budget != "max_loss":
         found = within_limit(work)
-        return found, prover(found.module, path), []
+        return found, prover(found.module, place), []
     budget, rounds = work.options.limit or FIRST_BUDGET, list[dict[str, Any]]()
     for _ in range(ROUNDS):
         within = within_loss(work, budget)
         if within is None:
             break
-        proof = prover(within.module, path)
+        proof = prover(within.module, place)
         rounds.append({"budget": budget, "loss": within.loss, **vars(proof)})
         say(f"budget {budget:.2g}: {proof}")
         if not proof.shows_loss:

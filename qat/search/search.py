@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.base import SpeechDataModule
+from qat.evaluation.graphs import size_mb
 from qat.models.ctc import CTCModule
 from qat.models.float_start import find_start
 from qat.models.loading import load_float, load_module
 from qat.runs import PARETO_FILE, RECIPE_FILE, sha256_of_checkpoint
-from qat.runtime.export import export_onnx
+from qat.runtime.attention_export import export
 from qat.runtime.latency import measure_latency
 from qat.search.candidates import all_candidates
 from qat.search.choice import Solution, pareto, sum_of
@@ -37,7 +38,7 @@ def float_of(checkpoint: Path, config: dict[str, Any]) -> tuple[CTCModule, Path]
     """The float model that a search begins from, and its file: a quantized run's float start.
 
     Raises:
-        UserError: the run is quantized and its float start is gone, or the model's posteriors are no frames' labels.
+        UserError: the run is quantized and its float start is gone.
     """
     module, source = load_module(checkpoint), checkpoint
     if module.recipe.active:
@@ -48,11 +49,6 @@ def float_of(checkpoint: Path, config: dict[str, Any]) -> tuple[CTCModule, Path]
             )
         print(f"search: begins from the float start {start}", flush=True)
         module, source = load_float(start), start
-    if hasattr(module, "decoder"):
-        raise UserError(
-            f"{source}: must be a model that emits a label per frame (CRDNN, Wav2Vec2); a search of recipes for "
-            f"{type(module).__name__} is not there yet, take a preset"
-        )
     return module, source
 
 
@@ -87,9 +83,10 @@ def search(
         for measured in (measure_costs, unrest_line, measure_losses):
             if line := measured(work):
                 say(line)
-        float_file, file = work.folder / "reference.onnx", work.folder / "chosen.onnx"
-        on_first_rank(lambda: export_onnx(module, float_file, "float"))
-        found, proof, rounds = prove(work, Prover(work, float_file), file)
+        place = work.folder / "chosen"
+        float_file = on_first_rank(lambda: export(module, work.folder / "reference", "float").path)
+        found, proof, rounds = prove(work, Prover(work, float_file), place)
+        file = float_file.with_name(float_file.name.replace("reference", place.name))
         latency = on_first_rank(
             lambda: measure_latency(float_file, file, work.signals, options.threads, repeats=TIMED)
         )
@@ -129,7 +126,7 @@ def result_of(work: Workbench, found: Verified, proof: Proof, file: Path) -> dic
         "loss_summed": solution.loss,
         "ms_expected": solution.ms + rest_ms,
         "bytes_expected": solution.bytes + rest_bytes,
-        "size_mb": file.stat().st_size / 1e6,
+        "size_mb": size_mb(file),
         "dev": vars(proof),
         "dev_words": str(proof),
         "calibration_utterances": len(work.calibrating),

@@ -1,4 +1,4 @@
-"""How far the posteriors of a quantized model are from the float model's, frame by frame."""
+"""How far a quantized model's posteriors, of frames and of a decoder's tokens, are from the float model's."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class Reference:
 
     Args:
         batches: the utterances.
-        posteriors: logarithms, `(B, T, V)` of each batch.
-        frames: in all.
+        posteriors: logarithms, `(B, T, V)` of each head on each batch.
+        count: of the valid ones in all.
     """
 
     batches: Sequence[Batch]
-    posteriors: Sequence[Tensor]
-    frames: int
+    posteriors: Sequence[Sequence[Tensor]]
+    count: int
 
 
 @torch.no_grad()
@@ -39,15 +39,15 @@ def reference_of(module: CTCModule, data: SpeechDataModule, utterances: Sequence
     by_length = sorted(utterances, key=lambda item: item.duration_s)
     batches, posteriors, count = list(data.loader(by_length, BATCH)), [], 0
     for batch in batches:
-        logits, frames = module(batch.signal, batch.lengths)
-        posteriors.append(F.log_softmax(logits.float(), -1))
-        count += int(frames.sum())
+        emitted = module.emissions(batch)
+        posteriors.append([F.log_softmax(logits.float(), -1) for logits, _ in emitted])
+        count += sum(int(valid.sum()) for _, valid in emitted)
     return Reference(batches, posteriors, count)
 
 
 @torch.no_grad()
 def loss_of(module: CTCModule, reference: Reference) -> float:
-    """Mean over the frames of KL(float posteriors || those of `module`), nats per frame.
+    """Mean over frames and tokens of KL(float posteriors || those of `module`), in nats.
 
     Args:
         module: in eval mode.
@@ -55,7 +55,7 @@ def loss_of(module: CTCModule, reference: Reference) -> float:
     """
     total = 0.0
     for batch, posteriors in zip(reference.batches, reference.posteriors, strict=True):
-        logits, frames = module(batch.signal, batch.lengths)
-        mean = frame_divergence(posteriors, logits, frames, labels=torch.ones_like(frames))
-        total += float(mean) * len(frames)
-    return total / reference.frames
+        for theirs, (logits, valid) in zip(posteriors, module.emissions(batch), strict=True):
+            mean = frame_divergence(theirs, logits, valid, labels=torch.ones_like(valid))
+            total += float(mean) * len(valid)
+    return total / reference.count

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from qat.layers.swap import quant_layers, weighted_layers
 from qat.recipe import Recipe
 from qat.search.candidates import FLOAT, Candidate, Unit, all_candidates, units_of
 from tests.conftest import build
+from tests.models.attention_models import attention_model
 
 
 def units(kind: str) -> dict[str, Unit]:
@@ -47,3 +50,12 @@ def test_a_model_takes_every_candidate_it_is_offered(kind: str) -> None:
 def test_fewer_bits_share_the_kernel_they_are_unpacked_for() -> None:
     kernels = {item.kernel for item in all_candidates([8, 4, 3, 2])}
     assert kernels == {"float", "static 8", "static 4", "frame 8", "alone 8"}
+
+
+def test_what_an_attention_model_keeps_in_float_is_offered_nothing_else(tmp_path: Path) -> None:
+    found = {unit.name: unit for unit in units_of(attention_model(tmp_path), all_candidates([8, 4]))}
+    for name in ("conv_loc", "mlp_loc", "mlp_attn"):
+        assert found[f"decoder.attn.{name}"].candidates == (FLOAT,)
+    assert found["decoder.attn"].layers == ("decoder.attn.mlp_enc", "decoder.attn.mlp_out")
+    for name in ("decoder.attn", "decoder.attn.mlp_dec", "decoder.rnn.rnn_cells.0", "seq_lin.w", "lm.out.w"):
+        assert Candidate(8, "static") in found[name].candidates, name

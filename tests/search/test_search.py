@@ -56,7 +56,7 @@ def test_a_search_writes_a_recipe_and_a_second_one_reads_its_measurements(
     assert (tmp_path / "out" / "pareto.png").is_file()
 
     monkeypatch.setattr(measure, "loss_of", None)  # whoever calls it fails
-    monkeypatch.setattr(measure, "export_onnx", None)
+    monkeypatch.setattr(measure, "export", None)
     search.search(tmp_path / "float.ckpt", tmp_path / "out", build_data(config), config, options)
     again = json.loads((tmp_path / "out" / "search.json").read_text())
     assert again["losses"] == found["losses"] and again["costs"] == found["costs"]
@@ -73,8 +73,17 @@ def test_a_quantized_run_is_searched_from_its_float_start(tmp_path: Path) -> Non
         search.float_of(tmp_path / "model.ckpt", {})
 
 
-def test_an_attention_model_is_refused(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_an_attention_model_is_searched(
+    tmp_path: Path, config: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure, "profile", profile_twice_as_fast)
     save_module(attention_model(tmp_path), tmp_path / "float.ckpt")
-    assert load_module(tmp_path / "float.ckpt")
-    with pytest.raises(UserError, match="AttentionModule is not there yet, take a preset"):
-        search.float_of(tmp_path / "float.ckpt", {})
+    options = SearchOptions(**{**vars(OPTIONS), "max_loss": 10.0})
+    path = search.search(tmp_path / "float.ckpt", tmp_path / "out", build_data(config), config, options)
+    recipe = Recipe.from_dict(yaml.safe_load(path.read_text()))
+    bits = {rule.match: rule.weight_bits for rule in recipe.rules if rule.quantize is not False}
+    assert 8 in bits.values() and "decoder.attn.mlp_attn" not in bits
+    result = json.loads((tmp_path / "out" / "search.json").read_text())["result"]
+    assert result["latency"]["speedup"] > 0 and result["loss"] > 0
+    assert load_module(tmp_path / "float.ckpt").recipe != recipe
