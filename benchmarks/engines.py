@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -91,7 +93,7 @@ def write_files(name: str, folder: Path) -> dict[Side, Path]:
     for side in SIDES:
         if side.nncf:
             files[side] = quantize(base, signals, layers, name.endswith("wav2vec2"), folder / "nncf")
-    return files
+    return {side: files[side] for side in SIDES}
 
 
 def utterances(seconds: float, batch: int) -> tuple[Any, Any]:
@@ -129,9 +131,8 @@ def time_sides(
     ]
 
 
-def measure(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Rows of a model."""
-    rows = []
+def measure(name: str, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Rows of a model, as they come."""
     with tempfile.TemporaryDirectory() as folder:
         files = write_files(name, Path(folder))
         for setting in options.settings:
@@ -139,9 +140,7 @@ def measure(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
             found = time_sides(files, threads, batch, options, Path(folder))
             for side, values in zip(files, found, strict=True):
                 where = {"model": name, "threads": threads, "batch": batch, "file": side.name}
-                rows.append({**where, "engine": side.engine, "audio_s": options.seconds, **values})
-                print(rows[-1], flush=True)
-    return rows
+                yield {**where, "engine": side.engine, "audio_s": options.seconds, **values}
 
 
 def main() -> None:
@@ -155,9 +154,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=12)
     parser.add_argument("--name", default="engines", help="stem of the result file")
     options = parser.parse_args()
-    rows = [row for name in options.models for row in measure(name, options)]
-    print(table(rows, list(rows[0])))
-    print(f"saved {save(options.name, rows)}")
+    rows: list[dict[str, Any]] = []
+    for row in chain.from_iterable(measure(name, options) for name in options.models):
+        rows.append(row)
+        print(f"{table([row], list(row))}\nsaved {save(options.name, rows)}", flush=True)
 
 
 if __name__ == "__main__":

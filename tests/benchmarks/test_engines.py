@@ -23,6 +23,6 @@ def test_every_side_is_timed_in_every_setting(monkeypatch: pytest.MonkeyPatch) -
     sides = (SIDES[0], SIDES[-1])
     monkeypatch.setattr(engines, "SIDES", sides)
     options: Any = argparse.Namespace(settings=["1x1", "1x2"], seconds=0.5, repeats=3)
-    rows = measure("mini_crdnn", options)
+    rows = list(measure("mini_crdnn", options))
     assert [(row["batch"], row["file"]) for row in rows] == [(n, side.name) for n in (1, 2) for side in sides]
     assert all(row["ms"] > 0 for row in rows) and rows[0]["ratio"] == rows[2]["ratio"] == 1.0
