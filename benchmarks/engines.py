@@ -3,7 +3,8 @@
 `python -m benchmarks.engines [--models wav2vec2 crdnn] [--settings 1x1 2x1 1x8] [--seconds 10] [--repeats 12]`
 
 Published sizes with random weights; a setting is threads x utterances in a batch. NNCF and OpenVINO come with
-`pip install 'speech-qat[peers]'`. With one thread, what counts is processor time; with two, the clock.
+`pip install 'speech-qat[peers]'`. With one thread, what counts is processor time; with two, the clock. All sides are
+in memory at once: a batch of 8 of wav2vec2-base needs more than 24 GB.
 """
 
 from __future__ import annotations
