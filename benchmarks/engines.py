@@ -21,15 +21,13 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import PUBLISHED, calibrate_on_noise_, mini, noise, published
-from benchmarks.integer_vs_float import SHIPPED
+from benchmarks.common import PUBLISHED, noise
+from benchmarks.integer_vs_float import SHIPPED, build
 from benchmarks.peers_openvino import quantize
 from benchmarks.peers_speed import PeerWorker
 from benchmarks.result_file import save, table
 from qat.layer_recipe import Target
 from qat.layers.swap import weighted_layers
-from qat.models.ctc import CTCModule
-from qat.recipe import Recipe
 from qat.runtime.export import export_onnx
 from qat.runtime.formats import EngineName, FileFormat, Precision
 from qat.runtime.latency import write_signals
@@ -71,19 +69,11 @@ SIDES = (
 )
 
 
-def build(name: str, target: Target) -> CTCModule:
-    """A quantized model of published size, or a mini one, its ranges from noise."""
-    recipe = Recipe.from_dict({"preset": "benchmark", "target": target})
-    module = (published if name in PUBLISHED else mini)(name.removeprefix("mini_"), recipe)
-    calibrate_on_noise_(module.eval())
-    return module
-
-
 def write_files(name: str, folder: Path) -> dict[Side, Path]:
     """The file of each side."""
     files: dict[Side, Path] = {}
     for target in dict.fromkeys(side.target for side in SIDES):
-        module = build(name, target)
+        module = build(name, target=target)
         for number, side in enumerate(SIDES):
             path = folder / f"{number}.onnx"
             if side.target == target and not side.nncf:
@@ -98,7 +88,7 @@ def write_files(name: str, folder: Path) -> dict[Side, Path]:
 
 
 def utterances(seconds: float, batch: int) -> tuple[Any, Any]:
-    """Zero-padded noise `(B, S)` and lengths `(B,)`, evenly from the shortest to the longest."""
+    """Zero-padded noise `(B, S)` and lengths `(B,)`, evenly down to the shortest."""
     signal = noise(batch, seconds).numpy()
     shares = np.linspace(1.0, SHORTEST_SHARE if batch > 1 else 1.0, batch)
     lengths = (shares * signal.shape[1]).astype(np.int64)

@@ -33,9 +33,14 @@ FILES: dict[str, tuple[Precision, FileFormat]] = {
 }
 
 
-def build(name: str, bits: int) -> CTCModule:
-    """A quantized model, its ranges from noise: one of `PUBLISHED`, or of a configuration with its rules."""
-    settings: dict[str, Any] = {"preset": "benchmark", "weight_bits": bits}
+def build(name: str, **fields: Any) -> CTCModule:
+    """A quantized model, its ranges from noise: one of `PUBLISHED`, or of a configuration with its rules.
+
+    Args:
+        name: of the model.
+        fields: of the recipe.
+    """
+    settings: dict[str, Any] = {"preset": "benchmark", **fields}
     if name in PUBLISHED:
         module = published(name, Recipe.from_dict(settings))
     else:
@@ -61,7 +66,7 @@ def compare(float_file: Path, integer_file: Path, options: argparse.Namespace) -
 
 def measure(name: str, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Export the files of one model and time them."""
-    module = build(name, options.weight_bits)
+    module = build(name, weight_bits=options.weight_bits)
     files = {
         kind: export_onnx(module, folder / f"{kind}.onnx", precision, file_format=file_format)
         for kind, (precision, file_format) in FILES.items()

@@ -86,7 +86,7 @@ def search(
         place = work.folder / "chosen"
         float_file = on_first_rank(lambda: export(module, work.folder / "reference", "float").path)
         found, proof, rounds = prove(work, Prover(work, float_file), place)
-        file = float_file.with_name(float_file.name.replace("reference", place.name))
+        file = place.with_suffix(float_file.suffix)
         latency = on_first_rank(
             lambda: measure_latency(float_file, file, work.signals, options.threads, repeats=TIMED)
         )

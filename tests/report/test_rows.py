@@ -134,3 +134,9 @@ def test_a_count_over_a_part_of_a_stream_is_a_note_and_no_number() -> None:
         "test_seen: 2 in the first 20000 utterances of the training stream"
     )
     assert rows[0].notes[-1] in report_markdown(rows)
+
+
+def test_a_row_says_why_a_runner_has_no_integer_nodes() -> None:
+    on_gpu = integer_measurement(nodes=Nodes({}, {}, {}), without_integers="provider cuda has none")
+    row = rows_of([float_measurement(), on_gpu], conditions())[1]
+    assert row.integer_nodes == 0 and "integer_nodes: provider cuda has none" in row.notes

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from qat.system import hardware
-from qat.system.hardware import cpu_has_vnni, idle_cores, idle_ticks, processor
+from qat.system.hardware import cpu_has_vnni, gpu, idle_cores, idle_ticks, processor
 
 
 def unreadable(*_: object, **__: object) -> str:
@@ -45,3 +45,12 @@ def test_the_idlest_cores_of_this_process_are_chosen(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(os, "sched_setaffinity", lambda *_: None, raising=False)
     assert idle_cores(2, watch_s=0.0) == [1, 2]
     assert idle_cores(4) is None
+
+
+def test_a_gpu_has_the_name_that_its_driver_gives(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert gpu() == "GPU"
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho NVIDIA H200\necho NVIDIA H100\n")
+    tool.chmod(0o755)
+    assert gpu() == "NVIDIA H200"
