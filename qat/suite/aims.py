@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from qat.evaluation.significance import Difference
@@ -13,11 +13,15 @@ from qat.suite.view import View
 
 SIGNIFICANT = 0.05
 WORDS = {True: "yes", False: "**no**", None: "not measured"}
-PICKED_ON_TEST = (
-    "Where an aim has several variants, the best one counts (in bold). It was picked on {split} itself, the test set "
-    "that the aim is judged on: dev error rates of these rows are not stored, so there was nothing else to pick on. "
-    "Such an aim is judged too kindly; the single rows below are not affected."
+PICKED_ON_DEV = (
+    "Where an aim has several variants, the one with the lowest error rate on dev counts (in bold)."
 )
+PICKED_ON_TEST = (
+    "Where an aim has several variants, the one with the lowest error rate on dev counts (in bold), where "
+    "that is stored for all of them. Marked * it was picked on {split} itself, the test set that the aim is judged on: "
+    "there was nothing else to pick on. Such an aim is judged too kindly; the single rows below are not affected."
+)
+ON_TEST = " \\*"  # marks an aim
 
 
 @dataclass(frozen=True)
@@ -27,12 +31,19 @@ class Judgement:
     Attributes:
         measured: in words; empty where nothing was measured.
         met: None where nothing was measured.
-        variants: measured rows among which the best was picked.
+        variants: measured rows among which one was picked.
+        on_dev: whether it was picked by error rates on dev.
     """
 
     measured: str = ""
     met: bool | None = None
     variants: int = 0
+    on_dev: bool = False
+
+    @property
+    def is_picked_on_test(self) -> bool:
+        """Whether it is judged on what it was picked by."""
+        return self.variants > 1 and not self.on_dev
 
 
 def acceptance(view: View) -> str:
@@ -42,10 +53,15 @@ def acceptance(view: View) -> str:
         for aim in view.suite.aims
         for model in aim.models or view.suite.configs
     ]
-    lines = [[aim.text, model, found.measured, WORDS[found.met]] for aim, model, found in judged]
+    lines = [
+        [aim.text, model, found.measured, WORDS[found.met] + ON_TEST * found.is_picked_on_test]
+        for aim, model, found in judged
+    ]
     text = markdown_lines(["aim", "model", "measured", "met"], lines)
-    if any(found.variants > 1 for _, _, found in judged):
+    if any(found.is_picked_on_test for _, _, found in judged):
         text += f"\n{PICKED_ON_TEST.format(split=view.splits[0])}\n"
+    elif any(found.variants > 1 for _, _, found in judged):
+        text += f"\n{PICKED_ON_DEV}\n"
     reasons = [
         f"- {aim.text} ({model}): {aim.missed[model].strip()}\n"
         for aim, model, found in judged
@@ -74,21 +90,29 @@ def differences(view: View, aim: Aim, model: str) -> dict[str, Difference]:
     }
 
 
+def dev_wers(view: View, model: str, names: Iterable[str]) -> dict[str, float]:
+    """Error rate on dev of each row, by which one is picked; empty where one is not stored."""
+    found = {name: view.dev_wer(f"{model}/{name}") for name in names}
+    return {} if None in found.values() else {name: wer for name, wer in found.items() if wer is not None}
+
+
 def judge_insignificant(view: View, aim: Aim, model: str, gaps: Mapping[str, Difference]) -> Judgement:
     """Whether the best variant loses nothing significant to float."""
     texts = {name: f"{gap.mean:+.2f} ({p_text(gap.p_value)})" for name, gap in gaps.items()}
     holds = {name: gap.p_value >= SIGNIFICANT or gap.mean < 0 for name, gap in gaps.items()}
-    best = min(gaps, key=lambda name: (not holds[name], gaps[name].mean))
-    return Judgement(listed(view, model, texts, best), holds[best], len(gaps))
+    on_dev = dev_wers(view, model, gaps)
+    best = min(gaps, key=lambda name: on_dev[name] if on_dev else (not holds[name], gaps[name].mean))
+    return Judgement(listed(view, model, texts, best), holds[best], len(gaps), bool(on_dev))
 
 
 def judge_relative(view: View, aim: Aim, model: str, gaps: Mapping[str, Difference]) -> Judgement:
     """Whether the best variant loses at most the limit, as a share of the float error rate."""
     shares = {name: relative_loss(view, f"{model}/{name}") for name in gaps}
-    best = min(shares, key=lambda name: shares[name])
+    on_dev = dev_wers(view, model, gaps)
+    best = min(shares, key=(on_dev or shares).__getitem__)
     texts = {name: f"{100 * value:+.1f} %" for name, value in shares.items()}
     titled = {name: f"{view.suite.row(f'{model}/{name}').title} {text}" for name, text in texts.items()}
-    return Judgement(emphasised(titled, best), shares[best] <= aim.limit, len(shares))
+    return Judgement(emphasised(titled, best), shares[best] <= aim.limit, len(shares), bool(on_dev))
 
 
 def judge_recovers(view: View, aim: Aim, model: str, gaps: Mapping[str, Difference]) -> Judgement:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -9,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from qat.report.row import Row, load_report, save_report
-from qat.runs import REPORT_FILE, UTTERANCES_FILE
+from qat.runs import METRICS_FILE, REPORT_FILE, UTTERANCES_FILE
 from qat.suite.jobs import Job
 from qat.suite.spec import FLOAT
 from qat.system.errors import UserError
 from qat.system.files import write_text
+
+DEV_WER = "val/wer"  # in a training log
 
 
 @dataclass
@@ -108,6 +111,8 @@ class Results:
             self.errors[base] = errors[FLOAT]
         self.errors[job.id] = errors[name]
         self.runs[job.id] = {"status": "done", "sha256": job.sha256, "minutes": round(minutes, 2)}
+        if (dev := dev_wer(job.folder / METRICS_FILE)) is not None:
+            self.runs[job.id]["dev_wer"] = round(dev, 4)
         return mine
 
     def fail(self, job: Job, reason: str, minutes: float) -> None:
@@ -118,3 +123,12 @@ class Results:
             "error": reason,
             "minutes": round(minutes, 2),
         }
+
+
+def dev_wer(log: Path) -> float | None:
+    """The least dev error rate (percent) of a training log: that of the checkpoint kept; None without training."""
+    if not log.is_file():
+        return None
+    with log.open(newline="") as file:
+        found = [float(line[DEV_WER]) for line in csv.DictReader(file) if line.get(DEV_WER)]
+    return min(found, default=None)

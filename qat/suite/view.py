@@ -98,6 +98,12 @@ class View:
             seeds=len(counts),
         )
 
+    def dev_wer(self, row_id: str) -> float | None:
+        """The least error rate on dev that training showed, percent, mean over seeds; None where one has none."""
+        states = [self.results.runs.get(f"{row_id}/s{seed}", {}) for seed in self.suite.row(row_id).seeds]
+        found = [state["dev_wer"] for state in states if "dev_wer" in state]
+        return sum(found) / len(found) if found and len(found) == len(states) else None
+
     def failure(self, row_id: str) -> str:
         """Why a row is empty."""
         states = [state for key, state in self.results.runs.items() if key.rpartition("/")[0] == row_id]

@@ -45,8 +45,7 @@ def test_a_missed_aim_says_why_and_a_met_one_does_not(suite: Suite, results: Res
 def test_a_choice_among_variants_on_the_test_set_is_said_and_marked(suite: Suite, results: Results) -> None:
     several = Aim("x", ("w3a8", "w8a8"), "relative", 1.0)
     text = acceptance(View(replace(suite, aims=(several,)), results))
-    assert "| PTQ +500.0 %; **PTQ +0.0 %** | yes |" in text
-    assert "picked on test_seen itself" in text and "dev error rates of these rows are not stored" in text
+    assert "| PTQ +500.0 %; **PTQ +0.0 %** | yes \\* |" in text and "picked on test_seen itself" in text
     for single in (Aim("x", ("w8a8",), "relative", 1.0), Aim("x", ("ada", "w3a8"), "recovers", 0.6)):
         text = acceptance(View(replace(suite, aims=(single,)), results))
         assert "picked on" not in text and "**" not in text
@@ -57,3 +56,22 @@ def test_of_several_that_lose_nothing_significant_the_one_with_the_least_loss_is
 ) -> None:
     found = judge(View(suite, results), Aim("x", ("w3a8", "w8a8"), "insignificant"), "mine")
     assert found.measured == "PTQ +5.00 (p < 0.001); **PTQ +0.00 (p = 1.000)**" and found.variants == 2
+
+
+@pytest.mark.parametrize("kind", ["relative", "insignificant"])
+def test_of_several_the_one_that_dev_shows_best_counts(kind: str, suite: Suite, results: Results) -> None:
+    aim = Aim("x", ("w3a8", "w8a8"), kind, 1.0)
+    results.runs["mine/w3a8/s1"] = {"dev_wer": 10.0}
+    assert not judge(View(suite, results), aim, "mine").on_dev  # the other one's is not stored
+    results.runs["mine/w8a8/s1"] = {"dev_wer": 11.0}
+    found = judge(View(suite, results), aim, "mine")
+    assert found.on_dev and found.met is False and found.measured.startswith("**PTQ +5")
+    text = acceptance(View(replace(suite, aims=(aim,)), results))
+    assert "lowest error rate on dev counts (in bold).\n" in text and "\\*" not in text
+
+
+def test_the_error_rate_on_dev_is_the_mean_over_all_seeds(suite: Suite, results: Results) -> None:
+    results.runs["mine/qat/s1"] = {"dev_wer": 10.0}
+    assert View(suite, results).dev_wer("mine/qat") is None
+    results.runs["mine/qat/s2"] = {"dev_wer": 11.0}
+    assert View(suite, results).dev_wer("mine/qat") == 10.5

@@ -57,12 +57,18 @@ def test_a_finished_run_is_taken_over_with_the_float_row_of_the_first(
         job.folder.mkdir(parents=True)
         save_report(job.folder / "report.json", [float_row, replace(row, run=job.folder.name)])
         (job.folder / "utterances.json").write_text(json.dumps(texts))
+        (job.folder / "metrics.csv").write_text(
+            "step,train/loss,val/wer\n9,1.5,\n9,,12.5\n19,,11.5\n29,,12.0\n"
+        )
         assert [item.suite_row for item in results.add(job, 1.5)] == [job.row.id] and results.done(job)
     assert [item.suite_row for item in results.rows] == ["mine/float", "mine/w8a8", "mine/broken"]
     assert results.errors["mine/words"] == {"test_seen": [8, 8]}
     assert results.errors["mine/float"] == {"test_seen": [0, 1]} and results.errors["mine/w8a8/s1"] == {
         "test_seen": [1, 1]
     }
+    assert results.runs["mine/w8a8/s1"]["dev_wer"] == 11.5
+    (job.folder / "metrics.csv").unlink()
+    assert results.add(job, 1.5) and "dev_wer" not in results.runs[job.id]  # nothing was trained
     results.save()
     again = Results.load(tmp_path / "out", "mine")
     assert (again.rows, again.runs, again.errors) == (results.rows, results.runs, results.errors)
