@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 from qat.layers.base import QuantLayer
 from qat.layers.swap import weighted_layers
 
+FLOAT_BITS = 32
 ATTENTION = "attention"  # key of the products outside layers
 PRODUCTS = {
     torch.matmul,
@@ -48,6 +49,7 @@ def coverage(
     return {
         "weights": sum(weight_count(layer) for _, layer in layers if has_weight_bits(layer)) / max(total, 1),
         "macs": share,
+        "mean_weight_bits": sum(weight_bits(layer) * weight_count(layer) for _, layer in layers) / max(total, 1),
         "layers_quantized": len(names),
         "layers_total": len(layers),
         "skipped": [name for name, _ in layers if name not in names],
@@ -57,6 +59,11 @@ def coverage(
 def has_weight_bits(layer: nn.Module) -> bool:
     """Whether the weights of a layer are quantized."""
     return isinstance(layer, QuantLayer) and bool(layer.layer_recipe.weight_bits)
+
+
+def weight_bits(layer: nn.Module) -> int:
+    """Of each weight of a layer; 32 where they stay float."""
+    return (layer.layer_recipe.weight_bits if isinstance(layer, QuantLayer) else None) or FLOAT_BITS
 
 
 def computes_quantized(layer: nn.Module) -> bool:

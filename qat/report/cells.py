@@ -65,11 +65,12 @@ def p_text(p: float) -> str:
 
 
 def bits(row: Row) -> str:
-    """ "W4 A8"; float weights or activations say so."""
+    """ "W4 A8", "W2/4 (mean 2.04) A8"; float weights or activations say so."""
     weight, activation = row.weight_bits, row.activation_bits
     if weight is None and activation is None:
         return "float"
-    return f"W{weight or 'float'} A{activation or 'float'}"
+    mean = row.coverage.mean_weight_bits if row.coverage and "/" in str(weight) else None
+    return f"W{weight or 'float'}{f' (mean {mean:.2f})' if mean else ''} A{activation or 'float'}"
 
 
 def percentiles(row: Row, path: str) -> str:

@@ -54,6 +54,8 @@ def test_shares_leave_float_layers_and_attention_out() -> None:
     assert shares["macs"] == HAND["rnn"] / sum(HAND.values())
     assert (shares["layers_quantized"], shares["layers_total"]) == (1, 3)
     assert shares["skipped"] == ["conv", "head"]
+    bits = 8 * weights["rnn"] + 32 * (weights["conv"] + weights["head"])
+    assert shares["mean_weight_bits"] == bits / sum(weights.values())
     assert coverage(model)["macs"] is None
 
 

@@ -24,6 +24,10 @@ from qat.report.row import Row
 
 def test_bits_name_what_stays_float(row: Row) -> None:
     assert bits(replace(row, weight_bits="4/8")) == "W4/8 A8"
+    assert row.coverage is not None
+    mixed = replace(row, weight_bits="2/4", coverage=replace(row.coverage, mean_weight_bits=2.037))
+    assert bits(mixed) == "W2/4 (mean 2.04) A8"
+    assert bits(replace(mixed, weight_bits=2)) == "W2 A8"
     assert bits(replace(row, activation_bits=None)) == "W8 Afloat"
     assert bits(replace(row, activation_bits=None, weight_bits=None)) == "float"
 
