@@ -49,7 +49,8 @@ def coverage(
     return {
         "weights": sum(weight_count(layer) for _, layer in layers if has_weight_bits(layer)) / max(total, 1),
         "macs": share,
-        "mean_weight_bits": sum(weight_bits(layer) * weight_count(layer) for _, layer in layers) / max(total, 1),
+        "mean_weight_bits": sum(weight_bits(layer) * weight_count(layer) for _, layer in layers)
+        / max(total, 1),
         "layers_quantized": len(names),
         "layers_total": len(layers),
         "skipped": [name for name, _ in layers if name not in names],
