@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from qat.search import proof
-from qat.search.choice import Solution
+from qat.search.choice import Solution, solve
 from qat.search.options import SearchOptions
 from qat.search.proof import Proof, Verified, prove, within_loss
 from qat.search.workbench import Workbench
@@ -21,7 +21,7 @@ BAD = Proof(12.0, 10.0, {"mean": 2.0, "ci95": [1, 3], "p_value": 0.01})
 def saying(*answers: Proof) -> Any:
     """A prover that gives these answers in turn."""
     left = iter(answers)
-    return lambda module, path: next(left)
+    return lambda path: next(left)
 
 
 @pytest.fixture
@@ -35,6 +35,7 @@ def work(bench: Callable[..., Workbench], monkeypatch: pytest.MonkeyPatch) -> Wo
         return Verified(solution, work.module, 2 * solution.loss)
 
     monkeypatch.setattr(proof, "verified", whole)
+    monkeypatch.setattr(proof, "exported", lambda module, place: place)
     return work
 
 
@@ -81,6 +82,30 @@ def test_least_loss_within_a_latency_counts_what_belongs_to_no_layer(work: Workb
     assert found.solution.ms <= 2.0 * len(work.layers)
     work.options = SearchOptions(max_latency=4.0)
     with pytest.raises(UserError, match="no recipe is within"):
+        prove(work, saying(GOOD), work.folder / "x.onnx")
+
+
+def test_the_file_is_within_the_size_not_its_constants_alone(
+    work: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Solution] = []
+
+    def whole(work: Workbench, solution: Solution) -> Verified:
+        made.append(solution)
+        return Verified(solution, work.module, solution.loss)
+
+    of_all = sum(work.weights[layer] for layer in work.layers)
+    monkeypatch.setattr(proof, "verified", whole)
+    monkeypatch.setattr(proof, "size_mb", lambda path: (made[-1].bytes + work.rest[1] + 0.2 * of_all) / 1e6)
+    half = solve(work.prices(), "loss", {"bytes": 2 * of_all})
+    limit = half.bytes + work.rest[1] + 0.1 * of_all  # of which the constants alone would be a part
+    work.options = SearchOptions(max_size_mb=limit / 1e6)
+    found, said, _ = prove(work, saying(BAD), work.folder / "x.onnx")
+    assert said == BAD and found.solution is made[-1] and len(made) > 1
+    sizes = [solution.bytes + work.rest[1] + 0.2 * of_all for solution in made]
+    assert sizes[0] > limit >= sizes[-1]  # the first one would have made too large a file
+    work.options = SearchOptions(max_size_mb=(1.1 * of_all + work.rest[1]) / 1e6)
+    with pytest.raises(UserError, match="no recipe is within .* bytes"):
         prove(work, saying(GOOD), work.folder / "x.onnx")
 
 
