@@ -14,7 +14,7 @@ from qat.decoding.options import DecodingOptions
 from qat.decoding.windows import WINDOW_S, WindowedRecogniser, check_window
 from qat.runs import MODEL_FILE, SPEECHBRAIN_FILE, find_checkpoint, sha256_of_checkpoint
 from qat.runtime.attention_session import open_session
-from qat.runtime.checkpoint_of import checkpoint_of, read_metadata
+from qat.runtime.checkpoint_of import checkpoint_of, said_by
 from qat.runtime.formats import DEFAULT_RUNNER, FORMAT_KEY, FileFormat, Precision, Runner
 from qat.runtime.manifest import is_exported_folder
 
@@ -87,7 +87,8 @@ class Progress:
 def exported_model(target: str, runner: Runner = DEFAULT_RUNNER) -> Path:
     """The file or folder that a target was, or now is, exported to; a float checkpoint has a float one.
 
-    Any runner but ONNX Runtime on the CPU has a file of standard operators, `NAME.qdq.onnx` where `NAME.onnx` is none.
+    Any runner but ONNX Runtime on the CPU has a file of standard operators, `NAME.qdq.onnx` where `NAME.onnx` is none
+    (of an attention model the folder `NAME.qdq`).
     A file belongs to a checkpoint whose digest it names; one that names another, or none, is exported again.
 
     Raises:
@@ -99,7 +100,8 @@ def exported_model(target: str, runner: Runner = DEFAULT_RUNNER) -> Path:
     digest = sha256_of_checkpoint(checkpoint)
     place = checkpoint.with_name(MODEL_FILE) if checkpoint.name == SPEECHBRAIN_FILE else checkpoint
     folder, portable = place.with_suffix(""), not runner.is_default
-    for found in (folder, place.with_suffix(".onnx"), place.with_suffix(".qdq.onnx")):
+    names = (folder.name, f"{folder.name}.qdq", f"{folder.name}.onnx", f"{folder.name}.qdq.onnx")
+    for found in map(place.with_name, names):
         if checkpoint_of(found) == digest and fits(found, portable):
             return found
     from qat.models.loading import load_module
@@ -116,10 +118,9 @@ def exported_model(target: str, runner: Runner = DEFAULT_RUNNER) -> Path:
 def fits(exported: Path, portable: bool) -> bool:
     """Whether a file may be read: one of standard operators alone where that is asked for; else any but one that
     stands beside the default one, unless its model's runtime reads no other."""
-    if exported.is_dir():
-        return not portable
-    said = read_metadata(exported)
+    said = said_by(exported)
     if portable:
         return said.get(FORMAT_KEY) == "qdq"
-    target = json.loads(said.get("recipe", "{}")).get("target", "onnxruntime")
-    return not exported.name.endswith(".qdq.onnx") or target != "onnxruntime"
+    recipe = said.get("recipe") or {}
+    target = (json.loads(recipe) if isinstance(recipe, str) else recipe).get("target", "onnxruntime")
+    return ".qdq" not in exported.suffixes or target != "onnxruntime"

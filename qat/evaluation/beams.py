@@ -32,10 +32,10 @@ def measure_beams(
     Args:
         file: exported file or folder.
         data: has dev.
-        options: beams and threads.
+        options: beams, threads and runner.
         decoding: what else a user has changed of the search.
     """
-    own = getattr(open_session(file, options.threads, decoding), "settings", None)
+    own = getattr(open_session(file, options.threads, decoding, options.runner), "settings", None)
     if own is None:
         return []
     beams = [beam for beam in options.beams if beam <= 2 * own.beam]
@@ -46,7 +46,7 @@ def measure_beams(
     return [
         beam_point(beam, WindowedRecogniser(session, options.window_s), signals, texts)
         for beam in beams
-        for session in [open_session(file, options.threads, replace(decoding, beam=beam))]
+        for session in [open_session(file, options.threads, replace(decoding, beam=beam), options.runner)]
     ]
 
 

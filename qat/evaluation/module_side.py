@@ -132,8 +132,6 @@ def check_export(module: CTCModule, exported: ExportOptions, runner: Runner) -> 
         check_provider(runner.provider)
     if file_format == "onnxruntime":
         return
-    if hasattr(module, "decoder"):
-        exported.refuse_for_graphs()
     layers = [layer for _, layer in quant_layers(module) if isinstance(layer, QuantLinear)]
     if any(layer.layer_recipe.packs_linear for layer in layers):
         raise UserError(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from qat.decoding.recogniser import Recogniser
-from qat.evaluation.graphs import nodes_of
+from qat.evaluation.graphs import add_, nodes_of
 from qat.evaluation.measurement import Nodes
 from qat.layers.lstm import QuantLSTM
 from qat.layers.swap import quant_layers, weighted_layers
@@ -25,12 +27,20 @@ CUDA_NOTE = "provider cuda has no integer kernels: it computes in float on what 
 
 def nodes_that_ran(recogniser: Recogniser, file: Path) -> Nodes:
     """Nodes of an exported file as its engine runs them; none where TensorRT has compiled them."""
-    engine, provider = getattr(recogniser, "engine", None), getattr(recogniser, "provider", "")
-    if isinstance(engine, OpenVinoEngine):
-        return engine_nodes(engine)
+    provider = getattr(recogniser, "provider", "")
+    engines = {
+        name: item for name, item in engines_of(recogniser).items() if isinstance(item, OpenVinoEngine)
+    }
+    if engines:
+        return engine_nodes(engines)
     if provider == NAMES["tensorrt"]:
         return Nodes({}, {}, {})
     return nodes_of(file, "cuda" if provider == NAMES["cuda"] else "cpu")
+
+
+def engines_of(recogniser: Recogniser) -> dict[str, Any]:
+    """What runs each of its graphs that is open, by file name; one graph has none."""
+    return getattr(recogniser, "engines", None) or {"": getattr(recogniser, "engine", None)}
 
 
 def without_integers(recogniser: Recogniser) -> str:
@@ -39,14 +49,17 @@ def without_integers(recogniser: Recogniser) -> str:
     return {NAMES["cuda"]: CUDA_NOTE, NAMES["tensorrt"]: UNKNOWN_REASON}.get(provider, "")
 
 
-def engine_nodes(engine: OpenVinoEngine) -> Nodes:
-    """Nodes of a compiled graph of OpenVINO.
+def engine_nodes(engines: Mapping[str, OpenVinoEngine]) -> Nodes:
+    """Nodes of compiled graphs of OpenVINO.
 
     Recurrent nodes lose their names there: the coverage names their layers, which compute in float in such a file.
     """
-    counts = count_compiled_nodes(engine)
-    weights = {name: name for name, kind in counts.float_compute.items() if kind not in RECURRENT}
-    return Nodes(counts.integer, counts.float_compute, weights)
+    integer, in_float = dict[str, str](), dict[str, str]()
+    for graph, engine in engines.items():
+        counts = count_compiled_nodes(engine)
+        add_(integer, counts.integer, graph)
+        add_(in_float, counts.float_compute, graph)
+    return Nodes(integer, in_float, {name: name for name, kind in in_float.items() if kind not in RECURRENT})
 
 
 def float_layers(

@@ -16,12 +16,13 @@ from qat.models.ctc import CTCModule
 from qat.runtime.attention_graph import expand_energies_
 from qat.runtime.attention_parts import Part, parts_of
 from qat.runtime.export import ExportInfo, check_ready, export_onnx, trace
-from qat.runtime.formats import ExportOptions, FileFormat, Precision
+from qat.runtime.formats import FORMAT_KEY, FileFormat, Precision, check_target
 from qat.runtime.frontend import OnnxFbank
 from qat.runtime.layers import replace_layers_
 from qat.runtime.manifest import FORMAT_VERSION, MANIFEST, TOKENIZER
 from qat.runtime.metadata import origin
 from qat.runtime.packing import name_axes_, name_nodes_, pack_low_bits_, write_atomically
+from qat.runtime.portable import make_portable_
 from qat.system.files import replacing_folder, sha256_file
 
 
@@ -42,11 +43,10 @@ def export(
         file_format: of an integer file.
 
     Raises:
-        UserError: see `export_onnx`; another format of an attention model.
+        UserError: see `export_onnx`.
     """
     if isinstance(module, AttentionModule):
-        ExportOptions(file_format).refuse_for_graphs()
-        return export_folder(module, place, precision, checkpoint_sha256)
+        return export_folder(module, place, precision, checkpoint_sha256, file_format)
     return export_onnx(
         module, place.with_name(f"{place.name}.onnx"), precision, checkpoint_sha256, file_format
     )
@@ -54,7 +54,11 @@ def export(
 
 @torch.no_grad()
 def export_folder(
-    module: AttentionModule, folder: Path, precision: Precision, checkpoint_sha256: str = ""
+    module: AttentionModule,
+    folder: Path,
+    precision: Precision,
+    checkpoint_sha256: str = "",
+    file_format: FileFormat = "onnxruntime",
 ) -> ExportInfo:
     """Write the graphs of encoder, decoder step and language model step, the tokenizer and a manifest.
 
@@ -65,21 +69,25 @@ def export_folder(
         folder: made, or replaced.
         precision: "integer" computes quantized layers on integers, "float" exports the same layers unquantized.
         checkpoint_sha256: see `qat.runtime.metadata.origin`.
+        file_format: of an integer folder; see `qat.runtime.formats.ExportOptions`.
 
     Raises:
-        UserError: an integer export of a module that is not quantized and calibrated, no tokenizer, or a graph of more
-            than 2 GB.
+        UserError: an integer export of a module that is not quantized and calibrated, or that was made for another
+            runtime, no tokenizer, a graph of more than 2 GB, or see `make_portable_`.
     """
-    folder = Path(folder)
+    folder, portable = Path(folder), file_format == "qdq"
     check_ready(module, precision)
+    if precision == "integer":
+        check_target(module.recipe.target, file_format)
     tokenizer, packed = module.tokenizer.pieces, 0
-    facts = origin(module, precision, checkpoint_sha256)
+    facts = origin(module, precision, checkpoint_sha256) | ({FORMAT_KEY: file_format} if portable else {})
     copied: Any = copy.deepcopy(module, {id(getattr(module, "_trainer", None)): None}).cpu().float().eval()
     replace_layers_(copied, precision)
     with replacing_folder(folder) as part:
         for name, piece in parts_of(copied).items():
-            model = graph_of(piece)
-            packed += pack_low_bits_(model)
+            model = graph_of(piece, portable)
+            signed = module.recipe.target == "tensorrt"
+            packed += make_portable_(model, signed) if portable else pack_low_bits_(model)
             model.metadata_props.update(facts)
             write_atomically(model, part / name)
         (part / TOKENIZER).write_bytes(module.tokenizer.model)
@@ -89,12 +97,17 @@ def export_folder(
     return ExportInfo(folder, precision, size / 1e6, sha256_file(folder / MANIFEST), packed)
 
 
-def graph_of(part: Part) -> ir.Model:
-    """One graph, its nodes and axes named."""
+def graph_of(part: Part, portable: bool = False) -> ir.Model:
+    """One graph, its nodes and axes named.
+
+    Args:
+        part: of the model.
+        portable: for any runtime; see `make_portable_`, which is still to come.
+    """
     model = trace(part.module, part.inputs, part.outputs, part.run, part.axes)
     frontends = [name for name, child in part.module.named_modules() if isinstance(child, OnnxFbank)]
-    name_nodes_(model, frontends)
-    expand_energies_(model)
+    name_nodes_(model, frontends, portable)
+    expand_energies_(model, portable)
     name_axes_(model, part.axes)
     return model
 

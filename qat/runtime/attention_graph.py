@@ -41,24 +41,56 @@ def location_energy(
     return symbolic(f"{DOMAIN}::{ENERGY}", inputs, dtype=torch.float32, shape=shape, version=1)
 
 
-def expand_energies_(model: ir.Model) -> None:
-    """Put a Scan over hypotheses in the place of each placeholder of `location_energy`."""
+def expand_energies_(model: ir.Model, portable: bool = False) -> None:
+    """Put what computes it in the place of each placeholder of `location_energy`.
+
+    Args:
+        model: a decoder step.
+        portable: without a Scan, whose body reads values from outside: OpenVINO knows none.
+    """
     for node in list(model.graph):
         if (node.domain, node.op_type) == (DOMAIN, ENERGY):
-            query, features, *shared = node.inputs
-            assert query is not None and features is not None
-            scan = ir.node(
-                "Scan",
-                [query, features],
-                attributes={"body": one_hypothesis(shared), "num_scan_inputs": 2},
-                name=f"{ENERGIES}/Scan",
-            )
-            made, old = scan.outputs[0], node.outputs[0]
+            nodes = at_once(node.inputs) if portable else hypothesis_by_hypothesis(node.inputs)
+            made, old = nodes[-1].outputs[0], node.outputs[0]
             made.name, made.shape, made.type = old.name, old.shape, old.type
-            model.graph.insert_before(node, [scan])
+            model.graph.insert_before(node, nodes)
             old.replace_all_uses_with(made, replace_graph_outputs=True)
             model.graph.remove(node, safe=True)
     model.opset_imports.pop(DOMAIN, None)
+
+
+def hypothesis_by_hypothesis(inputs: Sequence[ir.Value | None]) -> list[ir.Node]:
+    """A Scan over the inputs of a placeholder."""
+    query, features, *shared = inputs
+    assert query is not None and features is not None
+    body: dict[str, Any] = {"body": one_hypothesis(shared), "num_scan_inputs": 2}
+    return [ir.node("Scan", [query, features], attributes=body, name=f"{ENERGIES}/Scan")]
+
+
+def at_once(inputs: Sequence[ir.Value | None]) -> list[ir.Node]:
+    """The same over all hypotheses at once, whose sums below tanh lie in memory `(N, T, A)`."""
+    query, features, keys, location, energy = inputs
+    nodes: list[ir.Node] = []
+
+    def add(
+        op_type: str, inputs: Sequence[ir.Value | None], layer: str = ENERGIES, **attributes: Any
+    ) -> ir.Value:
+        name = f"{layer}/{ENERGY}_{len(nodes)}"
+        nodes.append(ir.node(op_type, list(inputs), attributes=attributes, name=name))
+        nodes[-1].outputs[0].name = f"{name}:0"
+        return nodes[-1].outputs[0]
+
+    def axis(number: int) -> ir.Value:
+        return add("Constant", [], value=ir.tensor([number]))
+
+    plain = add("Slice", [features, axis(0), axis(-1), axis(2)])  # without the ones for the query's row
+    near = add("MatMul", [plain, location], LOCATION)
+    row = add("Unsqueeze", [query, axis(1)])
+    sums = add("Add", [add("Add", [near, row]), keys])
+    column = add("Transpose", [energy], perm=[1, 0])
+    product = add("MatMul", [add("Tanh", [sums]), column])
+    add("Squeeze", [product, axis(2)])
+    return nodes
 
 
 def one_hypothesis(shared: Sequence[ir.Value | None]) -> ir.Graph:

@@ -20,7 +20,7 @@ from qat.decoding.tokenizer import SentencePieceTokenizer
 from qat.runtime.formats import DEFAULT_RUNNER, Runner
 from qat.runtime.graph_steps import GraphDecoderStep, GraphLanguageModelStep
 from qat.runtime.manifest import DECODER, ENCODER, LANGUAGE_MODEL, TOKENIZER, read_manifest
-from qat.runtime.session import PROVIDER, Session, check_signal, open_engine
+from qat.runtime.session import Session, check_signal, open_graph, provider_of
 from qat.system.errors import UserError
 
 
@@ -31,19 +31,28 @@ class AttentionSession:
         path: a folder of `export_folder`.
         threads: at least 1.
         decoding: what to change of the model's own search.
+        runner: engine and provider of all graphs.
 
     Attributes:
         settings: of the search, in force.
         method: attention, ctc_greedy or ctc_beam.
         decoding: the search in a few words.
+        engines: of the graphs that are open, by file name.
         times_ms: of the last transcription: `encoder`, `decoder_step`, `lm_step` and, around both, `search`.
 
     Raises:
         UserError: not such a folder, a file in it that is missing or changed, or settings that cannot be.
     """
 
-    def __init__(self, path: str | Path, threads: int = 1, decoding: DecodingOptions | None = None) -> None:
-        self.path, self.threads, self.provider = Path(path), threads, PROVIDER
+    def __init__(
+        self,
+        path: str | Path,
+        threads: int = 1,
+        decoding: DecodingOptions | None = None,
+        runner: Runner = DEFAULT_RUNNER,
+    ) -> None:
+        self.path, self.threads, self.runner = Path(path), threads, runner
+        self.provider, self.engines = provider_of(runner), dict[str, Any]()
         options = decoding or DecodingOptions()
         self.manifest = read_manifest(self.path)
         self.sample_rate = self.manifest.sample_rate
@@ -69,7 +78,8 @@ class AttentionSession:
 
     def open(self, graph: str) -> Any:
         """What runs a graph of the folder."""
-        return open_engine(self.path / graph, self.threads)
+        self.engines[graph] = open_graph(self.path / graph, self.threads, self.runner)
+        return self.engines[graph]
 
     def run(self, signal: NDArray[Any], lengths: NDArray[Any]) -> list[NDArray[Any]]:
         """Zero-padded `(B, S)` float32, `(B,)` int64 -> states, keys, values, logits `(B, T, ...)`, frames `(B,)`."""
@@ -143,16 +153,12 @@ def open_session(
         path: of either.
         threads: at least 1.
         decoding: what to change of the model's own search; a file has greedy CTC and takes no settings.
-        runner: engine and provider; a folder's graphs run on ONNX Runtime and the CPU.
+        runner: engine and provider.
 
     Raises:
-        UserError: neither, a file that is to be searched otherwise, or a runner that does not run it.
+        UserError: neither, a file that is to be searched otherwise, or a runner that is not there or cannot read it.
     """
     if Path(path).is_dir():
-        if not runner.is_default:
-            raise UserError(
-                f"{path}: {runner}, must be {DEFAULT_RUNNER} and cpu for a folder of several graphs"
-            )
-        return AttentionSession(path, threads, decoding)
+        return AttentionSession(path, threads, decoding, runner)
     (decoding or DecodingOptions()).refuse_for_ctc(f"{path}, a CTC model in one file")
     return Session(path, threads, runner=runner)

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from qat.runtime.manifest import CHECKPOINT_KEY, MANIFEST
 
@@ -20,12 +20,22 @@ def checkpoint_of(exported: Path) -> str:
         "" where it does not say, cannot be read, or is not there.
     """
     try:
-        if exported.is_dir():
-            said = json.loads((exported / MANIFEST).read_text(encoding="utf-8"))
-            return str(said.get(CHECKPOINT_KEY, "")) if isinstance(said, dict) else ""
-        return read_metadata(exported).get(CHECKPOINT_KEY, "")
+        return str(said_by(exported).get(CHECKPOINT_KEY, ""))
     except (OSError, ValueError):
         return ""
+
+
+def said_by(exported: Path) -> dict[str, Any]:
+    """What a file or folder says of itself: its metadata, texts all of them, or its manifest.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is neither.
+    """
+    if not exported.is_dir():
+        return dict(read_metadata(exported))
+    said = json.loads((exported / MANIFEST).read_text(encoding="utf-8"))
+    return said if isinstance(said, dict) else {}
 
 
 def read_metadata(path: Path) -> dict[str, str]:

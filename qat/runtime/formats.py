@@ -44,7 +44,7 @@ class Runner:
 
     @property
     def is_default(self) -> bool:
-        """ONNX Runtime on the CPU, which alone runs files of the default format and folders of several graphs."""
+        """ONNX Runtime on the CPU, which alone runs files of the default format."""
         return (self.engine, self.provider) == ("onnxruntime", "cpu")
 
     def __str__(self) -> str:
@@ -98,17 +98,6 @@ class ExportOptions:
                 "--export.format qdq, evaluate.py report --format qdq)"
             )
         return self.format
-
-    def refuse_for_graphs(self) -> None:
-        """Refuse every format but the default one for a model of several graphs.
-
-        Raises:
-            UserError: it is another one.
-        """
-        if self.format != "onnxruntime":
-            raise UserError(
-                f"export.format: {self.format!r}, must be onnxruntime for an attention model's graphs"
-            )
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> ExportOptions:

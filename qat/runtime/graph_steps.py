@@ -6,7 +6,6 @@ import time
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from qat.decoding.encoded import Encoded
@@ -17,7 +16,7 @@ class GraphStep:
     """What both steps share.
 
     Args:
-        engine: of the graph.
+        engine: of the graph, as `open_graph` gives it.
 
     A memory ends with a number for each hypothesis, which its children inherit: they share what follows from its
     states.
@@ -26,7 +25,7 @@ class GraphStep:
         seconds: that the graph has computed; a caller may set it to 0.
     """
 
-    def __init__(self, engine: ort.InferenceSession) -> None:
+    def __init__(self, engine: Any) -> None:
         self.engine, self.seconds, self.numbered = engine, 0.0, 0
         self.outputs = [item.name for item in engine.get_outputs()]
         self.shapes = {item.name: item.shape for item in engine.get_inputs()}

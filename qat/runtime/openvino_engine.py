@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,25 @@ from qat.runtime.checkpoint_of import read_metadata
 from qat.system.errors import UserError
 
 DEVICE = "CPU"
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input or output of a graph.
+
+    Attributes:
+        name: of it.
+        shape: None for a free axis.
+    """
+
+    name: str
+    shape: list[int | None]
+
+    @classmethod
+    def of(cls, port: Any) -> Port:
+        """From OpenVINO's own."""
+        sizes = port.get_partial_shape()
+        return cls(port.get_any_name(), [size.get_length() if size.is_static else None for size in sizes])
 
 
 class OpenVinoEngine:
@@ -42,6 +62,14 @@ class OpenVinoEngine:
                 f"{path}: OpenVINO cannot read it ({last_line(error)}); export it with --export.format qdq"
             ) from None
         self.metadata = read_metadata(Path(path))
+
+    def get_inputs(self) -> list[Port]:
+        """As ONNX Runtime's sessions say it."""
+        return [Port.of(item) for item in self.compiled.inputs]
+
+    def get_outputs(self) -> list[Port]:
+        """Likewise."""
+        return [Port.of(item) for item in self.compiled.outputs]
 
     def run(self, outputs: Sequence[str], inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
         """Outputs by name."""

@@ -92,13 +92,21 @@ def add_bias(write: Writer, y: ir.Value, bias: ir.Value | None) -> ir.Value:
 
 
 def linear(write: Writer) -> ir.Value:
-    """`MatMulIntegerToFloat`: levels times levels, both dequantized first."""
+    """`MatMulIntegerToFloat`: levels times levels, both dequantized first.
+
+    A matrix gets an axis more: ONNX Runtime makes a float Gemm of the product of two matrices and its bias, before it
+    looks for integers.
+    """
     x, weight, scale, weight_scale, zero_point, _, bias = pad_to(write.node.inputs, 7)
-    assert weight is not None
-    left = write.add("DequantizeLinear", (x, scale, zero_point))
+    assert x is not None and weight is not None
+    is_matrix = x.shape is not None and len(x.shape) == 2
+    first = write.store("portable.first", np.array([0])) if is_matrix else None
+    levels = write.add("Unsqueeze", (x, first)) if is_matrix else x
+    left = write.add("DequantizeLinear", (levels, scale, zero_point))
     stored = write.weight(f"{weight.name}.rows", value_of(weight).T.copy(), value_of(weight_scale))
     right = write.add("Transpose", (stored,), perm=[1, 0])
-    return add_bias(write, write.add("MatMul", (left, right)), bias)
+    y = add_bias(write, write.add("MatMul", (left, right)), bias)
+    return write.add("Squeeze", (y, first)) if is_matrix else y
 
 
 def frame_linear(write: Writer) -> ir.Value:
@@ -234,9 +242,8 @@ def make_portable_(model: ir.Model, signed: bool = False) -> int:
             write.put(replace(write))
     if signed:
         make_signed_(model)
-    used = {item for node in graph for item in node.inputs}
     for name, value in list(graph.initializers.items()):
-        if value not in used and not value.is_graph_output():
+        if not value.uses() and not value.is_graph_output():
             del graph.initializers[name]
     model.opset_imports.pop("com.microsoft", None)
     stored = (value.const_value for value in graph.initializers.values())

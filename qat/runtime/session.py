@@ -57,6 +57,24 @@ def open_engine(path: str | Path, threads: int, provider: ProviderName = "cpu") 
     return engine
 
 
+def open_graph(path: str | Path, threads: int, runner: Runner) -> Any:
+    """What runs one graph: an `onnxruntime.InferenceSession`, or what looks like one.
+
+    Raises:
+        UserError: see `open_engine` and `OpenVinoEngine`.
+    """
+    if runner.engine != "openvino":
+        return open_engine(path, threads, runner.provider)
+    from qat.runtime.openvino_engine import OpenVinoEngine
+
+    return OpenVinoEngine(path, threads)
+
+
+def provider_of(runner: Runner) -> str:
+    """What a report calls the part of the engine that computes."""
+    return "CPU" if runner.engine == "openvino" else NAMES[runner.provider]
+
+
 def check_signal(signal: NDArray[Any]) -> NDArray[Any]:
     """Samples `(S,)` as float32.
 
@@ -92,15 +110,12 @@ class Session:
         runner: Runner = DEFAULT_RUNNER,
     ) -> None:
         self.path, self.threads = Path(path), threads
-        self.engine: Any
-        if runner.engine == "openvino":
-            from qat.runtime.openvino_engine import OpenVinoEngine
-
-            self.engine = OpenVinoEngine(path, threads)
-            self.metadata, self.provider = self.engine.metadata, self.engine.provider
-        else:
-            self.engine, self.provider = open_engine(path, threads, runner.provider), NAMES[runner.provider]
-            self.metadata = dict(self.engine.get_modelmeta().custom_metadata_map)
+        self.engine, self.provider = open_graph(path, threads, runner), provider_of(runner)
+        self.metadata = (
+            dict(self.engine.get_modelmeta().custom_metadata_map)
+            if isinstance(self.engine, ort.InferenceSession)
+            else self.engine.metadata
+        )
         if "symbols" not in self.metadata:
             raise UserError(f"{path}: not an exported recogniser (its metadata lack the vocabulary)")
         self.vocabulary: list[str] = json.loads(self.metadata["vocabulary"])

@@ -97,25 +97,25 @@ class ProfiledFolder(AttentionSession):
     """
 
     def __init__(self, path: Path, folder: Path, threads: int) -> None:
-        self.folder, self.engines = folder, list[CountedEngine]()
+        self.folder, self.counted = folder, list[CountedEngine]()
         self.counts: list[list[int]] = []  # runs of each engine up to the end of each signal
         super().__init__(path, threads)
 
     def open(self, graph: str) -> CountedEngine:
         """See `AttentionSession`."""
         prefix = self.folder / f"{self.path.name}-{Path(graph).stem}"
-        self.engines.append(CountedEngine(profiled_engine(self.path / graph, prefix, self.threads)))
-        return self.engines[-1]
+        self.counted.append(CountedEngine(profiled_engine(self.path / graph, prefix, self.threads)))
+        return self.counted[-1]
 
     def run_signal(self, signal: NDArray[Any]) -> None:
         """Read one signal `(S,)`."""
         self.transcribe(signal)
-        self.counts.append([engine.count for engine in self.engines])
+        self.counts.append([engine.count for engine in self.counted])
 
     def runs(self) -> list[list[dict[str, Any]]]:
         """The events of each signal, of all graphs; ends the profiles."""
-        of_engines, found = [runs_of(engine.engine) for engine in self.engines], []
-        first = [0] * len(self.engines)
+        of_engines, found = [runs_of(engine.engine) for engine in self.counted], []
+        first = [0] * len(self.counted)
         for last in self.counts:
             parts = [runs[i:j] for runs, i, j in zip(of_engines, first, last, strict=True)]
             found.append([event for runs in parts for run in runs for event in run])

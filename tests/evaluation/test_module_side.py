@@ -63,8 +63,7 @@ def test_what_a_report_would_fail_on_is_refused_before(
     check_export(crdnn.module, portable, Runner("openvino"))
     with pytest.raises(UserError, match="must go with format qdq"):
         check_export(crdnn.module, ExportOptions(), Runner("openvino"))
-    with pytest.raises(UserError, match="must be onnxruntime for an attention model"):
-        check_export(attention.module, portable, DEFAULT_RUNNER)
+    check_export(attention.module, portable, Runner("openvino"))
     blocks = build("crdnn", Recipe(preset="x", weight_bits=4, four_bit_linear="matmul_nbits"))
     with pytest.raises(UserError, match="must go with --qat.four_bit_linear integer"):
         check_export(blocks, portable, DEFAULT_RUNNER)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
@@ -17,9 +19,10 @@ from qat.models.attention import AttentionModule
 from qat.models.attention_steps import ModuleDecoder, ModuleLanguageModel, encode
 from qat.recipe import Recipe
 from qat.runtime.attention_export import export, export_folder
-from qat.runtime.attention_session import AttentionSession
-from qat.runtime.export import ExportInfo
+from qat.runtime.attention_session import AttentionSession, open_session
+from qat.runtime.formats import Runner
 from qat.runtime.graph import NodeCounts, count_nodes, optimised_graph
+from qat.runtime.manifest import read_manifest
 from qat.system.errors import UserError
 from tests.conftest import build, noise
 from tests.models.attention_models import attention_model
@@ -55,8 +58,7 @@ def counts(attention: ExportedAttention) -> dict[str, NodeCounts]:
     return {name: count_nodes(optimised_graph(attention.integer.path / name)) for name in GRAPHS}
 
 
-def compare_encoders(module: AttentionModule, info: ExportInfo, tolerance: float) -> None:
-    session = AttentionSession(info.path)
+def compare_encoders(module: AttentionModule, session: AttentionSession, tolerance: float) -> None:
     for seconds, seed in ((0.5, 1), (1.3, 2)):
         expected, actual = encode(module, signal(seconds, seed)), session.encode(signal(seconds, seed))
         for name in ("states", "keys", "values", "logits"):
@@ -64,16 +66,16 @@ def compare_encoders(module: AttentionModule, info: ExportInfo, tolerance: float
 
 
 def test_the_float_encoder_is_the_modules(attention: ExportedAttention, off: AttentionModule) -> None:
-    compare_encoders(off, attention.float, 1e-5)  # float32 in another order of sums
+    compare_encoders(off, AttentionSession(attention.float.path), 1e-5)  # float32 in another order of sums
 
 
 def test_the_integer_encoder_is_the_modules(attention: ExportedAttention) -> None:
     # An 8-bit rounding may differ by a level on the way; the largest value is about 1.
-    compare_encoders(attention.module, attention.integer, 0.02)
+    compare_encoders(attention.module, AttentionSession(attention.integer.path), 0.02)
 
 
-def compare_steps(module: AttentionModule, info: ExportInfo, tolerance: float) -> None:
-    session, encoded = AttentionSession(info.path), encode(module, signal(1.0, 3))
+def compare_steps(module: AttentionModule, session: AttentionSession, tolerance: float) -> None:
+    encoded = encode(module, signal(1.0, 3))
     decoders: Any = ModuleDecoder(module), session.decoder_step
     compare([(step, step.start(encoded)) for step in decoders], tolerance)
     models: Any = ModuleLanguageModel(module), session.lm_step
@@ -97,13 +99,12 @@ def compare(steps: list[Any], tolerance: float) -> None:
 
 
 def test_float_steps_are_the_modules(attention: ExportedAttention, off: AttentionModule) -> None:
-    compare_steps(off, attention.float, 1e-5)
+    compare_steps(off, AttentionSession(attention.float.path), 1e-5)
 
 
 def test_integer_steps_are_the_modules(attention: ExportedAttention) -> None:
-    compare_steps(
-        attention.module, attention.integer, 5e-3
-    )  # one level where a float gate's last bit decides
+    # one level where a float gate's last bit decides
+    compare_steps(attention.module, AttentionSession(attention.integer.path), 5e-3)
 
 
 @pytest.mark.parametrize("beam", [1, 8, 80])
@@ -123,6 +124,49 @@ def test_the_integer_folder_finds_the_fake_quantized_modules_tokens(attention: E
     found, expected = session.decode(session.encode(samples)), module_search(attention.module, 8, samples)
     assert found.tokens == expected.tokens
     assert found.score == pytest.approx(expected.score, abs=1e-2)
+
+
+@pytest.fixture(scope="module")
+def portable(attention: ExportedAttention, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The integer folder of standard operators."""
+    place = tmp_path_factory.mktemp("portable") / "model"
+    return export(attention.module, place, "integer", file_format="qdq").path
+
+
+def test_a_portable_folder_holds_standard_operators_alone(portable: Path) -> None:
+    assert read_manifest(portable).values["format"] == "qdq"
+    for name in GRAPHS:
+        model = onnx.load(portable / name)
+        onnx.checker.check_model(model, full_check=True)
+        assert [(item.domain, item.version) for item in model.opset_import] == [("", 21)]
+        assert {node.domain for node in model.graph.node} == {""}
+
+
+@pytest.mark.parametrize("runner", [Runner(), Runner("openvino")], ids=["onnxruntime", "openvino"])
+def test_a_portable_folder_steps_as_the_module_on_each_engine(
+    attention: ExportedAttention, portable: Path, runner: Runner
+) -> None:
+    session: Any = open_session(portable, runner=runner)
+    # the encoder's LSTM computes in float there
+    compare_encoders(attention.module, session, 0.05)
+    compare_steps(attention.module, session, 5e-3)
+    found, beam = session.decode(session.encode(signal(0.6, 5))), session.settings.beam
+    assert found.score == pytest.approx(module_search(attention.module, beam, signal(0.6, 5)).score, abs=0.05)
+
+
+def test_a_signed_folder_needs_ranges_around_zero(attention: ExportedAttention, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="must be qdq for a model of qat.target tensorrt"):
+        export_folder(of_target(attention, "tensorrt"), tmp_path / "x", "integer")
+    with pytest.raises(UserError, match="has unsigned levels, must be of a recipe with target tensorrt"):
+        export_folder(of_target(attention, "tensorrt"), tmp_path / "x", "integer", file_format="qdq")
+    assert not (tmp_path / "x").exists()
+
+
+def of_target(attention: ExportedAttention, target: Any) -> AttentionModule:
+    """The module, with a recipe that says another target than it was calibrated for."""
+    twin = copy.deepcopy(attention.module)
+    twin.recipe = replace(twin.recipe, target=target)
+    return twin
 
 
 def test_every_quantized_layer_runs_on_integers_and_only_the_location_path_in_float(

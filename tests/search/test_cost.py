@@ -67,7 +67,7 @@ def test_each_signal_has_the_runs_of_its_own_search(tmp_path: Path) -> None:
     session = ProfiledFolder(folder, tmp_path, 1)
     for seconds in (0.8, 0.5, 0.8):
         session.run_signal(noise(1, seconds)[0].numpy())
-    encoder, *steps = session.engines
+    encoder, *steps = session.counted
     assert encoder.count == 3 and all(engine.count > 3 for engine in steps)
     long, short, again = [len(events) for events in session.runs()]
     assert long == again > short > 0
