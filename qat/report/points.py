@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from qat.report.cells import bits, p50
 from qat.report.row import Bits, Row
 
+NEAR = 0.1  # bits
+
 
 @dataclass(frozen=True)
 class Point:
@@ -15,8 +17,9 @@ class Point:
 
     Attributes:
         label: "W4 A8".
-        weight_bits: a number, "4/8" where rules mix widths, None for float.
-        activation_bits: likewise.
+        weight_bits: a number, "4/8" where rules mix widths, None for float; where the mean of mixed widths is a whole
+            number but for `NEAR`, that number.
+        activation_bits: likewise, without means.
         wer: percent.
         interval: 95 %, percent.
         size_mb: of the exported file; None where it was not measured.
@@ -39,13 +42,21 @@ def point_of(row: Row, wer: float, interval: tuple[float, float] | None) -> Poin
     """The point of a row, with its error rate on one split or over several seeds."""
     return Point(
         label=bits(row),
-        weight_bits=row.weight_bits,
+        weight_bits=whole_bits(row),
         activation_bits=row.activation_bits,
         wer=wer,
         interval=interval or (wer, wer),
         size_mb=row.size_mb,
         latency_ms=p50(row),
     )
+
+
+def whole_bits(row: Row) -> Bits:
+    """See `Point.weight_bits`."""
+    mean = row.coverage.mean_weight_bits if row.coverage else None
+    if mean is None or "/" not in str(row.weight_bits) or abs(mean - round(mean)) > NEAR:
+        return row.weight_bits
+    return round(mean)
 
 
 def bits_value(width: Bits) -> float:

@@ -18,3 +18,10 @@ def test_a_point_is_what_its_row_says(row: Row) -> None:
 
 def test_bits_have_an_order() -> None:
     assert sorted([8, "4/8", 2, None, 4], key=bits_value) == [2, 4, "4/8", 8, None]
+
+
+def test_a_mean_near_a_whole_number_stands_with_it(row: Row) -> None:
+    assert row.coverage is not None
+    for width, mean, expected in (("2/8", 2.04, 2), ("4/8", 5.5, "4/8"), ("4/8", None, "4/8"), (8, 8.0, 8)):
+        mixed = replace(row, weight_bits=width, coverage=replace(row.coverage, mean_weight_bits=mean))
+        assert point_of(mixed, 9.0, None).weight_bits == expected
