@@ -13,13 +13,15 @@ from qat.decoding.options import DecodingOptions, SearchSettings
 from qat.evaluation import beams
 from qat.evaluation.beams import measure_beams
 from qat.evaluation.options import EvaluationOptions
+from qat.runtime.formats import Runner
 from qat.system.errors import UserError
 
 
 def opener(opened: list[DecodingOptions]) -> Any:
     """Sessions whose text depends on the beam alone."""
 
-    def open_session(path: Path, threads: int, decoding: DecodingOptions) -> Any:
+    def open_session(path: Path, threads: int, decoding: DecodingOptions, runner: Runner) -> Any:
+        assert runner == EvaluationOptions().runner
         opened.append(decoding)
         settings = decoding.over(SearchSettings(beam=4))
         text = "x" if settings.beam == 1 else ""
