@@ -10,11 +10,11 @@ from typing import Any
 
 from qat.decoding.windows import WINDOW_S, WindowedRecogniser
 from qat.evaluation.error_rates import UtteranceErrors, count_utterances, error_fields
-from qat.evaluation.graphs import size_mb
 from qat.evaluation.parity import signal_of
 from qat.models.ctc import CTCModule
 from qat.runtime.attention_export import export
 from qat.runtime.attention_session import open_session
+from qat.runtime.export import ExportInfo
 from qat.search.choice import Solution, solve
 from qat.search.measure import say
 from qat.search.sensitivity import loss_of
@@ -113,9 +113,9 @@ class Prover:
         return Proof(found["wer"], error_fields(self.baseline, seed)["wer"], found["delta_wer_vs_float"])
 
 
-def exported(module: CTCModule, place: Path) -> Path:
+def exported(module: CTCModule, place: Path) -> ExportInfo:
     """The integer file or folder of a quantized model, which the first rank of several writes."""
-    return on_first_rank(lambda: export(module, place, "integer").path)
+    return on_first_rank(lambda: export(module, place, "integer"))
 
 
 def verified(work: Workbench, solution: Solution) -> Verified:
@@ -178,13 +178,12 @@ def within_limit(work: Workbench, place: Path) -> tuple[Verified, Path]:
             )
         found = verified(work, solution)
         file = exported(found.module, place)
-        size = on_first_rank(lambda: size_mb(file))  # noqa: B023 (called at once)
-        if is_latency or size <= limit:
-            return found, file
-        say(f"{solution.bytes + rest_bytes} bytes of constants make a file of {size:.3f} MB: fewer of them")
-        top = solution.bytes - (size - limit) * 1e6
+        if is_latency or file.size_mb <= limit:
+            return found, file.path
+        say(f"{solution.bytes + rest_bytes} bytes of constants make a file of {file.size_mb:.3f} MB: fewer")
+        top = solution.bytes - (file.size_mb - limit) * 1e6
     raise UserError(
-        f"search: no file was within max_size_mb {limit:g}, the last one of {size:.3f}; give a larger budget"
+        f"search: no file was within max_size_mb {limit:g}, the last one of {file.size_mb:.3f}; give a larger budget"
     )
 
 
@@ -202,7 +201,7 @@ def prove(work: Workbench, prover: Prover, place: Path) -> tuple[Verified, Proof
         within = within_loss(work, budget)
         if within is None:
             break
-        proof = prover(exported(within.module, place))
+        proof = prover(exported(within.module, place).path)
         rounds.append({"budget": budget, "loss": within.loss, **vars(proof)})
         say(f"budget {budget:.2g}: {proof}")
         if not proof.shows_loss:

@@ -13,6 +13,7 @@ from lightning.fabric.plugins.environments.lightning import find_free_network_po
 
 from qat.cli.auto import keep, searched, settings, split
 from qat.models.loading import save_module
+from qat.runtime.export import ExportInfo
 from qat.search import search as found
 from qat.search.cost import REST, Costs
 from qat.search.options import SearchOptions
@@ -116,9 +117,9 @@ def search_on_rank(config: str, results: Any) -> None:
             name: Costs({**ms, REST: 1.0}, {**dict.fromkeys(ms, 9), REST: 9}) for name, ms in times.items()
         }
 
-    def exported(module: Any, path: Path) -> Path:
+    def exported(module: Any, path: Path) -> ExportInfo:
         path.write_bytes(b"file")
-        return path
+        return ExportInfo(path, "integer", 0.0, "", 0)
 
     def prove(path: Path) -> Proof:
         return Proof(1.0, 1.0, {"mean": 0.0, "ci95": [0.0, 0.0], "p_value": 1.0})

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from qat.runtime.export import ExportInfo
 from qat.search import proof
 from qat.search.choice import Solution, solve
 from qat.search.options import SearchOptions
@@ -35,7 +36,7 @@ def work(bench: Callable[..., Workbench], monkeypatch: pytest.MonkeyPatch) -> Wo
         return Verified(solution, work.module, 2 * solution.loss)
 
     monkeypatch.setattr(proof, "verified", whole)
-    monkeypatch.setattr(proof, "exported", lambda module, place: place)
+    monkeypatch.setattr(proof, "exported", lambda module, place: ExportInfo(place, "integer", 0.0, "", 0))
     return work
 
 
@@ -96,7 +97,11 @@ def test_the_file_is_within_the_size_not_its_constants_alone(
 
     of_all = sum(work.weights[layer] for layer in work.layers)
     monkeypatch.setattr(proof, "verified", whole)
-    monkeypatch.setattr(proof, "size_mb", lambda path: (made[-1].bytes + work.rest[1] + 0.2 * of_all) / 1e6)
+
+    def file_of(module: Any, place: Any) -> ExportInfo:
+        return ExportInfo(place, "integer", (made[-1].bytes + work.rest[1] + 0.2 * of_all) / 1e6, "", 0)
+
+    monkeypatch.setattr(proof, "exported", file_of)
     half = solve(work.prices(), "loss", {"bytes": 2 * of_all})
     limit = half.bytes + work.rest[1] + 0.1 * of_all  # of which the constants alone would be a part
     work.options = SearchOptions(max_size_mb=limit / 1e6)
