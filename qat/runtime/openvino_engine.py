@@ -46,8 +46,6 @@ class OpenVinoEngine:
         UserError: OpenVINO is not installed, no such file, or one that it cannot read.
     """
 
-    provider = DEVICE
-
     def __init__(self, path: str | Path, threads: int) -> None:
         openvino = import_openvino()
         if not Path(path).is_file():

@@ -17,6 +17,7 @@ from qat.decoding.windows import Frames
 from qat.runtime.formats import DEFAULT_RUNNER, ProviderName, Runner
 from qat.runtime.gpu import CPU, NAMES, open_on_gpu
 from qat.runtime.manifest import FRAME_KEY
+from qat.runtime.openvino_engine import DEVICE, OpenVinoEngine
 from qat.system.errors import UserError, first_line
 
 PROVIDER = CPU
@@ -63,16 +64,14 @@ def open_graph(path: str | Path, threads: int, runner: Runner) -> Any:
     Raises:
         UserError: see `open_engine` and `OpenVinoEngine`.
     """
-    if runner.engine != "openvino":
-        return open_engine(path, threads, runner.provider)
-    from qat.runtime.openvino_engine import OpenVinoEngine
-
-    return OpenVinoEngine(path, threads)
+    if runner.engine == "openvino":
+        return OpenVinoEngine(path, threads)
+    return open_engine(path, threads, runner.provider)
 
 
 def provider_of(runner: Runner) -> str:
     """What a report calls the part of the engine that computes."""
-    return "CPU" if runner.engine == "openvino" else NAMES[runner.provider]
+    return DEVICE if runner.engine == "openvino" else NAMES[runner.provider]
 
 
 def check_signal(signal: NDArray[Any]) -> NDArray[Any]:
