@@ -9,6 +9,9 @@ import pytest
 import yaml
 
 from qat.cli.flags import expand_presets, preset_names
+from qat.models.attention_options import AttentionOptions
+from qat.models.crdnn import CRDNNOptions
+from qat.models.wav2vec2 import Wav2Vec2Options
 from qat.recipe import Recipe
 from qat.suite.spec import ROOT, load_suite, suite_names
 from qat.system.errors import UserError
@@ -22,7 +25,11 @@ def test_the_shipped_suites_load_and_their_rows_parse(monkeypatch: pytest.Monkey
     headings = [table.heading.split(":")[0] for table in suite.tables]
     assert headings == [*(f"Table {n}" for n in range(1, 12)), "Language model"]
     # but those of longer training or more speech
-    ctc = [row.name for row in suite.rows if row.model == "crdnn" and not row.name.endswith(("_mixed", "_long", "_longer"))]
+    ctc = [
+        row.name
+        for row in suite.rows
+        if row.model == "crdnn" and not row.name.endswith(("_mixed", "_long", "_longer"))
+    ]
     attention = [row.name for row in suite.rows if row.model == "crdnn_attention"]
     assert attention == [*ctc, "w8a8_no_lm", "w8a8_float_lm"], "all other rows once more"
     of_crdnn = [table for table in suite.tables if table.model == "crdnn"]
@@ -37,9 +44,34 @@ def test_the_shipped_suites_load_and_their_rows_parse(monkeypatch: pytest.Monkey
             if flag.startswith("--qat."):
                 values[flag.removeprefix("--qat.")] = yaml.safe_load(value)
         Recipe.from_dict(values)
+        model_options(suite.configs[row.model], flags)
     for name in ("qat_w8a8", "stochastic_w8a8", "control"):
         for model in suite.configs:
             assert suite.row(f"{model}/{name}").seeds == (1, 2, 3)
+
+
+OPTIONS = {
+    "CRDNNModule": CRDNNOptions,
+    "AttentionModule": AttentionOptions,
+    "Wav2Vec2Module": Wav2Vec2Options,
+}
+
+
+def model_options(config: Path | str, flags: list[str]) -> None:
+    """Refuse `--model.*` flags that the configuration's model does not take."""
+    model = yaml.safe_load((ROOT / config).read_text())["model"]
+    values = {key: value for key, value in model["init_args"].items() if key != "init_from"}
+    for flag, value in zip(flags, flags[1:], strict=False):
+        if flag.startswith("--model."):
+            values[flag.removeprefix("--model.")] = yaml.safe_load(value)
+    OPTIONS[model["class_path"].rsplit(".", 1)[-1]](**values)
+
+
+def test_a_rows_options_of_a_model_are_checked() -> None:
+    with pytest.raises(UserError, match="splice_share: 0.5, must be 0"):
+        model_options(
+            "configs/mini_crdnn_attention.yaml", ["--model.teacher", "x", "--model.splice_share", "0.5"]
+        )
 
 
 def change(key: str, value: Any) -> Any:
