@@ -38,19 +38,24 @@ def coverage(
     Returns:
         `weights` (of all linear, convolutional, recurrent and embedding weights, biases aside), `macs` (of all layers
         and of the attention products, which stay float; None if unknown), `layers_quantized`, `layers_total`, and
-        `skipped`: names of those that compute in float, be their weights quantized or not.
+        `skipped`: names of those that compute in float, be their weights quantized or not. Also `mean_weight_bits` over
+        the weights, and `mean_activation_bits` over the layers' multiply-accumulates: 32 where they are float.
     """
     layers = list(weighted_layers(model))
     names = {name for name, layer in layers if computes_quantized(layer)} - set(in_float)
     total = sum(weight_count(layer) for _, layer in layers)
-    share = None
+    share = mean_activation = None
     if macs:
         share = sum(macs.get(name, 0) for name in names) / max(sum(macs.values()), 1)
+        of_layers = {name: macs.get(name, 0) for name, _ in layers}
+        read = sum(activation_bits(layer) * of_layers[name] for name, layer in layers)
+        mean_activation = read / max(sum(of_layers.values()), 1)
     return {
         "weights": sum(weight_count(layer) for _, layer in layers if has_weight_bits(layer)) / max(total, 1),
         "macs": share,
         "mean_weight_bits": sum(weight_bits(layer) * weight_count(layer) for _, layer in layers)
         / max(total, 1),
+        "mean_activation_bits": mean_activation,
         "layers_quantized": len(names),
         "layers_total": len(layers),
         "skipped": [name for name, _ in layers if name not in names],
@@ -65,6 +70,11 @@ def has_weight_bits(layer: nn.Module) -> bool:
 def weight_bits(layer: nn.Module) -> int:
     """Of each weight of a layer; 32 where they stay float."""
     return (layer.layer_recipe.weight_bits if isinstance(layer, QuantLayer) else None) or FLOAT_BITS
+
+
+def activation_bits(layer: nn.Module) -> int:
+    """Of the values that a layer multiplies; 32 where they stay float."""
+    return (layer.layer_recipe.activation_bits if isinstance(layer, QuantLayer) else None) or FLOAT_BITS
 
 
 def computes_quantized(layer: nn.Module) -> bool:

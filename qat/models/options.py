@@ -34,7 +34,11 @@ class Options:
         Raises:
             UserError: naming the field and its value.
         """
-        allowed = f"{kind}of at least {low}" if high == float("inf") else f"{kind}from {low} to {high}"
+        allowed = (
+            f"{kind}{'of ' if kind else ''}at least {low}"
+            if high == float("inf")
+            else f"{kind}from {low} to {high}"
+        )
         for name in names:
             value = getattr(self, name)
             if not isinstance(value, int | float) or not isfinite(value) or not low <= value <= high:

@@ -65,12 +65,18 @@ def p_text(p: float) -> str:
 
 
 def bits(row: Row) -> str:
-    """ "W4 A8", "W2/4 (mean 2.04) A8"; float weights or activations say so."""
+    """ "W4 A8", "W2/4 (mean 2.04) A4/8 (mean 4.06)"; float weights or activations say so."""
     weight, activation = row.weight_bits, row.activation_bits
     if weight is None and activation is None:
         return "float"
-    mean = row.coverage.mean_weight_bits if row.coverage and "/" in str(weight) else None
-    return f"W{weight or 'float'}{f' (mean {mean:.2f})' if mean else ''} A{activation or 'float'}"
+    shares = row.coverage
+    weights = width(weight, shares and shares.mean_weight_bits)
+    return f"W{weights} A{width(activation, shares and shares.mean_activation_bits)}"
+
+
+def width(bits: int | str | None, mean: float | None) -> str:
+    """ "4", "2/4 (mean 2.04)"; "float" without bits."""
+    return f"{bits or 'float'}{f' (mean {mean:.2f})' if mean and '/' in str(bits) else ''}"
 
 
 def percentiles(row: Row, path: str) -> str:

@@ -49,13 +49,15 @@ class WerDifference:
 class CoverageShares:
     """What is quantized: shares in [0, 1], numbers of layers, and [name, why] of each layer that is not.
 
-    The mean of the bits is over all weights, 32 where they are float; rows from before it was counted have none.
+    The means of the bits are over all weights, and over the layers' multiply-adds, 32 where they are float; rows from
+    before they were counted have none.
     Where channels were equalized, also the number of pairs of layers, and [name, why] of each pair that was not.
     """
 
     weights: float | None = limited(low=0, high=1)
     macs: float | None = limited(low=0, high=1)
     mean_weight_bits: float | None = limited(low=2, high=32, optional=True)
+    mean_activation_bits: float | None = limited(low=2, high=32, optional=True)
     layers_quantized: int | None = limited(low=0)
     layers_total: int | None = limited(low=0)
     skipped: list[list[str]] | None = limited()

@@ -56,7 +56,9 @@ def test_shares_leave_float_layers_and_attention_out() -> None:
     assert shares["skipped"] == ["conv", "head"]
     bits = 8 * weights["rnn"] + 32 * (weights["conv"] + weights["head"])
     assert shares["mean_weight_bits"] == bits / sum(weights.values())
-    assert coverage(model)["macs"] is None
+    layers = sum(HAND.values()) - HAND["attention"]
+    assert shares["mean_activation_bits"] == (8 * HAND["rnn"] + 8 * HAND["conv"] + 32 * HAND["head"]) / layers
+    assert coverage(model)["macs"] is coverage(model)["mean_activation_bits"] is None
 
 
 def test_weights_alone_count_as_stored_but_not_as_computed() -> None:

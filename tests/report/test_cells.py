@@ -28,6 +28,8 @@ def test_bits_name_what_stays_float(row: Row) -> None:
     mixed = replace(row, weight_bits="2/4", coverage=replace(row.coverage, mean_weight_bits=2.037))
     assert bits(mixed) == "W2/4 (mean 2.04) A8"
     assert bits(replace(mixed, weight_bits=2)) == "W2 A8"
+    both = replace(mixed, activation_bits="4/8", coverage=replace(row.coverage, mean_activation_bits=4.06))
+    assert bits(both) == "W2/4 A4/8 (mean 4.06)"
     assert bits(replace(row, activation_bits=None)) == "W8 Afloat"
     assert bits(replace(row, activation_bits=None, weight_bits=None)) == "float"
 
