@@ -26,6 +26,9 @@ from qat.runtime.graph import count_nodes, optimised_graph
 from qat.runtime.latency import measure_latency
 
 SHIPPED = ("mini_wav2vec2", "mini_wav2vec2_static", "mini_crdnn")  # configurations
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "wav2vec2_attention": ("wav2vec2", {"attention_bits": 8})
+}  # one of `PUBLISHED`, and what its recipe says besides
 FILES: dict[str, tuple[Precision, FileFormat]] = {
     "plain": ("float", "qdq"),
     "float": ("float", "onnxruntime"),
@@ -37,10 +40,11 @@ def build(name: str, **fields: Any) -> CTCModule:
     """A quantized model, its ranges from noise: one of `PUBLISHED`, or of a configuration with its rules.
 
     Args:
-        name: of the model.
+        name: of the model; or one of `VARIANTS`.
         fields: of the recipe.
     """
-    settings: dict[str, Any] = {"preset": "benchmark", **fields}
+    name, further = VARIANTS.get(name, (name, {}))
+    settings: dict[str, Any] = {"preset": "benchmark", **fields, **further}
     if name in PUBLISHED:
         module = published(name, Recipe.from_dict(settings))
     else:
@@ -94,7 +98,9 @@ def measure(name: str, options: argparse.Namespace, folder: Path) -> dict[str, A
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--models", nargs="+", choices=[*PUBLISHED, *SHIPPED], default=list(PUBLISHED))
+    parser.add_argument(
+        "--models", nargs="+", choices=[*PUBLISHED, *VARIANTS, *SHIPPED], default=list(PUBLISHED)
+    )
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--warmup", type=int, default=2)

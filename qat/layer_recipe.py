@@ -24,6 +24,8 @@ class LayerFields:
     Args:
         weight_bits: 2 to 8; null or 0 keeps weights float.
         activation_bits: 2 to 8; null or 0 keeps activations float.
+        attention_bits: 2 to 8: both products of self-attention run on integers (Wav2Vec2): queries, keys and values on
+            ranges from calibration, each row of the probabilities on levels up to its largest; null or 0: in float.
         rounding: nearest, or stochastic (weights and activations, in training only; evaluation rounds to nearest).
         weight_observer: how weight ranges are chosen; `max` follows the weights through training.
         activation_observer: how activation ranges are chosen from the calibration histogram.
@@ -51,6 +53,7 @@ class LayerFields:
 
     weight_bits: int | None = 8
     activation_bits: int | None = 8
+    attention_bits: int | None = None
     rounding: Rounding = "nearest"
     weight_observer: Observer = "mse"
     activation_observer: Observer = "mse"

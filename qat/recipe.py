@@ -244,8 +244,8 @@ def check_fields(item: Rule | Recipe, where: str, optional: bool) -> None:
     Raises:
         UserError: naming field, value and what is allowed.
     """
-    for name in ("weight_bits", "activation_bits"):
-        value = getattr(item, name)
+    for name in ("weight_bits", "activation_bits", "attention_bits"):
+        value = getattr(item, name, None)
         if value is not None and (type(value) is not int or (value != 0 and not 2 <= value <= 8)):
             raise UserError(f"{where}{name}: {value!r} must be 2 to 8, or null (0) for float")
     for name, choices in CHOICES.items():

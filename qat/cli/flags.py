@@ -22,6 +22,7 @@ HELP = """usage: python train.py [--config FILE] [--qat PRESET] [--run NAME] [--
                            auto: search the fastest recipe that loses nothing on dev; or a YAML file of your own
   --auto.max_loss X        of auto: nats per frame; or --auto.max_latency MS, --auto.max_size_mb MB. Later flags win:
   --qat.weight_bits N      2 to 8, null keeps weights float        --qat.activation_bits N   likewise
+  --qat.attention_bits N   2 to 8: products of a Wav2Vec2's attention on integers too (default: float)
   --qat.rounding R         nearest, stochastic                     --qat.learn_scale BOOL    learned scales
   --qat.weight_observer O  max, mse, percentile, entropy           --qat.activation_observer O
   --qat.ada_round BOOL     round by the output's error           --qat.bias_correction BOOL  mean error into the bias

@@ -125,7 +125,7 @@ def check_export(module: CTCModule, exported: ExportOptions, runner: Runner) -> 
             made for a runtime that reads no other.
     """
     file_format = exported.format_for(runner)
-    check_target(module.recipe.target, file_format)
+    check_target(module.recipe, file_format)
     if runner.engine == "openvino":
         import_openvino()
     else:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import TorchFunctionMode
 
+from qat.layers.attention import quantized_attentions
 from qat.layers.base import QuantLayer
 from qat.layers.swap import weighted_layers
 
@@ -37,7 +38,7 @@ def coverage(
 
     Returns:
         `weights` (of all linear, convolutional, recurrent and embedding weights, biases aside), `macs` (of all layers
-        and of the attention products, which stay float; None if unknown), `layers_quantized`, `layers_total`, and
+        and of the attention products; None if unknown), `layers_quantized`, `layers_total`, and
         `skipped`: names of those that compute in float, be their weights quantized or not. Also `mean_weight_bits` over
         the weights, and `mean_activation_bits` over the layers' multiply-accumulates: 32 where they are float.
     """
@@ -46,7 +47,8 @@ def coverage(
     total = sum(weight_count(layer) for _, layer in layers)
     share = mean_activation = None
     if macs:
-        share = sum(macs.get(name, 0) for name in names) / max(sum(macs.values()), 1)
+        integer = names | ({ATTENTION} if any(quantized_attentions(model)) else set())
+        share = sum(macs.get(name, 0) for name in integer) / max(sum(macs.values()), 1)
         of_layers = {name: macs.get(name, 0) for name, _ in layers}
         read = sum(activation_bits(layer) * of_layers[name] for name, layer in layers)
         mean_activation = read / max(sum(of_layers.values()), 1)

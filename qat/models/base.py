@@ -27,6 +27,7 @@ from qat.models.compiling import Compiled, check_compiler
 from qat.models.optimizer import adamw, parameter_groups, warmup_cosine
 from qat.models.options import TrainingOptions
 from qat.recipe import Recipe
+from qat.system.errors import UserError
 from qat.system.seeds import hashed_seed
 
 
@@ -80,7 +81,19 @@ class RecipeModule(LightningModule, ABC):
             load_float_weights_(self, self.init_from)
         if self.recipe.active:
             self.swap_report = swap_(self, self.recipe, self.groups, self.readers, self.kept_float)
+            if self.recipe.attention_bits:
+                self.quantize_attention_()
             set_step_key_(self, self.step_key)
+
+    def quantize_attention_(self) -> None:
+        """Quantize the products of self-attention, as the recipe says.
+
+        Raises:
+            UserError: the model has none, or the recipe cannot have them on integers.
+        """
+        raise UserError(
+            f"qat.attention_bits: {self.recipe.attention_bits}, must be 0: {type(self).__name__} has no self-attention"
+        )
 
     # ---------------------------------------------------------------- the forward path
     @abstractmethod

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers.models.wav2vec2.modeling_wav2vec2 import _compute_mask_indices
 
+from qat.layers.attention import quantize_attention_
 from qat.layers.base import QuantLayer
 from qat.layers.equalize import ScalePair
 from qat.layers.masked_norm import MaskedGroupNorm, mask_group_norms_
@@ -18,6 +19,8 @@ from qat.layers.masking import at_least_shortest, frame_mask, to_device_of, vali
 from qat.layers.weight_norm import remove_weight_norm_
 from qat.models.ctc import CTCModule
 from qat.models.wav2vec2_pairs import encoder_pairs, extractor_pairs
+from qat.recipe import Rule
+from qat.system.errors import UserError
 
 GELU_FLOOR = -3.0  # |gelu(x)| <= 0.0041 below: a range that reaches further down wastes levels
 
@@ -64,6 +67,21 @@ class Wav2Vec2Encoder(CTCModule):
         for layer in self.backbone.feature_extractor.modules():
             if isinstance(layer, QuantLayer):
                 layer.relative_error = True  # linear in the waveform's loudness up to a LayerNorm
+
+    def quantize_attention_(self) -> None:
+        """See `RecipeModule`."""
+        recipe = self.recipe
+        for key, value, allowed in (
+            ("target", recipe.target, "onnxruntime"),
+            ("activation_granularity", recipe.activation_granularity, "tensor or frame"),
+        ):
+            if value not in allowed.split(" or "):
+                raise UserError(
+                    f"qat.attention_bits: {recipe.attention_bits}, must be 0 with qat.{key} {value}; it needs {allowed}"
+                )
+        of_products = recipe.of_rule(Rule("*", activation_bits=recipe.attention_bits))
+        assert not isinstance(of_products, str)
+        quantize_attention_(self.backbone, of_products)
 
     def convolutions_before_gelu(self) -> Iterator[nn.Module]:
         """Convolutions whose output goes through GELU and nowhere else."""

@@ -70,8 +70,8 @@ def bits(row: Row) -> str:
     if weight is None and activation is None:
         return "float"
     shares = row.coverage
-    weights = width(weight, shares and shares.mean_weight_bits)
-    return f"W{weights} A{width(activation, shares and shares.mean_activation_bits)}"
+    weights = width(weight, shares.mean_weight_bits if shares else None)
+    return f"W{weights} A{width(activation, shares.mean_activation_bits if shares else None)}"
 
 
 def width(bits: int | str | None, mean: float | None) -> str:

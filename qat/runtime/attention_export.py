@@ -78,7 +78,7 @@ def export_folder(
     folder, portable = Path(folder), file_format == "qdq"
     check_ready(module, precision)
     if precision == "integer":
-        check_target(module.recipe.target, file_format)
+        check_target(module.recipe, file_format)
     tokenizer, packed = module.tokenizer.pieces, 0
     facts = origin(module, precision, checkpoint_sha256) | ({FORMAT_KEY: file_format} if portable else {})
     copied: Any = copy.deepcopy(module, {id(getattr(module, "_trainer", None)): None}).cpu().float().eval()

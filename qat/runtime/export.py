@@ -102,7 +102,7 @@ def export_onnx(
     path = Path(path)
     check_ready(module, precision)
     if precision == "integer":
-        check_target(module.recipe.target, file_format)
+        check_target(module.recipe, file_format)
     copied = copy.deepcopy(module, {id(getattr(module, "_trainer", None)): None}).cpu().float().eval()
     replace_layers_(copied, precision)
     portable = file_format == "qdq"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from qat.layer_recipe import Target
+from qat.layer_recipe import LayerFields
 from qat.system.errors import UserError
 
 FileFormat = Literal["onnxruntime", "qdq"]
@@ -55,15 +55,21 @@ class Runner:
 DEFAULT_RUNNER = Runner()
 
 
-def check_target(target: Target, file_format: FileFormat) -> None:
-    """Refuse a file that the runtime of a recipe cannot read.
+def check_target(recipe: LayerFields, file_format: FileFormat) -> None:
+    """Refuse a file that the runtime of a recipe cannot read, or that cannot hold what the recipe quantizes.
 
     Raises:
         UserError: naming both.
     """
+    target = recipe.target
     if target != "onnxruntime" and file_format != "qdq":
         raise UserError(
             f"export.format: {file_format!r}, must be qdq for a model of qat.target {target} (--export.format qdq)"
+        )
+    if recipe.attention_bits and file_format == "qdq":
+        raise UserError(
+            f"export.format: {file_format!r}, must be onnxruntime for a model of qat.attention_bits "
+            f"{recipe.attention_bits}: standard operators have no scale for each row of the probabilities"
         )
 
 

@@ -7,7 +7,6 @@ attention is a sixth faster without a mask, and statistics over all frames are o
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -19,13 +18,16 @@ from torch.onnx.ops import symbolic
 from qat.layers.masked_norm import ROWS, MaskedGroupNorm
 from qat.runtime.loops import Body, stored
 from qat.runtime.operators import LOOPS
+from qat.runtime.self_attention import (
+    ATTENTION,
+    INTEGER_ATTENTION,
+    MICROSOFT,
+    attention_branch,
+    fuse_attention_,
+    integer_attention_branch,
+)
 
-ATTENTION, GROUP_NORM = (
-    "SelfAttention",
-    "MaskedGroupNorm",
-)  # what stands for a branch until the graph is written
-IMPLEMENTATION = "speech_qat_export"  # of attention, as Transformers knows it
-MICROSOFT = "com.microsoft"
+GROUP_NORM = "MaskedGroupNorm"  # what stands for a branch until the graph is written
 
 
 def fuse_(model: nn.Module) -> None:
@@ -35,54 +37,6 @@ def fuse_(model: nn.Module) -> None:
         for name, child in parent.named_children():
             if isinstance(child, MaskedGroupNorm):
                 setattr(parent, name, ExportedGroupNorm.of(child))
-
-
-def fuse_attention_(model: nn.Module) -> None:
-    """Let every attention of Transformers below `model` be exported as one node."""
-    configs: list[Any] = [getattr(module, "config", None) for module in model.modules()]
-    found = {id(config): config for config in configs if hasattr(config, "_attn_implementation")}
-    if not found:
-        return
-    from transformers import AttentionInterface
-
-    AttentionInterface.register(IMPLEMENTATION, fused_attention)
-    for config in found.values():
-        config._attn_implementation = IMPLEMENTATION
-
-
-def fused_attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor,
-    scaling: float,
-    **_: Any,
-) -> tuple[Tensor, None]:
-    """What Transformers calls in place of `F.scaled_dot_product_attention`, while a model is exported.
-
-    Args:
-        module: the attention.
-        query: `(B, N, T, D)`.
-        key: likewise.
-        value: likewise.
-        attention_mask: `(B, 1, 1, T)`: 0 where a frame is valid, large and negative where it is padding.
-        scaling: of the products.
-
-    Returns:
-        `(B, T, N D)`, and no weights.
-    """
-    inputs = [x.transpose(1, 2).flatten(2) for x in (query, key, value)]
-    whole = attention_mask.min() >= 0
-    out = symbolic(
-        f"{LOOPS}::{ATTENTION}",
-        (*inputs, attention_mask, whole),
-        {"num_heads": query.shape[1], "scale": scaling},
-        dtype=torch.float32,
-        shape=inputs[0].shape,
-        version=1,
-    )
-    return out, None
 
 
 class ExportedGroupNorm(MaskedGroupNorm):
@@ -95,36 +49,6 @@ class ExportedGroupNorm(MaskedGroupNorm):
         return symbolic(
             f"{LOOPS}::{GROUP_NORM}", inputs, {"eps": self.eps}, dtype=torch.float32, shape=x.shape, version=1
         )
-
-
-def attention_branch(body: Body, node: ir.Node, whole: bool) -> ir.Value:
-    """`MultiHeadAttention`, with the mask where something is padded."""
-    query, key, value = (without_heads(x) for x in node.inputs[:3])
-    mask = node.inputs[3]
-    fields = {
-        "num_heads": node.attributes["num_heads"].as_int(),
-        "scale": node.attributes["scale"].as_float(),
-    }
-    inputs: list[ir.Value | None] = [query, key, value]
-    if not whole:
-        frames = body.one("Shape", query, start=1, end=2)
-        ones = body.constant(np.array([1, 1], np.int64))
-        one = body.constant(np.array([1], np.int64))
-        shape = body.one("Concat", ones, frames, one, axis=0)
-        inputs += [None, None, body.one("Expand", mask, shape)]
-    return body.one("MultiHeadAttention", *inputs, domain=MICROSOFT, **fields)
-
-
-def without_heads(x: ir.Value | None) -> ir.Value:
-    """`(B, T, H)` as it was before Transformers split it into heads and this file joined them."""
-    assert x is not None
-    found: ir.Value | None = x
-    while found is not None:
-        node = found.producer()
-        if node is None or node.op_type not in ("Reshape", "Transpose"):
-            return found if found.shape == x.shape else x
-        found = node.inputs[0]
-    return x
 
 
 def group_norm_branch(body: Body, node: ir.Node, whole: bool) -> ir.Value:
@@ -161,6 +85,7 @@ def group_norm_branch(body: Body, node: ir.Node, whole: bool) -> ir.Value:
 
 BRANCHES: dict[str, tuple[Callable[[Body, ir.Node, bool], ir.Value], int]] = {
     ATTENTION: (attention_branch, 4),
+    INTEGER_ATTENTION: (integer_attention_branch, 4),
     GROUP_NORM: (group_norm_branch, 2),
 }  # operator -> what writes a branch of it, and the place of the input that says whether nothing is padded
 

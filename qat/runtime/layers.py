@@ -11,6 +11,7 @@ from speechbrain.lobes.features import Fbank
 from torch import Tensor, nn
 
 from qat.layers.activation import ActivationQuantizer
+from qat.layers.attention import QuantAttention
 from qat.layers.base import QuantLayer
 from qat.layers.blocks import BlockQuantizer
 from qat.layers.conv import QuantConv1d, QuantConv2d, QuantFrameConv1d
@@ -31,6 +32,7 @@ from qat.runtime.frontend import OnnxFbank
 from qat.runtime.gru import ExportedGRU
 from qat.runtime.linear import FrameLinear, IntegerLinear, PackedLinear
 from qat.runtime.lstm import FloatLSTM, QuantizedLSTM
+from qat.runtime.self_attention import IntegerAttention
 from qat.runtime.weights import ActivationRange, StoredWeight, integer_bias, integer_weight
 
 
@@ -193,6 +195,8 @@ def exported_layer(layer: nn.Module, precision: str) -> nn.Module:
         layer: any module.
         precision: "float" undoes the quantization first.
     """
+    if isinstance(layer, QuantAttention):
+        return nn.Identity() if precision == "float" else IntegerAttention(layer)
     if not isinstance(layer, QuantLayer) or precision == "float":
         plain = layer.to_float() if isinstance(layer, QuantLayer) else layer
         build = PLAIN.get(type(plain))

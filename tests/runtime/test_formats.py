@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from qat.layer_recipe import LayerFields
 from qat.runtime.formats import DEFAULT_RUNNER, ExportOptions, Runner, check_target
 from qat.system.errors import UserError
 
@@ -44,9 +45,15 @@ def test_a_runner_that_is_none_is_one_line(names: Any, message: str) -> None:
 
 
 def test_a_model_for_another_runtime_has_a_portable_file() -> None:
-    check_target("onnxruntime", "onnxruntime")
-    check_target("tensorrt", "qdq")
+    check_target(LayerFields(), "onnxruntime")
+    check_target(LayerFields(target="tensorrt"), "qdq")
     with pytest.raises(
         UserError, match="export.format: 'onnxruntime', must be qdq for a model of qat.target openvino"
     ):
-        check_target("openvino", "onnxruntime")
+        check_target(LayerFields(target="openvino"), "onnxruntime")
+
+
+def test_a_portable_file_has_no_integer_attention() -> None:
+    check_target(LayerFields(attention_bits=8), "onnxruntime")
+    with pytest.raises(UserError, match="must be onnxruntime for a model of qat.attention_bits 8"):
+        check_target(LayerFields(attention_bits=8), "qdq")
