@@ -3,15 +3,15 @@
 `python -m benchmarks.engines [--models wav2vec2 crdnn] [--settings 1x1 2x1 1x8] [--seconds 10] [--repeats 12]`
 
 Published sizes with random weights; a setting is threads x utterances in a batch. NNCF and OpenVINO come with
-`pip install 'speech-qat[peers]'`. With one thread, what counts is processor time; with two, the clock. All sides are
-in memory at once: a batch of 8 of wav2vec2-base needs more than 24 GB.
+`pip install 'speech-qat[peers]'`. With one thread, what counts is processor time; with two, the clock. Of one utterance
+all sides take turns; of a batch, which takes gigabytes, each takes turns with the first alone.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain
@@ -48,6 +48,7 @@ class Side:
         engine: that runs it.
         target: of the recipe.
         nncf: quantized by NNCF from the float file.
+        attention_bits: of the recipe; only models with self-attention have such a side.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Side:
     engine: EngineName
     target: Target = "onnxruntime"
     nncf: bool = False
+    attention_bits: int = 0
 
 
 SIDES = (
@@ -66,25 +68,28 @@ SIDES = (
     Side("ours, standard operators, target openvino", "integer", "qdq", "openvino", "openvino"),
     Side("ours, standard operators", "integer", "qdq", "onnxruntime"),
     Side("ours", "integer", "onnxruntime", "onnxruntime"),
+    Side("ours, attention on integers", "integer", "onnxruntime", "onnxruntime", attention_bits=8),
 )
 
 
 def write_files(name: str, folder: Path) -> dict[Side, Path]:
     """The file of each side."""
     files: dict[Side, Path] = {}
-    for target in dict.fromkeys(side.target for side in SIDES):
-        module = build(name, target=target)
-        for number, side in enumerate(SIDES):
+    attends = name.endswith("wav2vec2")
+    sides = [side for side in SIDES if attends or not side.attention_bits]
+    for target, bits in dict.fromkeys((side.target, side.attention_bits) for side in sides):
+        module = build(name, target=target, attention_bits=bits)
+        for number, side in enumerate(sides):
             path = folder / f"{number}.onnx"
-            if side.target == target and not side.nncf:
+            if (side.target, side.attention_bits, side.nncf) == (target, bits, False):
                 files[side] = export_onnx(module, path, side.precision, file_format=side.file_format).path
         layers = [layer for layer, _ in weighted_layers(module)]
-    base = files[SIDES[0]]
+    base = files[sides[0]]
     signals = [noise(1, 3.0, seed=seed)[0].numpy() for seed in (1, 2)]
-    for side in SIDES:
+    for side in sides:
         if side.nncf:
-            files[side] = quantize(base, signals, layers, name.endswith("wav2vec2"), folder / "nncf")
-    return {side: files[side] for side in SIDES}
+            files[side] = quantize(base, signals, layers, attends, folder / "nncf")
+    return {side: files[side] for side in sides}
 
 
 def utterances(seconds: float, batch: int) -> tuple[Any, Any]:
@@ -100,26 +105,33 @@ def time_sides(
     files: dict[Side, Path], threads: int, batch: int, options: argparse.Namespace, folder: Path
 ) -> list[dict[str, float]]:
     """Median milliseconds of each side, and how many times as fast as the first it is; they take turns."""
-    signal, lengths = utterances(options.seconds, batch)
-    store = write_signals(folder, [signal, lengths])
+    store = write_signals(folder, [*utterances(options.seconds, batch)])
+    repeats = options.repeats if batch == 1 else max(options.repeats // 3, 1)
+    first, *others = files
+    groups = [list(files)] if batch == 1 else [[first, side] for side in others]
+    found: dict[Side, dict[str, float]] = {}
+    for group in groups:
+        rounds = in_turns([(files[side], side.engine) for side in group], threads, repeats, store)
+        for index, side in enumerate(group):
+            mine = [times[index] for times in rounds]
+            ratio = median(times[0] / time for times, time in zip(rounds, mine, strict=True))
+            found.setdefault(side, {"ms": 1000.0 * median(mine), "ratio": ratio})
+    return [found[side] for side in files]
+
+
+def in_turns(
+    files: Sequence[tuple[Path, EngineName]], threads: int, repeats: int, store: Path
+) -> list[list[float]]:
+    """Seconds of each file in each round."""
     clock = "seconds" if threads == 1 else "wall_s"
     with ExitStack() as stack:
         cores = idle_cores(threads)
         workers = [
-            stack.enter_context(PeerWorker(path, side.engine, store, cores, threads))
-            for side, path in files.items()
+            stack.enter_context(PeerWorker(path, engine, store, cores, threads)) for path, engine in files
         ]
         for worker in workers * WARMUP:
             worker.ask(batch=True)
-        repeats = options.repeats if batch == 1 else max(options.repeats // 3, 1)
-        rounds = [[worker.ask(batch=True)[clock] for worker in workers] for _ in range(repeats)]
-    return [
-        {
-            "ms": 1000.0 * median(times[index] for times in rounds),
-            "ratio": median(times[0] / times[index] for times in rounds),
-        }
-        for index in range(len(workers))
-    ]
+        return [[worker.ask(batch=True)[clock] for worker in workers] for _ in range(repeats)]
 
 
 def measure(name: str, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
