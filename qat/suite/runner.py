@@ -35,6 +35,7 @@ class Runner:
         self.lock = threading.Lock()
         self.children: set[subprocess.Popen[str]] = set()
         self.stopping = False
+        self.all_wait = threading.Event()
 
     def run(self, jobs: Sequence[Job]) -> int:
         """Run what is missing; the number of failures. A signal stops the children and ends the suite.
@@ -48,8 +49,10 @@ class Runner:
             signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
         started, finished, failures = time.time(), 0, 0
         with ThreadPoolExecutor(self.parallel) as pool:
-            waiting: set[Future[str]] = {pool.submit(self.run_job, job) for job in missing}
+            waiting: set[Future[str]] = set()
             try:
+                waiting = {pool.submit(self.run_when_all_wait, job) for job in missing}
+                self.all_wait.set()
                 while waiting:
                     ready, waiting = wait(waiting, return_when=FIRST_COMPLETED)
                     for item in ready:
@@ -66,10 +69,16 @@ class Runner:
     def stop(self, waiting: Iterable[Future[str]]) -> None:
         """End children and what was not started."""
         self.stopping = True
+        self.all_wait.set()
         for item in waiting:
             item.cancel()
         for child in list(self.children):
             child.terminate()
+
+    def run_when_all_wait(self, job: Job) -> str:
+        """`run_job`, but no child before all threads are known: a signal in between would end none of them."""
+        self.all_wait.wait()
+        return self.run_job(job)
 
     def run_job(self, job: Job) -> str:
         """Run one job in a process of its own and store its result; one line about it."""
@@ -114,6 +123,8 @@ class Runner:
                 text=True,
             )
             self.children.add(child)
+            if self.stopping:  # `stop` may have been past it
+                child.terminate()
             pid_file(job).write_text(str(child.pid))
             code = child.wait()
             self.children.discard(child)
