@@ -25,9 +25,10 @@ from qat.models.loading import load_module
 from qat.models.wav2vec2 import Wav2Vec2Module
 from qat.recipe import Recipe
 from qat.runtime.export import export_onnx, trace
-from qat.runtime.fused import ExportedGroupNorm, fused_attention
+from qat.runtime.fused import ExportedGroupNorm
 from qat.runtime.layers import replace_layers_
 from qat.runtime.packing import name_nodes_
+from qat.runtime.self_attention import fused_attention
 from qat.runtime.session import Session, session_options
 from qat.system.errors import UserError
 from tests.conftest import noise
