@@ -34,8 +34,9 @@ lint: .venv/tested
 types: .venv/tested
 	$(BIN)/mypy
 
-# Lint, types and the tests that mirror the files changed since the last commit, without those marked slow.
+# Lint, types, imports of all tests, and the tests that mirror the files changed since the last commit, without those marked slow.
 quick: lint types
+	$(BIN)/python -m pytest --collect-only -qqq
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.changed
 
 suite: .venv/tested
