@@ -105,7 +105,7 @@ def time_sides(
     files: dict[Side, Path], threads: int, batch: int, options: argparse.Namespace, folder: Path
 ) -> list[dict[str, float]]:
     """Median milliseconds of each side, and how many times as fast as the first it is; they take turns."""
-    store = write_signals(folder, [*utterances(options.seconds, batch)])
+    store = write_signals(folder, utterances(options.seconds, batch))
     repeats = options.repeats if batch == 1 else max(options.repeats // 3, 1)
     first, *others = files
     groups = [list(files)] if batch == 1 else [[first, side] for side in others]

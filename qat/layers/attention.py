@@ -6,7 +6,7 @@ them has all levels, from zero to its largest; that row's scale is multiplied in
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, cast
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from qat.layer_recipe import LayerRecipe
 from qat.layers.activation import ActivationQuantizer
-from qat.layers.base import device_of
+from qat.layers.base import device_of, emulates_kernel
 from qat.layers.frames import FrameQuantizer
 
 IMPLEMENTATION = "speech_qat"  # of attention, as Transformers knows it
@@ -48,6 +48,11 @@ class QuantAttention(nn.Module):
         """Whether it quantizes and does not only watch."""
         return self.probability_quantizer.is_active
 
+    @property
+    def can_emulate(self) -> bool:
+        """See `QuantLayer`."""
+        return self.is_active and not torch.is_grad_enabled()
+
     def forward(
         self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float, dropout: float
     ) -> Tensor:
@@ -61,12 +66,7 @@ class QuantAttention(nn.Module):
             scaling: of the products.
             dropout: of the probabilities.
         """
-        if (
-            self.is_active
-            and not self.training
-            and query.device.type == "cpu"
-            and not torch.is_grad_enabled()
-        ):
+        if emulates_kernel(self, query):
             return self.emulate(query, key, value, mask, scaling)
         query, key = self.query_quantizer(query), self.key_quantizer(key)
         value = self.value_quantizer(value)
@@ -120,19 +120,35 @@ def quantized_attention(
     return cast(Tensor, out).transpose(1, 2).contiguous(), None
 
 
+def attend_by_(model: nn.Module, name: str, function: Callable[..., tuple[Tensor, None]]) -> None:
+    """Let every attention of Transformers below `model` call a function for its products.
+
+    Args:
+        model: of any class; without attention of Transformers it is left alone.
+        name: of the function, as Transformers is to know it.
+        function: such as `quantized_attention`.
+    """
+    configs: list[Any] = [getattr(module, "config", None) for module in model.modules()]
+    found = {id(config): config for config in configs if hasattr(config, "_attn_implementation")}
+    if not found:
+        return
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(name, function)
+    for config in found.values():
+        config._attn_implementation = name
+
+
 def quantize_attention_(model: nn.Module, recipe: LayerRecipe) -> list[str]:
     """Quantize the products of every self-attention of Transformers below `model`, in place; its names.
 
     The quantizers are off.
     """
-    from transformers import AttentionInterface
-
-    AttentionInterface.register(IMPLEMENTATION, quantized_attention)
+    attend_by_(model, IMPLEMENTATION, quantized_attention)
     names = []
     for name, module in list(model.named_modules()):
         if all(hasattr(module, key) for key in ("q_proj", "k_proj", "v_proj", "config")):
             module.add_module(CHILD, QuantAttention(recipe, device_of(module)))
-            cast(Any, module).config._attn_implementation = IMPLEMENTATION
             names.append(f"{name}.{CHILD}")
     return names
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -130,7 +130,18 @@ def new_activation_quantizer(recipe: LayerRecipe, time_axis: int, device: torch.
     return ActivationQuantizer(recipe, time_axis, device) if recipe.activation_bits else Unquantized()
 
 
-def emulates_kernel(layer: QuantLayer, x: Tensor) -> bool:
+class Emulating(Protocol):
+    """What can compute as its integer kernel: a layer, or the products of an attention."""
+
+    training: bool
+
+    @property
+    def can_emulate(self) -> bool:
+        """Whether it has what its integer kernel needs, and no gradient is asked for."""
+        ...
+
+
+def emulates_kernel(layer: Emulating, x: Tensor) -> bool:
     """Whether a layer is to compute on `x` as its integer kernel: evaluated on a CPU, and such that it can.
 
     On a GPU evaluation has the arithmetic of training, rounded to nearest: an LSTM's kernel, emulated frame by frame,

@@ -71,14 +71,13 @@ class Wav2Vec2Encoder(CTCModule):
     def quantize_attention_(self) -> None:
         """See `RecipeModule`."""
         recipe = self.recipe
-        for key, value, allowed in (
-            ("target", recipe.target, "onnxruntime"),
-            ("activation_granularity", recipe.activation_granularity, "tensor or frame"),
-        ):
-            if value not in allowed.split(" or "):
-                raise UserError(
-                    f"qat.attention_bits: {recipe.attention_bits}, must be 0 with qat.{key} {value}; it needs {allowed}"
-                )
+        hindrance = ""
+        if recipe.target != "onnxruntime":
+            hindrance = f"qat.target {recipe.target}; it needs onnxruntime"
+        elif recipe.activation_granularity == "dynamic":
+            hindrance = "qat.activation_granularity dynamic; it needs tensor or frame"
+        if hindrance:
+            raise UserError(f"qat.attention_bits: {recipe.attention_bits}, must be 0 with {hindrance}")
         of_products = recipe.of_rule(Rule("*", activation_bits=recipe.attention_bits))
         assert not isinstance(of_products, str)
         quantize_attention_(self.backbone, of_products)

@@ -19,7 +19,7 @@ class Point:
         label: "W4 A8".
         weight_bits: a number, "4/8" where rules mix widths, None for float; where the mean of mixed widths is a whole
             number but for `NEAR`, that number.
-        activation_bits: likewise, without means.
+        activation_bits: likewise.
         wer: percent.
         interval: 95 %, percent.
         size_mb: of the exported file; None where it was not measured.
@@ -40,10 +40,11 @@ Points = Mapping[str, Sequence[Point]]  # method -> its models
 
 def point_of(row: Row, wer: float, interval: tuple[float, float] | None) -> Point:
     """The point of a row, with its error rate on one split or over several seeds."""
+    shares = row.coverage
     return Point(
         label=bits(row),
-        weight_bits=whole_bits(row),
-        activation_bits=row.activation_bits,
+        weight_bits=whole_bits(row.weight_bits, shares.mean_weight_bits if shares else None),
+        activation_bits=whole_bits(row.activation_bits, shares.mean_activation_bits if shares else None),
         wer=wer,
         interval=interval or (wer, wer),
         size_mb=row.size_mb,
@@ -51,11 +52,10 @@ def point_of(row: Row, wer: float, interval: tuple[float, float] | None) -> Poin
     )
 
 
-def whole_bits(row: Row) -> Bits:
+def whole_bits(width: Bits, mean: float | None) -> Bits:
     """See `Point.weight_bits`."""
-    mean = row.coverage.mean_weight_bits if row.coverage else None
-    if mean is None or "/" not in str(row.weight_bits) or abs(mean - round(mean)) > NEAR:
-        return row.weight_bits
+    if mean is None or "/" not in str(width) or abs(mean - round(mean)) > NEAR:
+        return width
     return round(mean)
 
 

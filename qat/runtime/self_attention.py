@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.onnx.ops import symbolic
 
 from qat.layers.activation import AffineQuantizer
-from qat.layers.attention import CHILD, QuantAttention
+from qat.layers.attention import CHILD, QuantAttention, attend_by_
 from qat.runtime.loops import Body
 from qat.runtime.operators import LOOPS
 
@@ -47,15 +47,7 @@ def range_of(quantizer: AffineQuantizer) -> list[float]:
 
 def fuse_attention_(model: nn.Module) -> None:
     """Let every attention of Transformers below `model` be exported as one node."""
-    configs: list[Any] = [getattr(module, "config", None) for module in model.modules()]
-    found = {id(config): config for config in configs if hasattr(config, "_attn_implementation")}
-    if not found:
-        return
-    from transformers import AttentionInterface
-
-    AttentionInterface.register(IMPLEMENTATION, fused_attention)
-    for config in found.values():
-        config._attn_implementation = IMPLEMENTATION
+    attend_by_(model, IMPLEMENTATION, fused_attention)
 
 
 def fused_attention(

@@ -10,7 +10,8 @@ from torch import Tensor
 from qat.layer_recipe import LayerRecipe
 from qat.layers.attention import QuantAttention
 from qat.layers.masking import frame_mask, valid_lengths
-from qat.layers.state import finish_calibration_, set_enabled_, set_observing_
+from qat.layers.state import set_enabled_
+from tests.runtime.conftest import calibrate_
 
 SCALING = 0.25
 
@@ -29,11 +30,8 @@ def bias_of(lengths: list[int], x: Tensor) -> Tensor:
 def calibrated(inputs: tuple[Tensor, Tensor, Tensor], bits: int = 8, **fields: object) -> QuantAttention:
     """Switched on, in eval mode."""
     products = QuantAttention(LayerRecipe(attention_bits=bits, **fields)).eval()  # type: ignore[arg-type]
-    set_observing_(products, True)
-    products(*inputs, bias_of([inputs[0].shape[2]] * len(inputs[0]), inputs[0]), SCALING, 0.0)
-    set_observing_(products, False)
-    finish_calibration_(products)
-    set_enabled_(products, True)
+    bias = bias_of([inputs[0].shape[2]] * len(inputs[0]), inputs[0])
+    calibrate_(products, lambda: products(*inputs, bias, SCALING, 0.0))
     return products
 
 

@@ -9,7 +9,6 @@ import torch
 
 from qat.layers.attention import quantized_attentions
 from qat.layers.coverage import count_macs, coverage
-from qat.layers.state import calibrate_weights_, finish_calibration_, set_observing_
 from qat.models.ctc import CTCModule
 from qat.models.loading import load_module, save_module
 from qat.recipe import Recipe
@@ -17,6 +16,7 @@ from qat.runtime.export import export_onnx
 from qat.runtime.graph import count_nodes, optimised_graph
 from qat.system.errors import UserError
 from tests.conftest import build, noise
+from tests.runtime.conftest import calibrate_
 
 LENGTHS = torch.tensor([16_000, 9_000])
 
@@ -25,12 +25,7 @@ LENGTHS = torch.tensor([16_000, 9_000])
 def quantized(**fields: object) -> CTCModule:
     """A tiny calibrated Wav2Vec2."""
     module = build("wav2vec2", Recipe.from_dict({"preset": "x", "attention_bits": 8, **fields})).eval()
-    calibrate_weights_(module)
-    set_observing_(module, True)
-    module(noise(2, 1.0), LENGTHS)
-    set_observing_(module, False)
-    finish_calibration_(module)
-    module.quantize()
+    calibrate_(module, lambda: module(noise(2, 1.0), LENGTHS))
     return module
 
 

@@ -25,3 +25,5 @@ def test_a_mean_near_a_whole_number_stands_with_it(row: Row) -> None:
     for width, mean, expected in (("2/8", 2.04, 2), ("4/8", 5.5, "4/8"), ("4/8", None, "4/8"), (8, 8.0, 8)):
         mixed = replace(row, weight_bits=width, coverage=replace(row.coverage, mean_weight_bits=mean))
         assert point_of(mixed, 9.0, None).weight_bits == expected
+        mixed = replace(row, activation_bits=width, coverage=replace(row.coverage, mean_activation_bits=mean))
+        assert point_of(mixed, 9.0, None).activation_bits == expected

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from qat.layer_recipe import LayerRecipe
 from qat.layers.attention import quantize_attention_
-from qat.layers.state import finish_calibration_, set_enabled_, set_observing_
 from qat.runtime.fused import fuse_
 from qat.runtime.graph import all_nodes
 from qat.runtime.layers import replace_layers_
+from tests.runtime.conftest import calibrate_
 from tests.runtime.test_fused import WIDTH, Attending, exported
 
 
@@ -24,11 +24,7 @@ def attending(x: Tensor, bits: int, reduce_range: bool = False) -> Attending:
     module = Attending().eval()
     recipe = LayerRecipe(attention_bits=bits, reduce_range=reduce_range)
     assert quantize_attention_(module, recipe) == ["attention.products"]
-    set_observing_(module, True)
-    module(x, torch.tensor([x.shape[1]] * len(x)))
-    set_observing_(module, False)
-    finish_calibration_(module)
-    set_enabled_(module, True)
+    calibrate_(module, lambda: module(x, torch.tensor([x.shape[1]] * len(x))))
     return module
 
 
