@@ -14,7 +14,8 @@ from qat.layers.state import calibrate_weights_, finish_calibration_, set_observ
 from qat.models.ctc import CTCModule
 from qat.numerics import fused, fused_weights
 from qat.numerics import launch as launching
-from qat.recipe import Recipe, Rule
+from qat.recipe import Recipe
+from qat.rule import Rule
 from tests.conftest import build, noise
 
 pytest.importorskip("triton")

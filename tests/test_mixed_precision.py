@@ -13,8 +13,9 @@ from qat.evaluation.guards import GuardError, IntegerFile, check_recipes_take_ef
 from qat.layers.state import calibrate_weights_, finish_calibration_, set_enabled_, set_observing_
 from qat.layers.swap import quant_layers
 from qat.models.ctc import CTCModule
-from qat.recipe import Recipe, Rule
+from qat.recipe import Recipe
 from qat.report.row import load_report
+from qat.rule import Rule
 from qat.runtime.export import export_onnx
 from tests.conftest import build, noise
 from train import train

@@ -25,7 +25,8 @@ from qat.models.checkpoint import read_checkpoint
 from qat.models.ctc import CTCModule
 from qat.models.distillation import Teacher
 from qat.models.loading import load_module
-from qat.recipe import Recipe, Rule
+from qat.recipe import Recipe
+from qat.rule import Rule
 from tests.conftest import TINY_WAV2VEC2, build, noise
 from tests.pretend_gpu import GPU, PlacementError, PretendGPU, is_on_gpu
 

@@ -16,7 +16,8 @@ from datamodules.utterance import parse_json_line, to_utterance
 from qat.cli.flags import expand_presets
 from qat.models.speechbrain_yaml import read_yaml
 from qat.models.yaml_values import arithmetic, plain
-from qat.recipe import Recipe, Rule
+from qat.recipe import Recipe
+from qat.rule import Rule
 from qat.system.errors import UserError
 from tests.coverage_fuzz import READERS, attempt, seeds, write_audio
 from tests.datamodules.corpora import sine

@@ -10,7 +10,8 @@ import yaml
 
 from qat import recipe as module
 from qat.layer_recipe import LayerRecipe
-from qat.recipe import Recipe, Rule
+from qat.recipe import Recipe
+from qat.rule import Rule
 from qat.system.errors import UserError
 
 PRESETS = sorted((Path(__file__).resolve().parent.parent / "configs" / "qat").glob("*.yaml"))

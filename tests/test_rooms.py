@@ -18,6 +18,7 @@ ROOMS = (
     "qat.numerics",
     "datamodules",
     "qat.layer_recipe",
+    "qat.rule",
     "qat.recipe",
     "qat.runs",
     "qat.layers",

@@ -37,7 +37,7 @@ class Calibrate(Callback):
         if not pl_module.recipe.active or is_quantized(pl_module):
             return
         rank_zero_info(str(pl_module.swap_report))
-        if pl_module.recipe.equalize != "none" and not pl_module.equalized:
+        if pl_module.recipe.equalizes and not pl_module.equalized:
             rank_zero_info(equalize_and_check(pl_module, data_of(trainer)))
         rank_zero_info(calibrate_(pl_module, data_of(trainer)))
         if pl_module.recipe.fold_batch_norm == "after_calibration":

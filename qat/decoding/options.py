@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from math import isfinite
 from typing import Any, Literal, get_args
 
-from qat.recipe import known_fields
+from qat.rule import known_fields
 from qat.system.errors import UserError
 
 Method = Literal["attention", "ctc_greedy", "ctc_beam"]

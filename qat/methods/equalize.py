@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,8 @@ from qat.methods.calibrate import calibration_batches
 from qat.models.ctc import CTCModule
 from qat.numerics.equalization import equalizing_scale, spread
 from qat.numerics.precision import full_precision
+from qat.recipe import Recipe
+from qat.rule import Equalize
 from qat.system.ranks import gather_from_all
 
 TOLERANCE = (
@@ -28,10 +30,17 @@ CROSS_LAYER_ALPHA = 0.5
 
 @torch.no_grad()
 @full_precision()
-def equalize_and_check(module: CTCModule, data: SpeechDataModule) -> str:
+def equalize_and_check(
+    module: CTCModule, data: SpeechDataModule, largest: Mapping[str, Tensor] | None = None
+) -> str:
     """Equalize as the recipe says, once, with the quantizers off; return the line to print.
 
     What was done to each pair is in `module.equalized`, which checkpoints keep.
+
+    Args:
+        module: float, or with quantizers that are off; its weights are changed in place.
+        data: with the training utterances that calibrate.
+        largest: name of a pair -> largest magnitude of each channel `(C,)`, where that is known; None: measured.
 
     Raises:
         RuntimeError: it was done before, or the float output changed by more than `TOLERANCE` of its largest logit.
@@ -46,10 +55,10 @@ def equalize_and_check(module: CTCModule, data: SpeechDataModule) -> str:
     before = module.posteriors(probe)[0]
     found = [(pair, skip_reason(module, pair)) for pair in module.scale_pairs()]
     fitting = [pair for pair, reason in found if not reason]
-    largest: dict[str, Tensor] = {}
-    if recipe.equalize == "smooth":
-        largest = largest_inputs(module, fitting, data, utterances)
-    done = equalize_(module, fitting, largest, recipe.smooth_alpha)
+    smooth = [pair for pair in fitting if method_of(module, pair) == "smooth"]
+    if largest is None and smooth:
+        largest = largest_inputs(module, smooth, data, utterances)
+    done = equalize_(module, fitting, {pair.name: (largest or {})[pair.name] for pair in smooth})
     module.equalized = [
         done.get(pair.name) or {"pair": pair.name, "reason": reason} for pair, reason in found
     ]
@@ -57,28 +66,38 @@ def equalize_and_check(module: CTCModule, data: SpeechDataModule) -> str:
     module.train(was_training)
     if not change <= TOLERANCE:
         raise RuntimeError(
-            f"equalization ({recipe.equalize}) changed the float output by {change:.1e}, must be at most {TOLERANCE}; "
+            f"equalization ({how(recipe)}) changed the float output by {change:.1e}, must be at most {TOLERANCE}; "
             "a layer may be read in a way that the model does not name: switch it off with --qat.equalize none"
         )
     return f"{summary(module)} (float output unchanged within {change:.0e})"
 
 
+def method_of(module: CTCModule, pair: ScalePair) -> Equalize:
+    """How the recipe says to scale a pair: as for the first quantized layer that reads it and asks for it."""
+    quantized = (name for name in pair.consumers if isinstance(module.get_submodule(name), QuantLayer))
+    found = (module.recipe.equalize_of(name, module.groups) for name in quantized)
+    return next((method for method in found if method != "none"), "none")
+
+
 def skip_reason(module: CTCModule, pair: ScalePair) -> str:
     """Why a pair is left as it is; empty if it is scaled."""
-    quantized = any(isinstance(module.get_submodule(name), QuantLayer) for name in pair.consumers)
-    return unfit_reason(module, pair) or ("" if quantized else "no quantized layer reads it")
+    if reason := unfit_reason(module, pair):
+        return reason
+    if not any(isinstance(module.get_submodule(name), QuantLayer) for name in pair.consumers):
+        return "no quantized layer reads it"
+    return "" if method_of(module, pair) != "none" else "the recipe's rules leave it"
 
 
 def equalize_(
-    module: nn.Module, pairs: Sequence[ScalePair], largest: dict[str, Tensor], alpha: float
+    module: CTCModule, pairs: Sequence[ScalePair], largest: dict[str, Tensor]
 ) -> dict[str, dict[str, Any]]:
     """Scale all pairs until none changes any more; by the weights alone where there are no activations.
 
     Args:
-        module: holds the layers; their weights are changed in place.
+        module: holds the layers, whose weights are changed in place, and the recipe with the share of the activations'
+            range that is moved into the weights.
         pairs: each without a reason against it.
-        largest: name of a pair -> largest magnitude of each channel `(C,)`; empty: unknown.
-        alpha: share of the activations' range that is moved into the weights.
+        largest: name of a pair -> largest magnitude of each channel `(C,)`, of those that go by it.
 
     Returns:
         Name of a pair -> its name, number of channels, and largest over median range of a channel before and after.
@@ -87,7 +106,7 @@ def equalize_(
 
     def ranges(pair: ScalePair) -> tuple[Tensor, Tensor]:
         second = torch.stack([input_range(module.get_submodule(name)) for name in pair.consumers]).amax(0)
-        if largest:
+        if pair.name in largest:
             return largest[pair.name].to(second.device), second
         return output_range(module.get_submodule(pair.producer), pair.channels, len(second)), second
 
@@ -95,12 +114,13 @@ def equalize_(
         changed = False
         for pair in pairs:
             first, second = ranges(pair)
-            scale = equalizing_scale(first, second, alpha if largest else CROSS_LAYER_ALPHA)
+            alpha = module.recipe.smooth_alpha if pair.name in largest else CROSS_LAYER_ALPHA
+            scale = equalizing_scale(first, second, alpha)
             entry = report.setdefault(
                 pair.name, {"pair": pair.name, "channels": len(scale), "before": spread(first)}
             )
             scale_pair_(module, pair, scale)
-            if largest:
+            if pair.name in largest:
                 largest[pair.name] = first / scale
             entry["after"] = spread(ranges(pair)[0])
             changed = changed or bool((scale != 1).any())
@@ -147,8 +167,7 @@ def summary(module: CTCModule) -> str:
     """How many pairs were scaled, how uneven they were and are, and why the others were not."""
     recipe = module.recipe
     scaled = [item for item in module.equalized if "channels" in item]
-    how = f"smooth, alpha {recipe.smooth_alpha:g}" if recipe.equalize == "smooth" else recipe.equalize
-    line = f"equalized {len(scaled)} of {len(module.equalized)} pairs of layers ({how})"
+    line = f"equalized {len(scaled)} of {len(module.equalized)} pairs of layers ({how(recipe)})"
     if scaled:
         worst = max(scaled, key=lambda item: item["before"])
         line += (
@@ -161,6 +180,17 @@ def summary(module: CTCModule) -> str:
             reasons.setdefault(item["reason"], []).append(item["pair"])
     skipped = [f"{some(pairs)}: {reason}" for reason, pairs in reasons.items()]
     return line + (f", skipped {'; '.join(skipped)}" if skipped else "")
+
+
+def how(recipe: Recipe) -> str:
+    """The methods that a recipe and its rules name.
+
+    >>> how(Recipe.from_dict({"equalize": "cross_layer", "rules": [{"match": "head", "equalize": "smooth"}]}))
+    'cross_layer and smooth, alpha 0.5'
+    """
+    methods = {recipe.equalize, *(rule.equalize for rule in recipe.rules)} - {None, "none"}
+    alpha = f", alpha {recipe.smooth_alpha:g}"
+    return " and ".join(name + (alpha if name == "smooth" else "") for name in sorted(map(str, methods)))
 
 
 def some(names: Sequence[str]) -> str:

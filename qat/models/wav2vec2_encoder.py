@@ -19,7 +19,7 @@ from qat.layers.masking import at_least_shortest, frame_mask, to_device_of, vali
 from qat.layers.weight_norm import remove_weight_norm_
 from qat.models.ctc import CTCModule
 from qat.models.wav2vec2_pairs import encoder_pairs, extractor_pairs
-from qat.recipe import Rule
+from qat.rule import Rule
 from qat.system.errors import UserError
 
 GELU_FLOOR = -3.0  # |gelu(x)| <= 0.0041 below: a range that reaches further down wastes levels

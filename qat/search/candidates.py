@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Sequence
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
@@ -13,12 +13,14 @@ from qat.layer_recipe import LayerRecipe
 from qat.layers.quantizer import Unquantized
 from qat.layers.swap import float_reason, quantize_layer, weighted_layers
 from qat.models.base import RecipeModule
-from qat.recipe import Rule
+from qat.rule import Equalize, Rule
 from qat.runtime.layers import CELLS, QUANTIZED
 from qat.system.errors import UserError
 
 Activations = Literal["static", "frame", "float"]
 PERCENTILES = (99.99, 99.6)  # of static ranges: nearly all values, or the loudest frames clipped
+EQUALIZE: Equalize = "smooth"  # how channels are evened out
+UNEVEN = 8.0  # largest over median range of the channels that a layer reads, from which on that is tried
 KERNEL_BITS = (8, 4)  # of weights that static linear layers have kernels of their own for
 
 
@@ -30,11 +32,13 @@ class Candidate:
         weight_bits: None leaves the layer float.
         activations: one range from calibration, one for each frame, or none.
         percentile: of a range from calibration.
+        equalize: even out the channels that it reads, where they are produced (costs nothing when it runs).
     """
 
     weight_bits: int | None = None
     activations: Activations = "float"
     percentile: float = PERCENTILES[0]
+    equalize: bool = False
 
     @property
     def is_float(self) -> bool:
@@ -47,13 +51,16 @@ class Candidate:
 
         >>> Candidate(8, "static", 99.6).name, Candidate(4, "frame").name, Candidate(4).name, Candidate().name
         ('W8A8 static 99.6', 'W4A8 frame', 'W4 weights alone', 'float')
+        >>> Candidate(8, "frame", equalize=True).name
+        'W8A8 frame equalized'
         """
         if self.is_float:
             return "float"
         if self.activations == "float":
             return f"W{self.weight_bits} weights alone"
         percentile = f" {self.percentile:g}" if self.activations == "static" else ""
-        return f"W{self.weight_bits}A8 {self.activations}{percentile}"
+        equalized = " equalized" if self.equalize else ""
+        return f"W{self.weight_bits}A8 {self.activations}{percentile}{equalized}"
 
     @property
     def kernel(self) -> str:
@@ -80,6 +87,8 @@ class Candidate:
         found: dict[str, Any] = {"weight_bits": self.weight_bits, "activation_bits": 8}
         if self.activations == "float":
             return {**found, "activation_bits": 0}
+        if self.equalize:
+            found["equalize"] = EQUALIZE
         if self.activations == "frame":
             return {**found, "activation_granularity": "frame"}
         return {**found, "activation_granularity": "tensor", "percentile": self.percentile}
@@ -93,12 +102,12 @@ FLOAT = Candidate()
 
 
 def all_candidates(bits: Iterable[int]) -> list[Candidate]:
-    """Every candidate with these weight bits, float first."""
+    """Every candidate with these weight bits, float first, and those that even out channels after all others."""
     found = [FLOAT]
     for width in sorted(set(bits), reverse=True):
         found += [Candidate(width, "static", percentile) for percentile in PERCENTILES]
         found += [Candidate(width, "frame"), Candidate(width)]
-    return found
+    return found + [replace(item, equalize=True) for item in found if item.activations != "float"]
 
 
 @dataclass(frozen=True)
@@ -116,7 +125,9 @@ class Unit:
     candidates: tuple[Candidate, ...]
 
 
-def units_of(module: RecipeModule, candidates: Sequence[Candidate]) -> list[Unit]:
+def units_of(
+    module: RecipeModule, candidates: Sequence[Candidate], uneven: Container[str] = ()
+) -> list[Unit]:
     """The units of a float model, in traversal order, each with the candidates that recipe and exporter support.
 
     What a model says must stay float does: what such a layer does to a search does not show in its posteriors.
@@ -124,6 +135,7 @@ def units_of(module: RecipeModule, candidates: Sequence[Candidate]) -> list[Unit
     Args:
         module: not quantized.
         candidates: with float.
+        uneven: layers that read channels of which few are much larger than the rest, and can be evened out.
     """
     layers = dict(weighted_layers(module))
     found, taken = [], set[str]()
@@ -140,7 +152,9 @@ def units_of(module: RecipeModule, candidates: Sequence[Candidate]) -> list[Unit
             for item in candidates
             if item.is_float
             or all(
-                supports(module, layer, layers[layer], item) and not is_kept(module, layer)
+                supports(module, layer, layers[layer], item)
+                and not is_kept(module, layer)
+                and (layer in uneven or not item.equalize)
                 for layer in together
             )
         )
@@ -155,7 +169,9 @@ def is_kept(module: RecipeModule, layer: str) -> bool:
 
 def supports(module: nn.Module, name: str, layer: nn.Module, candidate: Candidate) -> bool:
     """Whether a layer can become a candidate, and an exported file computes it then."""
-    chosen: dict[str, Any] = {key: value or None for key, value in candidate.fields().items()}
+    chosen: dict[str, Any] = {
+        key: value or None for key, value in replace(candidate, equalize=False).fields().items()
+    }
     recipe = LayerRecipe(**chosen)
     if float_reason(module, name, layer, recipe):
         return False

@@ -10,19 +10,23 @@ from torch import Tensor
 from datamodules.base import SpeechDataModule
 from datamodules.utterance import Utterance
 from qat.layer_recipe import FourBitLinear
+from qat.layers.equalize import unfit_reason
 from qat.layers.quantizer import Quantizer
 from qat.layers.state import calibrate_weights_, finish_calibration_, load_float_state_
 from qat.layers.swap import quantizers
 from qat.methods.calibrate import calibrate_
+from qat.methods.equalize import largest_inputs
 from qat.methods.fold_batch_norm import fold_and_check
 from qat.models.ctc import CTCModule
+from qat.numerics.equalization import spread
 from qat.recipe import Recipe
-from qat.search.candidates import Candidate, Unit
+from qat.search.candidates import UNEVEN, Candidate, Unit
 from qat.search.options import SearchOptions
 from qat.system.errors import UserError
 
 Choice = Mapping[str, Candidate]  # name of a unit -> what its layers become
 OBSERVED = ".observer."
+NO_CHANNELS = torch.zeros(0)
 
 
 def recipe_of(
@@ -71,6 +75,26 @@ def with_recipe(float_module: CTCModule, recipe: Recipe) -> CTCModule:
     if recipe.fold_batch_norm and not twin.folded:
         fold_and_check(twin)
     return twin
+
+
+def largest_channels(
+    module: CTCModule, data: SpeechDataModule, utterances: Sequence[Utterance]
+) -> dict[str, Tensor]:
+    """Largest magnitude `(C,)` of each channel of all pairs of layers that equalization can scale, by the pair's name.
+
+    Args:
+        module: float.
+        data: that the utterances are of.
+        utterances: that calibrate.
+    """
+    pairs = [pair for pair in module.scale_pairs() if not unfit_reason(module, pair)]
+    return largest_inputs(module, pairs, data, utterances) if pairs else {}
+
+
+def uneven_layers(module: CTCModule, largest: Mapping[str, Tensor]) -> set[str]:
+    """The layers that read channels of which few are much larger than the rest."""
+    pairs = [pair for pair in module.scale_pairs() if spread(largest.get(pair.name, NO_CHANNELS)) >= UNEVEN]
+    return {layer for pair in pairs for layer in pair.consumers}
 
 
 def observed(module: CTCModule, data: SpeechDataModule) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,18 +17,30 @@ from qat.evaluation.transcripts import Split
 from qat.layer_recipe import FourBitLinear
 from qat.layers.coverage import weight_count
 from qat.layers.swap import weighted_layers
+from qat.methods.equalize import equalize_and_check
 from qat.models.ctc import CTCModule
 from qat.recipe import Recipe
 from qat.search.candidates import FLOAT, KERNEL_BITS, Candidate, Unit, all_candidates, units_of
 from qat.search.choice import SIZE_WORTH, Price, Prices
 from qat.search.cost import REST
-from qat.search.models import Choice, calibrate_from_, draw, observed, recipe_of, uniform, with_recipe
+from qat.search.models import (
+    Choice,
+    calibrate_from_,
+    draw,
+    largest_channels,
+    observed,
+    recipe_of,
+    uneven_layers,
+    uniform,
+    with_recipe,
+)
 from qat.search.options import SearchOptions
 from qat.search.sensitivity import Reference, reference_of
 from qat.search.store import Store, read_tensors, write_tensors
 from qat.system.errors import UserError
 from qat.system.ranks import on_first_rank, rank_and_world
 
+STATIC = Candidate(KERNEL_BITS[0], "static")  # whose quantizers observe
 PROFILED = 8  # utterances that are timed
 
 
@@ -49,11 +62,14 @@ class Workbench:
         self, module: CTCModule, data: SpeechDataModule, options: SearchOptions, store: Store, folder: Path
     ) -> None:
         self.module, self.data, self.options, self.store, self.folder = module, data, options, store, folder
-        self.units: list[Unit] = units_of(module, all_candidates({*options.bits, *KERNEL_BITS}))
+        self.calibrating, self.held_out = draw(data, options)
+        self.largest = largest_channels(module, data, self.calibrating)
+        candidates = all_candidates({*options.bits, *KERNEL_BITS})
+        self.units: list[Unit] = units_of(module, candidates, uneven_layers(module, self.largest))
         if all(len(unit.candidates) == 1 for unit in self.units):
             raise UserError(f"search: {type(module).__name__} must have a layer that can be quantized")
         self.layers = [layer for unit in self.units for layer in unit.layers]
-        self.calibrating, self.held_out = draw(data, options)
+        self.equalized = dict[frozenset[str], Mapping[str, Tensor]]()  # units -> what quantizers saw
 
     @cached_property
     def reference(self) -> Reference:
@@ -66,11 +82,24 @@ class Workbench:
         path = self.store.path.with_suffix(".pt")
         kept = on_first_rank(lambda: read_tensors(path, self.store.made_of))
         if kept is None:
-            static = next(item for item in all_candidates(KERNEL_BITS) if item.kernel == "static 8")
-            kept = observed(with_recipe(self.module, self.recipe(uniform(self.units, static))), self.data)
+            kept = observed(with_recipe(self.module, self.recipe(uniform(self.units, STATIC))), self.data)
             if rank_and_world()[0] == 0:
                 write_tensors(kept, path, self.store.made_of)
         return kept
+
+    def histograms_of(self, choice: Choice) -> Mapping[str, Tensor]:
+        """The same of a choice: where it evens out channels, other values are seen."""
+        evened = frozenset(name for name, item in choice.items() if item.equalize)
+        if not evened:
+            return self.histograms
+        if evened not in self.equalized:
+            static = uniform(self.units, STATIC)
+            static |= {
+                name: choice[name] if static[name].is_float else replace(STATIC, equalize=True)
+                for name in evened
+            }
+            self.equalized[evened] = observed(self.prepared(static), self.data)
+        return self.equalized[evened]
 
     @cached_property
     def signals(self) -> Sequence[Any]:
@@ -94,8 +123,15 @@ class Workbench:
 
     def quantized(self, choice: Choice) -> CTCModule:
         """The model of a choice, calibrated and switched on."""
+        module = self.prepared(choice)
+        calibrate_from_(module, self.histograms_of(choice))
+        return module
+
+    def prepared(self, choice: Choice) -> CTCModule:
+        """The model of a choice before it is calibrated, its channels evened out as the choice says."""
         module = with_recipe(self.module, self.recipe(choice))
-        calibrate_from_(module, self.histograms)
+        if module.recipe.equalizes:
+            equalize_and_check(module, self.data, self.largest)
         return module
 
     @cached_property
@@ -175,16 +211,13 @@ class Workbench:
         """
         found: list[Candidate] = []
         for item in unit.candidates:
-            if item.is_float or item.weight_bits not in self.options.bits:
+            if item.weight_bits is None or item.weight_bits not in self.options.bits:
                 continue
             if self.options.budget == "max_size_mb":
                 useful = self.bytes(unit, item) < self.bytes(unit, FLOAT)
             else:
-                better = [
-                    o
-                    for o in found
-                    if o.activations == item.activations and o.weight_bits != item.weight_bits
-                ]
+                same = (o for o in found if (o.activations, o.equalize) == (item.activations, item.equalize))
+                better = [o for o in same if (o.weight_bits or 0) > item.weight_bits]
                 alone = Candidate(item.weight_bits)
                 better += [alone] if alone in unit.candidates and alone != item else []
                 useful = all(self.worth(unit, item) < self.worth(unit, other) for other in [FLOAT, *better])

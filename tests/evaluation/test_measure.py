@@ -17,7 +17,8 @@ from qat.evaluation.measure import bits_of, check_measurements, length_mix, meas
 from qat.evaluation.measurement import Nodes
 from qat.evaluation.options import EvaluationOptions
 from qat.evaluation.transcripts import read_splits
-from qat.recipe import Recipe, Rule
+from qat.recipe import Recipe
+from qat.rule import Rule
 from tests.conftest import build
 from tests.evaluation.measurements import float_measurement, integer_measurement
 

@@ -9,7 +9,8 @@ from qat.layers.coverage import count_macs, coverage, side_in_float
 from qat.layers.state import calibrate_weights_, set_enabled_
 from qat.layers.step_lstm import StepLSTM
 from qat.layers.swap import swap_
-from qat.recipe import Recipe, Rule
+from qat.recipe import Recipe
+from qat.rule import Rule
 
 
 class Model(nn.Module):

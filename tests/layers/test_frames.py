@@ -13,7 +13,8 @@ from qat.layers.frames import FrameQuantizer
 from qat.layers.state import calibrate_weights_, finish_calibration_, set_enabled_
 from qat.layers.swap import swap_
 from qat.methods.reconstruction import linear_maps
-from qat.recipe import Recipe, Rule
+from qat.recipe import Recipe
+from qat.rule import Rule
 from qat.system.errors import UserError
 
 LAYERS: dict[str, tuple[Any, tuple[int, ...]]] = {

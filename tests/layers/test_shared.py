@@ -13,7 +13,8 @@ from qat.layers.quantizer import StepKey
 from qat.layers.shared import Shared
 from qat.layers.state import calibrate_weights_, finish_calibration_, set_enabled_, set_observing_
 from qat.layers.swap import quantizers, set_step_key_, swap_
-from qat.recipe import Recipe, Rule
+from qat.recipe import Recipe
+from qat.rule import Rule
 
 NAMES = ("query", "key", "value")
 

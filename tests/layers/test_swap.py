@@ -13,7 +13,8 @@ from qat.layers.coverage import coverage
 from qat.layers.observer import Observer
 from qat.layers.state import calibrate_weights_, finish_calibration_, set_enabled_
 from qat.layers.swap import swap_
-from qat.recipe import Recipe, Rule
+from qat.recipe import Recipe
+from qat.rule import Rule
 from qat.system.errors import UserError
 from tests.layers.hosts import host, kinds, recipe
 

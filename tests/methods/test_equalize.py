@@ -15,7 +15,8 @@ from qat.layers.state import state_hash
 from qat.methods.calibrate import calibrate_
 from qat.methods.equalize import channel_magnitudes, equalize_and_check, summary
 from qat.models.ctc import CTCModule
-from qat.recipe import Equalize, Recipe
+from qat.recipe import Recipe
+from qat.rule import Equalize
 from tests.conftest import build, noise
 from tests.models.attention_models import attention_model
 
@@ -92,7 +93,7 @@ def test_a_pair_that_the_model_names_wrongly_is_found(
     wrong = ScalePair(f"{place}.attention.out_proj", (f"{place}.feed_forward.intermediate_dense",))
     monkeypatch.setattr(model, "scale_pairs", lambda: iter([wrong]))
     plant_outliers_(model, channels=1)
-    with pytest.raises(RuntimeError, match=r"\(smooth\) changed the float output by .*--qat.equalize none"):
+    with pytest.raises(RuntimeError, match=r"\(smooth, alpha 0.5\) changed the float output by .*--qat.equalize none"):
         equalize_and_check(model, tiny_data)
 
 
@@ -120,3 +121,23 @@ def test_magnitudes_are_those_of_channels() -> None:
     assert channel_magnitudes(torch.nn.Linear(4, 1), x).tolist() == [0, 7, 0, 0]
     packed = torch.nn.utils.rnn.pack_sequence([x[1, 2]])
     assert channel_magnitudes(torch.nn.LSTM(4, 1), packed).tolist() == [0, 7, 0, 0]
+
+
+def test_a_rule_has_only_the_channels_scaled_that_its_layers_read(tiny_data: SpeechDataModule) -> None:
+    place = "hf.wav2vec2.encoder.layers.0"
+    rules = [
+        {"match": f"{place}.attention.out_proj", "equalize": "cross_layer"},
+        {"match": f"{place}.feed_forward.intermediate_dense", "equalize": "smooth"},
+    ]
+    model = model_of("wav2vec2", "none", rules=rules)
+    plant_outliers_(model, channels=1, factor=1000)
+    before = model(*SECOND)[0]
+    line = equalize_and_check(model, tiny_data)
+    assert torch.equal(model(*SECOND)[0], before)
+    scaled = {item["pair"]: item["before"] / item["after"] for item in model.equalized if "channels" in item}
+    assert set(scaled) == {
+        f"{place}.attention.v_proj -> {place}.attention.out_proj",
+        f"{place}.final_layer_norm -> {place}.feed_forward.intermediate_dense",
+    }
+    assert "(cross_layer and smooth, alpha 0.5)" in line and "the recipe's rules leave it" in line
+    assert max(scaled.values()) > 30

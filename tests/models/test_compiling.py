@@ -17,8 +17,9 @@ from qat.models import compiling
 from qat.models.compiling import Compiled, CompiledCall, check_compiler
 from qat.models.ctc import CTCModule
 from qat.numerics import fused
-from qat.recipe import Recipe, Rule
+from qat.recipe import Recipe
 from qat.report.row import load_report
+from qat.rule import Rule
 from qat.system.errors import UserError
 from tests.callbacks.fits import fit
 from tests.conftest import TINY_WAV2VEC2, build, noise

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+import torch
 
-from qat.search.candidates import FLOAT, Candidate
+from datamodules.base import SpeechDataModule
+from qat.layers.equalize import scale_pair_
+from qat.recipe import Recipe
+from qat.search.candidates import FLOAT, Candidate, Unit, all_candidates
 from qat.search.cost import REST
 from qat.search.models import uniform
 from qat.search.options import SearchOptions
+from qat.search.sensitivity import loss_of
+from qat.search.store import Store
 from qat.search.workbench import Workbench
+from tests.search.conftest import decided
 
 
 def unit_of(work: Workbench, name: str) -> object:
@@ -94,3 +102,40 @@ def test_only_what_was_measured_has_a_price(bench: Callable[..., Workbench]) -> 
     work.store.losses["hf.lm_head"] = {"W8A8 frame": 0.5}
     assert list(work.prices()["hf.lm_head"]) == ["float", "W8A8 frame"]
     assert work.choice_of({"hf.lm_head": "W8A8 frame"}) == {"hf.lm_head": Candidate(8, "frame")}
+
+
+def test_layers_that_read_a_few_large_channels_may_have_them_evened_out(
+    tmp_path: Path, tiny_data: SpeechDataModule
+) -> None:
+    """The float model stays the same function: what differs is what quantization loses, far less with than without."""
+    place = "hf.wav2vec2.encoder.layers.0.attention"
+    module = decided("wav2vec2")
+    pair = next(p for p in module.scale_pairs() if p.consumers == (f"{place}.out_proj",))
+    scale = torch.ones(16)
+    scale[3] = 1e-3
+    scale_pair_(module, pair, scale)
+    store = Store(tmp_path / "search.json", {})
+    work = Workbench(module, tiny_data, SearchOptions(), store, tmp_path)
+    offered = {unit.name for unit in work.units if any(item.equalize for item in unit.candidates)}
+    assert offered == {f"{place}.out_proj"}
+    losses = []
+    for candidate in (Candidate(8, "static"), Candidate(8, "static", equalize=True)):
+        choice = {**uniform(work.units, FLOAT), f"{place}.out_proj": candidate}
+        quantized = work.quantized(choice)
+        assert bool(quantized.equalized) == candidate.equalize
+        losses.append(loss_of(quantized, work.reference))
+    assert losses[1] < losses[0] / 10
+    recipe = Recipe.from_dict(work.recipe(choice).to_dict())
+    assert recipe.equalize_of(f"{place}.out_proj", {}) == "smooth" and recipe.equalizes
+
+
+def test_evened_out_channels_are_tried_beside_others_of_the_same_price(
+    bench: Callable[..., Workbench],
+) -> None:
+    work = bench()
+    head = unit_of(work, "hf.lm_head")
+    plain = work.worth_trying(head)
+    every = Unit(head.name, head.layers, tuple(all_candidates([8, 4])))
+    assert {item.name for item in work.worth_trying(every)} == {item.name for item in plain} | {
+        f"{item.name} equalized" for item in plain if item.activations != "float"
+    }
