@@ -34,7 +34,8 @@ class LayerFields:
         activation_granularity: one activation range for the whole tensor, from calibration; or one for each frame (of a
             convolution: each window), taken when it is computed: for linear layers and convolutions along time whose
             frames differ in loudness and are normalised later. dynamic calibrates nothing: frame where a layer can
-            have it, LSTMs as their kernel does, and float activations in convolutions in 2D or of groups.
+            have it, LSTMs as their kernel does, and float activations in convolutions in 2D, of groups or of the
+            waveform.
         activation_signed: symmetric signed activations in place of unsigned ones with a zero point.
         target: the runtime whose arithmetic is trained. onnxruntime: LSTMs on integers, ranges per frame, all kernels.
             openvino: LSTMs on float activations, as a file of standard operators has them (--export.format qdq).

@@ -180,10 +180,13 @@ def share_input_quantizers_(model: nn.Module, readers: Sequence[Sequence[str]]) 
 
 
 def dynamic_recipe(layer: nn.Module, recipe: LayerRecipe) -> LayerRecipe:
-    """The recipe with `activation_granularity: dynamic` settled to what this layer can have without calibration."""
+    """The recipe with `activation_granularity: dynamic` settled to what this layer can have without calibration.
+
+    A convolution of one channel reads the waveform, which has a window of few samples for each range: faster in float.
+    """
     if recipe.activation_granularity != "dynamic":
         return recipe
-    if can_have_frames(layer, recipe):
+    if can_have_frames(layer, recipe) and getattr(layer, "in_channels", None) != 1:
         return replace(recipe, activation_granularity="frame")
     takes_its_own = type(layer) is nn.LSTM and recipe.weight_bits  # its kernel does, on 8 bits
     return replace(

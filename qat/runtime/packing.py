@@ -11,6 +11,7 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from qat.runtime.frames import expand_frame_linear_
 from qat.runtime.fused import expand_branches_
@@ -57,6 +58,7 @@ def name_nodes_(model: ir.Model, frontend: Collection[str], portable: bool = Fal
     expand_branches_(model)
     if not portable:
         expand_frame_linear_(model)
+    RemoveUnusedNodesPass()(model)  # of what was written out in another way
     model.graph.opset_imports.pop(LOOPS, None)
 
 

@@ -152,6 +152,13 @@ def test_a_dynamic_layer_is_the_layer_of_the_recipe_that_it_is_settled_to(layer_
     assert torch.equal(*outs)
 
 
+def test_dynamic_leaves_the_waveform_in_float() -> None:
+    model = nn.Sequential(nn.Conv1d(1, 4, 3), nn.Conv1d(4, 4, 3))
+    swap_(model, recipe(activation_granularity="dynamic"))
+    first, second = (layer.layer_recipe for layer in model)
+    assert (first.weight_bits, first.activation_bits) == (8, None) and second.by_frame
+
+
 def test_dynamic_without_weight_bits_leaves_a_layer_float_with_the_reason() -> None:
     fields: dict[str, Any] = {"activation_granularity": "dynamic", "weight_bits": None}
     report = swap_(nn.Sequential(nn.Conv2d(2, 4, 3)), recipe(**fields))

@@ -93,7 +93,9 @@ def test_a_pair_that_the_model_names_wrongly_is_found(
     wrong = ScalePair(f"{place}.attention.out_proj", (f"{place}.feed_forward.intermediate_dense",))
     monkeypatch.setattr(model, "scale_pairs", lambda: iter([wrong]))
     plant_outliers_(model, channels=1)
-    with pytest.raises(RuntimeError, match=r"\(smooth, alpha 0.5\) changed the float output by .*--qat.equalize none"):
+    with pytest.raises(
+        RuntimeError, match=r"\(smooth, alpha 0.5\) changed the float output by .*--qat.equalize none"
+    ):
         equalize_and_check(model, tiny_data)
 
 

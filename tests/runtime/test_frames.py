@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 
-from qat.runtime.frames import REDUCED, zero_point_rows
+from qat.runtime.frames import REDUCED, expand_frame_linear_, zero_point_rows
+from qat.runtime.loops import constant
+from qat.runtime.operators import FRAME_LINEAR, LOOPS
 from tests.runtime.conftest import ExportedZoo
 
 
@@ -47,3 +50,31 @@ def test_the_matrix_is_joined_when_the_file_is_loaded(zoo: ExportedZoo) -> None:
     assert len(products) >= 4 and all(node.input[1] in fixed for node in products)
     packed = [item for item in zoo.stored.graph.initializer if item.data_type == onnx.TensorProto.INT4]
     assert any("conv_frames" in item.name for item in packed)
+
+
+def test_zero_points_are_joined_to_the_levels_once_for_all_layers_that_read_them(zoo: ExportedZoo) -> None:
+    """And nothing is left over of the nodes that were written out in another way."""
+    nodes = zoo.stored.graph.node
+    read = {name for node in nodes for name in node.input} | {item.name for item in zoo.stored.graph.output}
+    assert not [node.name for node in nodes if not read & set(node.output)]
+    assert not any(node.op_type == "Tile" for node in nodes)
+    joined = [node for node in nodes if node.op_type == "Concat" and "FrameLinear" in node.name]
+    assert any(len(node.input) > 3 for node in joined)
+
+
+def test_readers_of_the_same_levels_have_as_many_zero_points() -> None:
+    """Each of two weights needs another number of rows; both get the larger one, and one node joins the levels."""
+    graph, inputs = ir.Graph([], [], nodes=[]), [ir.Value(name=name) for name in ("x", "scale", "zero")]
+    one_scale = constant("weight_scale", np.ones(2, np.float32))
+    for index, level in enumerate((100, 3)):
+        weight = constant(f"w{index}", np.full((50, 2), level, np.int8))
+        node = ir.node(FRAME_LINEAR, [*inputs, weight, one_scale], domain=LOOPS, name=f"layer_{index}")
+        node.outputs[0].name = f"y{index}"
+        graph.append(node)
+    model = ir.Model(graph, ir_version=10)
+    assert expand_frame_linear_(model) == 2
+    products = [node for node in graph if node.op_type == "MatMulIntegerToFloat"]
+    assert products[0].inputs[0] is products[1].inputs[0]
+    rows = [graph.initializers[f"w{index}.zero_point"].const_value.numpy() for index in range(2)]
+    assert rows[0].shape == rows[1].shape == (40, 2)
+    assert (rows[0].sum(0) == -5000).all() and (rows[1].sum(0) == -150).all()
