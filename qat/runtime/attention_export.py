@@ -19,6 +19,7 @@ from qat.runtime.export import ExportInfo, check_ready, export_onnx, trace
 from qat.runtime.formats import FORMAT_KEY, FileFormat, Precision, check_target
 from qat.runtime.frontend import OnnxFbank
 from qat.runtime.layers import replace_layers_
+from qat.runtime.layouts import arrange_, quantize_first_
 from qat.runtime.manifest import FORMAT_VERSION, MANIFEST, TOKENIZER
 from qat.runtime.metadata import origin
 from qat.runtime.packing import name_axes_, name_nodes_, pack_low_bits_, write_atomically
@@ -83,10 +84,14 @@ def export_folder(
     facts = origin(module, precision, checkpoint_sha256) | ({FORMAT_KEY: file_format} if portable else {})
     copied: Any = copy.deepcopy(module, {id(getattr(module, "_trainer", None)): None}).cpu().float().eval()
     replace_layers_(copied, precision)
+    if not portable:
+        arrange_(copied)
     with replacing_folder(folder) as part:
         for name, piece in parts_of(copied).items():
             model = graph_of(piece, portable)
             signed = module.recipe.target == "tensorrt"
+            if not portable:
+                quantize_first_(model)
             packed += make_portable_(model, signed) if portable else pack_low_bits_(model)
             model.metadata_props.update(facts)
             write_atomically(model, part / name)

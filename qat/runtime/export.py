@@ -25,6 +25,7 @@ from qat.runtime.frontend import OnnxFbank
 from qat.runtime.fused import fuse_, keep_norms_apart_
 from qat.runtime.groups import merge_groups_
 from qat.runtime.layers import replace_layers_
+from qat.runtime.layouts import quantize_first_
 from qat.runtime.metadata import metadata
 from qat.runtime.packing import name_axes_, name_nodes_, pack_low_bits_, write_atomically
 from qat.runtime.portable import make_portable_
@@ -138,6 +139,7 @@ def finish_(model: ir.Model, portable: bool, signed: bool) -> int:
         return make_portable_(model, signed)
     keep_norms_apart_(model)
     merge_groups_(model)
+    quantize_first_(model)
     return pack_low_bits_(model)
 
 

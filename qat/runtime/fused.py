@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.onnx.ops import symbolic
 
 from qat.layers.masked_norm import ROWS, MaskedGroupNorm
+from qat.runtime.layouts import arrange_
 from qat.runtime.loops import Body, stored
 from qat.runtime.operators import LOOPS
 from qat.runtime.self_attention import (
@@ -33,6 +34,7 @@ GROUP_NORM = "MaskedGroupNorm"  # what stands for a branch until the graph is wr
 def fuse_(model: nn.Module) -> None:
     """Prepare a model whose layers are in exported form."""
     fuse_attention_(model)
+    arrange_(model)
     for parent in list(model.modules()):
         for name, child in parent.named_children():
             if isinstance(child, MaskedGroupNorm):
