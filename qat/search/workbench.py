@@ -63,9 +63,10 @@ class Workbench:
     ) -> None:
         self.module, self.data, self.options, self.store, self.folder = module, data, options, store, folder
         self.calibrating, self.held_out = draw(data, options)
-        self.largest = largest_channels(module, data, self.calibrating)
+        folded = with_recipe(module, Recipe())  # as quantized models are: its pairs of layers are theirs
+        self.largest = largest_channels(folded, data, self.calibrating)
         candidates = all_candidates({*options.bits, *KERNEL_BITS})
-        self.units: list[Unit] = units_of(module, candidates, uneven_layers(module, self.largest))
+        self.units: list[Unit] = units_of(module, candidates, uneven_layers(folded, self.largest))
         if all(len(unit.candidates) == 1 for unit in self.units):
             raise UserError(f"search: {type(module).__name__} must have a layer that can be quantized")
         self.layers = [layer for unit in self.units for layer in unit.layers]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.equalize import plant_outliers_
 from datamodules.base import SpeechDataModule
 from qat.layers.equalize import scale_pair_
 from qat.recipe import Recipe
@@ -127,6 +128,22 @@ def test_layers_that_read_a_few_large_channels_may_have_them_evened_out(
     assert losses[1] < losses[0] / 10
     recipe = Recipe.from_dict(work.recipe(choice).to_dict())
     assert recipe.equalize_of(f"{place}.out_proj", {}) == "smooth" and recipe.equalizes
+
+
+def test_channels_are_evened_out_in_the_folded_model(tmp_path: Path, tiny_data: SpeechDataModule) -> None:
+    """A BatchNorm between two layers is part of the first of them when they are quantized."""
+    module = decided("crdnn")
+    plant_outliers_(module, channels=1, factor=1000)
+    work = Workbench(module, tiny_data, SearchOptions(), Store(tmp_path / "search.json", {}), tmp_path)
+    evened = Candidate(8, "static", equalize=True)
+    offered = [unit.name for unit in work.units if evened in unit.candidates]
+    assert {"head", "crdnn.DNN.block_1.linear.w"} <= set(offered)
+    choice = {**uniform(work.units, FLOAT), **dict.fromkeys(offered, evened)}
+    quantized = work.quantized(choice)
+    assert len([item for item in quantized.equalized if "channels" in item]) >= len(offered)
+    assert loss_of(quantized, work.reference) < loss_of(
+        work.quantized({**choice, **dict.fromkeys(offered, Candidate(8, "static"))}), work.reference
+    )
 
 
 def test_evened_out_channels_are_tried_beside_others_of_the_same_price(
