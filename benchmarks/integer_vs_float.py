@@ -26,8 +26,13 @@ from qat.runtime.graph import count_nodes, optimised_graph
 from qat.runtime.latency import measure_latency
 
 SHIPPED = ("mini_wav2vec2", "mini_wav2vec2_static", "mini_crdnn")  # configurations
+# all configurations leave the waveform in float; those of published models give each frame of the extractor a range
+WAVEFORM: dict[str, Any] = {"match": "*conv_layers.0.conv", "activation_bits": 0}
+FRAMES: dict[str, Any] = {"match": "feature_extractor", "activation_granularity": "frame"}
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "wav2vec2_attention": ("wav2vec2", {"attention_bits": 8})
+    "wav2vec2": ("wav2vec2", {"rules": [WAVEFORM]}),
+    "wav2vec2_attention": ("wav2vec2", {"rules": [WAVEFORM], "attention_bits": 8}),
+    "wav2vec2_frames": ("wav2vec2", {"rules": [WAVEFORM, FRAMES]}),
 }  # one of `PUBLISHED`, and what its recipe says besides
 FILES: dict[str, tuple[Precision, FileFormat]] = {
     "plain": ("float", "qdq"),
