@@ -39,9 +39,9 @@ def zero_point_rows(weight: NDArray[np.int8]) -> NDArray[np.int8]:
 def expand_frame_linear_(model: ir.Model) -> int:
     """Write out all such layers of a graph, in place; their number."""
     found = [node for node in model.graph if (node.domain, node.op_type) == (LOOPS, FRAME_LINEAR)]
-    readers = dict[ir.Value | None, list[ir.Node]]()  # of the same levels: query, key and value
+    readers = dict[tuple[ir.Value | None, ...], list[ir.Node]]()  # of the same levels: query, key and value
     for node in found:
-        readers.setdefault(node.inputs[0], []).append(node)
+        readers.setdefault((node.inputs[0], node.inputs[2]), []).append(node)
     for nodes in readers.values():
         rows = [zero_point_rows(array_of(node.inputs[3])) for node in nodes]
         most, levels = max(map(len, rows)), None

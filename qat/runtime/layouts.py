@@ -151,6 +151,8 @@ def moves_before(x: ir.Value) -> list[ir.Node]:
             gather = node.inputs[2].producer() if node.inputs[2] is not None else None
             if gather is None or gather.op_type != "GatherND" or gather.inputs[0] is not node.inputs[0]:
                 return found
+            if len(gather.outputs[0].uses()) != 1:
+                return found
             own = [gather, node]
         source = node.inputs[0]
         assert source is not None

@@ -21,7 +21,8 @@ from qat.runtime import export as export_module
 from qat.runtime.export import export_onnx, trace
 from qat.runtime.graph import all_nodes, optimised_graph
 from qat.runtime.layers import PartlyQuantized, replace_layers_
-from qat.runtime.layouts import MOVES, ExchangedConv, arrange_
+from qat.runtime.layouts import MOVES, ExchangedConv, arrange_, quantize_first_
+from qat.runtime.loops import constant
 from tests.conftest import noise
 from tests.runtime.conftest import Exported, quantized
 
@@ -139,3 +140,50 @@ def quantized_before(path: Path) -> dict[str, int]:
         if node.op_type in MOVES and levels & set(node.input):
             found[node.op_type] = found.get(node.op_type, 0) + 1
     return found
+
+
+def chain(mode: str, scale: list[float], readers: int) -> tuple[ir.Model, list[ir.Node]]:
+    """LeakyRelu, Pad, Transpose, and so many QuantizeLinear."""
+    x = ir.Value(name="x", type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape([1, 4, 6]))
+    values = {
+        "pads": constant("pads", np.array([0, 0, 1, 0, 0, 1], np.int64)),
+        "scale": constant("scale", np.array(scale, np.float32).squeeze()),
+        "zero": constant("zero", np.uint8(3)),
+    }
+    relu = ir.node("LeakyRelu", [x], name="relu")
+    pad = ir.node("Pad", [relu.outputs[0], values["pads"]], {"mode": mode}, name="pad")
+    turn = ir.node("Transpose", [pad.outputs[0]], {"perm": [0, 2, 1]}, name="turn")
+    rounded = [
+        ir.node("QuantizeLinear", [turn.outputs[0], values["scale"], values["zero"]], name=f"q{index}")
+        for index in range(readers)
+    ]
+    nodes = [relu, pad, turn, *rounded, *(ir.node("Identity", [node.outputs[0]]) for node in rounded)]
+    for index, node in enumerate(nodes):
+        node.outputs[0].name = f"{node.op_type}{index}"
+    for node in rounded:
+        node.outputs[0].type = ir.TensorType(ir.DataType.UINT8)
+    outputs = [node.outputs[0] for node in nodes[-readers:]]
+    graph = ir.Graph([x], outputs, nodes=nodes, initializers=list(values.values()), opset_imports={"": 21})
+    return ir.Model(graph, ir_version=10), nodes
+
+
+@pytest.mark.parametrize(
+    ("mode", "scale", "readers"),
+    [("constant", [0.1], 1), ("reflect", [0.1, 0.2], 1), ("reflect", [0.1], 2)],
+)
+def test_levels_are_not_moved_where_that_would_change_them(
+    mode: str, scale: list[float], readers: int
+) -> None:
+    """Zeros that a Pad adds are no levels; scales of channels move with them; two readers want floats once."""
+    model, nodes = chain(mode, scale, readers)
+    assert quantize_first_(model) == (1 if mode == "constant" else 0)
+    assert nodes[1].inputs[0] is nodes[0].outputs[0]  # the Pad still reads floats
+
+
+def test_levels_are_moved_through_mirroring_and_transposing() -> None:
+    model, nodes = chain("reflect", [0.1], 1)
+    assert quantize_first_(model) == 1
+    assert [node.op_type for node in model.graph] == [
+        *("LeakyRelu", "QuantizeLinear", "Pad", "Transpose", "Identity"),
+    ]
+    assert nodes[2].outputs[0].dtype == ir.DataType.UINT8
