@@ -242,6 +242,7 @@ SECTIONS = {
     "soak": reliability_rows.soak,
     "beams": beam_rows,
     "attention": attention_rows,
+    "attention_avx2": attention_rows,
     "search_equality": equality_rows,
     "engines": engine_rows,
     "integer_vs_float": integer_rows,
