@@ -6,7 +6,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
-from qat.layer_recipe import LayerFields, LayerRecipe
+from qat.layer_recipe import (  # the types of inherited fields as well: `Recipe.__init__` is read with them
+    ActivationGranularity,  # noqa: F401
+    FourBitLinear,  # noqa: F401
+    Granularity,  # noqa: F401
+    LayerFields,
+    LayerRecipe,
+    Observer,  # noqa: F401
+    Rounding,  # noqa: F401
+    Target,  # noqa: F401
+)
 from qat.rule import Equalize, Rule, check_fields, known_fields, rule_of
 from qat.system.errors import UserError
 from qat.system.hardware import cpu_has_vnni
