@@ -16,8 +16,6 @@ from qat.layers.windows import matrix_of
 from qat.runtime import operators
 from qat.runtime.weights import ActivationRange, float_bias, integer_weight
 
-SMALLEST = torch.finfo(torch.float32).tiny  # scale
-
 
 class IntegerLinear(nn.Module):
     """`QuantLinear` on uint8 activations and int8 weights."""
@@ -71,6 +69,7 @@ class FrameLinear(nn.Module):
 
     weight: Tensor
     weight_scale: Tensor
+    one: Tensor
     bias: Tensor | None
 
     def __init__(self, layer: Any) -> None:
@@ -81,6 +80,7 @@ class FrameLinear(nn.Module):
         self.register_buffer("weight", matrix.t().contiguous())
         self.register_buffer("weight_scale", scale)
         self.register_buffer("bias", float_bias(layer.bias))
+        self.register_buffer("one", torch.ones(()))
 
     def forward(self, x: Tensor) -> Tensor:
         """float32 `(..., I)` -> `(..., O)`."""
@@ -95,8 +95,8 @@ class FrameLinear(nn.Module):
             below: magnitude of the smallest value, at least 0, any shape; a last axis of one would be slow.
             above: the largest value, likewise.
         """
-        # a row of zeros is on level zero whatever its scale is
-        scale = ((above + below) / self.quant_max).clamp(min=SMALLEST)
+        scale = (above + below) / self.quant_max
+        scale = torch.where(scale == 0, self.one, scale)
         return scale, (below / scale).round().clamp(max=self.quant_max)
 
     def quantize(self, x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
