@@ -142,7 +142,7 @@ def moves_before(x: ir.Value) -> list[ir.Node]:
             or any(use.node not in found for use in x.uses() if found)
         ):
             return found
-        if not found and len(x.uses()) != 1:
+        if x.is_graph_output() or (not found and len(x.uses()) != 1):
             return found
         own = [node]
         if node.op_type == "Pad" and node.attributes.get_string("mode", "constant") == "constant":
@@ -151,7 +151,7 @@ def moves_before(x: ir.Value) -> list[ir.Node]:
             gather = node.inputs[2].producer() if node.inputs[2] is not None else None
             if gather is None or gather.op_type != "GatherND" or gather.inputs[0] is not node.inputs[0]:
                 return found
-            if len(gather.outputs[0].uses()) != 1:
+            if len(gather.outputs[0].uses()) != 1 or gather.outputs[0].is_graph_output():
                 return found
             own = [gather, node]
         source = node.inputs[0]

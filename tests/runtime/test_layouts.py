@@ -187,3 +187,14 @@ def test_levels_are_moved_through_mirroring_and_transposing() -> None:
         *("LeakyRelu", "QuantizeLinear", "Pad", "Transpose", "Identity"),
     ]
     assert nodes[2].outputs[0].dtype == ir.DataType.UINT8
+
+
+def test_what_a_graph_gives_out_stays_float() -> None:
+    """A step of the attention model gives out what the next product reads."""
+    model, nodes = chain("reflect", [0.1], 1)
+    model.graph.outputs.append(nodes[1].outputs[0])
+    assert quantize_first_(model) == 1
+    assert nodes[2].inputs[0] is not nodes[1].outputs[0] and nodes[1].inputs[0] is nodes[0].outputs[0]
+    model, nodes = chain("reflect", [0.1], 1)
+    model.graph.outputs.append(nodes[2].outputs[0])
+    assert quantize_first_(model) == 0
