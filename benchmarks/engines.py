@@ -27,7 +27,7 @@ from benchmarks.peers_openvino import quantize
 from benchmarks.peers_speed import PeerWorker
 from benchmarks.result_file import save, table
 from qat.layer_recipe import Target
-from qat.layers.swap import weighted_layers
+from qat.layers.swap import quant_layers
 from qat.runtime.export import export_onnx
 from qat.runtime.formats import EngineName, FileFormat, Precision
 from qat.runtime.latency import write_signals
@@ -77,13 +77,16 @@ def write_files(name: str, folder: Path) -> dict[Side, Path]:
     files: dict[Side, Path] = {}
     attends = name.endswith("wav2vec2")
     sides = [side for side in SIDES if attends or not side.attention_bits]
+    layers: list[str] = []  # whose activations are quantized, with the first target
     for target, bits in dict.fromkeys((side.target, side.attention_bits) for side in sides):
         module = build(name, target=target, attention_bits=bits)
         for number, side in enumerate(sides):
             path = folder / f"{number}.onnx"
             if (side.target, side.attention_bits, side.nncf) == (target, bits, False):
                 files[side] = export_onnx(module, path, side.precision, file_format=side.file_format).path
-        layers = [layer for layer, _ in weighted_layers(module)]
+        layers = layers or [
+            name for name, layer in quant_layers(module) if layer.layer_recipe.activation_bits
+        ]
     base = files[sides[0]]
     signals = [noise(1, 3.0, seed=seed)[0].numpy() for seed in (1, 2)]
     for side in sides:

@@ -104,7 +104,7 @@ def measure(name: str, options: argparse.Namespace, folder: Path) -> dict[str, A
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--models", nargs="+", choices=[*PUBLISHED, *VARIANTS, *SHIPPED], default=list(PUBLISHED)
+        "--models", nargs="+", choices=[*{**PUBLISHED, **VARIANTS}, *SHIPPED], default=list(PUBLISHED)
     )
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--threads", type=int, default=1)

@@ -56,9 +56,9 @@ def equalize_and_check(
     found = [(pair, skip_reason(module, pair)) for pair in module.scale_pairs()]
     fitting = [pair for pair, reason in found if not reason]
     smooth = [pair for pair in fitting if method_of(module, pair) == "smooth"]
-    if largest is None and smooth:
-        largest = largest_inputs(module, smooth, data, utterances)
-    done = equalize_(module, fitting, {pair.name: (largest or {})[pair.name] for pair in smooth})
+    if largest is None:
+        largest = largest_inputs(module, smooth, data, utterances) if smooth else {}
+    done = equalize_(module, fitting, {pair.name: largest[pair.name] for pair in smooth})
     module.equalized = [
         done.get(pair.name) or {"pair": pair.name, "reason": reason} for pair, reason in found
     ]
@@ -72,18 +72,22 @@ def equalize_and_check(
     return f"{summary(module)} (float output unchanged within {change:.0e})"
 
 
-def method_of(module: CTCModule, pair: ScalePair) -> Equalize:
-    """How the recipe says to scale a pair: as for the first quantized layer that reads it and asks for it."""
+def methods_of(module: CTCModule, pair: ScalePair) -> list[Equalize]:
+    """How the recipe says to scale a pair, for each quantized layer that reads it."""
     quantized = (name for name in pair.consumers if isinstance(module.get_submodule(name), QuantLayer))
-    found = (module.recipe.equalize_of(name, module.groups) for name in quantized)
-    return next((method for method in found if method != "none"), "none")
+    return [module.recipe.equalize_of(name, module.groups) for name in quantized]
+
+
+def method_of(module: CTCModule, pair: ScalePair) -> Equalize:
+    """How a pair is scaled: as for the first reader that asks for it."""
+    return next((method for method in methods_of(module, pair) if method != "none"), "none")
 
 
 def skip_reason(module: CTCModule, pair: ScalePair) -> str:
     """Why a pair is left as it is; empty if it is scaled."""
     if reason := unfit_reason(module, pair):
         return reason
-    if not any(isinstance(module.get_submodule(name), QuantLayer) for name in pair.consumers):
+    if not methods_of(module, pair):
         return "no quantized layer reads it"
     return "" if method_of(module, pair) != "none" else "the recipe's rules leave it"
 

@@ -18,8 +18,9 @@ from qat.runtime.attention_parts import Part, parts_of
 from qat.runtime.export import ExportInfo, check_ready, export_onnx, trace
 from qat.runtime.formats import FORMAT_KEY, FileFormat, Precision, check_target
 from qat.runtime.frontend import OnnxFbank
+from qat.runtime.fused import fuse_
 from qat.runtime.layers import replace_layers_
-from qat.runtime.layouts import arrange_, quantize_first_
+from qat.runtime.layouts import quantize_first_
 from qat.runtime.manifest import FORMAT_VERSION, MANIFEST, TOKENIZER
 from qat.runtime.metadata import origin
 from qat.runtime.packing import name_axes_, name_nodes_, pack_low_bits_, write_atomically
@@ -85,7 +86,7 @@ def export_folder(
     copied: Any = copy.deepcopy(module, {id(getattr(module, "_trainer", None)): None}).cpu().float().eval()
     replace_layers_(copied, precision)
     if not portable:
-        arrange_(copied)
+        fuse_(copied)
     with replacing_folder(folder) as part:
         for name, piece in parts_of(copied).items():
             model = graph_of(piece, portable)

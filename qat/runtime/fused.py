@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.onnx.ops import symbolic
 
 from qat.layers.masked_norm import ROWS, MaskedGroupNorm
+from qat.runtime.layers import replace_modules_
 from qat.runtime.layouts import arrange_
 from qat.runtime.loops import Body, stored
 from qat.runtime.operators import LOOPS
@@ -35,10 +36,9 @@ def fuse_(model: nn.Module) -> None:
     """Prepare a model whose layers are in exported form."""
     fuse_attention_(model)
     arrange_(model)
-    for parent in list(model.modules()):
-        for name, child in parent.named_children():
-            if isinstance(child, MaskedGroupNorm):
-                setattr(parent, name, ExportedGroupNorm.of(child))
+    replace_modules_(
+        model, lambda layer: ExportedGroupNorm.of(layer) if isinstance(layer, MaskedGroupNorm) else layer
+    )
 
 
 class ExportedGroupNorm(MaskedGroupNorm):

@@ -209,10 +209,15 @@ def exported_layer(layer: nn.Module, precision: str) -> nn.Module:
 
 def replace_layers_(model: nn.Module, precision: str) -> None:
     """Put `exported_layer` in place of every layer below `model`; shared modules stay shared."""
+    replace_modules_(model, lambda layer: exported_layer(layer, precision))
+
+
+def replace_modules_(model: nn.Module, build: Callable[[nn.Module], nn.Module]) -> None:
+    """Put what `build` makes of each module below `model` in its place; shared modules stay shared."""
     made: dict[nn.Module, nn.Module] = {}
     for parent in list(model.modules()):
         for name, child in parent._modules.items():
             if child is not None:
                 if child not in made:
-                    made[child] = exported_layer(child, precision)
+                    made[child] = build(child)
                 parent._modules[name] = made[child]

@@ -8,6 +8,7 @@ Runtime moves a single axis to another place about twenty times faster than it r
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeGuard
 
 import onnx_ir as ir
 import torch
@@ -15,7 +16,7 @@ from speechbrain.nnet.pooling import Pooling1d
 from torch import Tensor, nn
 
 from qat.runtime import operators
-from qat.runtime.layers import PartlyQuantized
+from qat.runtime.layers import PartlyQuantized, replace_modules_
 
 MOVES = ("Transpose", "Unsqueeze", "Pad", "ScatterND")
 
@@ -68,25 +69,33 @@ class ExportedPooling(nn.Module):
         return operators.reshape(rows, (0, -1, bands, channels), (batch, rows.shape[2], bands, channels))
 
 
-def has_exported_form(pooling: Pooling1d) -> bool:
+def arrange_(model: nn.Module) -> int:
+    """Put the forms above in place of float convolutions in 2D that pad with zeros, and of pooling; their number."""
+    replace_modules_(model, arranged)
+    return sum(isinstance(module, ExchangedConv | ExportedPooling) for module in model.modules())
+
+
+def arranged(layer: nn.Module) -> nn.Module:
+    """What stands for a layer; itself where nothing has to."""
+    if isinstance(layer, PartlyQuantized) and can_be_exchanged(layer.float_layer):
+        layer.float_layer = ExchangedConv.of(layer.float_layer)
+        if layer.stored is not None:
+            layer.stored.levels = layer.stored.levels.transpose(2, 3).contiguous()
+    if can_be_exchanged(layer):
+        return ExchangedConv.of(layer)
+    if isinstance(layer, Pooling1d) and can_be_exported(layer):
+        return ExportedPooling(layer)
+    return layer
+
+
+def can_be_exported(pooling: Pooling1d) -> bool:
     """Whether it pools `(B, T, F, C)` along time or frequency."""
     return isinstance(pooling.pool_layer, nn.MaxPool2d | nn.AvgPool2d) and pooling.pool_axis in (1, 2)
 
 
-def arrange_(model: nn.Module) -> int:
-    """Put the forms above in place of float convolutions in 2D that pad with zeros, and of pooling; their number."""
-    made: dict[nn.Module, nn.Module] = {}
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if child not in made and type(child) is nn.Conv2d and child.padding_mode == "zeros":
-                made[child] = ExchangedConv.of(child)
-                if isinstance(parent, PartlyQuantized) and parent.stored is not None:
-                    parent.stored.levels = parent.stored.levels.transpose(2, 3).contiguous()
-            if child not in made and isinstance(child, Pooling1d) and has_exported_form(child):
-                made[child] = ExportedPooling(child)
-            if child in made:
-                setattr(parent, name, made[child])
-    return len(made)
+def can_be_exchanged(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
+    """Whether it is a float convolution in 2D that pads with zeros."""
+    return type(layer) is nn.Conv2d and layer.padding_mode == "zeros"
 
 
 def quantize_first_(model: ir.Model) -> int:
@@ -135,25 +144,25 @@ def moves_before(x: ir.Value) -> list[ir.Node]:
     """The nodes that only move the values that `x` is made of, in order: all read one value, its float source."""
     found: list[ir.Node] = []
     while True:
-        node = x.producer()
-        if (
-            node is None
-            or node.op_type not in MOVES
-            or any(use.node not in found for use in x.uses() if found)
-        ):
+        readers = [use.node for use in x.uses()]
+        read_elsewhere = any(node not in found for node in readers) if found else len(readers) != 1
+        moves = [] if read_elsewhere or x.is_graph_output() else moves_of(x.producer())
+        source = moves[0].inputs[0] if moves else None
+        if source is None:
             return found
-        if x.is_graph_output() or (not found and len(x.uses()) != 1):
-            return found
-        own = [node]
-        if node.op_type == "Pad" and node.attributes.get_string("mode", "constant") == "constant":
-            return found
-        if node.op_type == "ScatterND":
-            gather = node.inputs[2].producer() if node.inputs[2] is not None else None
-            if gather is None or gather.op_type != "GatherND" or gather.inputs[0] is not node.inputs[0]:
-                return found
-            if len(gather.outputs[0].uses()) != 1 or gather.outputs[0].is_graph_output():
-                return found
-            own = [gather, node]
-        source = node.inputs[0]
-        assert source is not None
-        found, x = [*own, *found], source
+        found, x = [*moves, *found], source
+
+
+def moves_of(node: ir.Node | None) -> list[ir.Node]:
+    """The node itself if it only moves values of its first input; before it, what reads those that it mirrors."""
+    if node is None or node.op_type not in MOVES:
+        return []
+    if node.op_type == "Pad" and node.attributes.get_string("mode", "constant") == "constant":
+        return []
+    if node.op_type != "ScatterND":
+        return [node]
+    mirrored = node.inputs[2]
+    gather = mirrored.producer() if mirrored is not None else None
+    if mirrored is None or gather is None or len(mirrored.uses()) != 1 or mirrored.is_graph_output():
+        return []
+    return [gather, node] if gather.op_type == "GatherND" and gather.inputs[0] is node.inputs[0] else []
